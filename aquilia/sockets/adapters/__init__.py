@@ -1,0 +1,1 @@
+"""The adapters: brokers and stores, behind the two ports of `base`."""

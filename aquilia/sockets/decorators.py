@@ -1,0 +1,219 @@
+"""The decorators of a socket controller. They record what was said, and leave the method as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Generic, Literal, TypeVar, get_args
+
+from aquilia.sockets.declaration import (
+    ConnectDeclaration,
+    Delivery,
+    DisconnectDeclaration,
+    EventDeclaration,
+    GuardDeclaration,
+    HandlerDeclaration,
+    SocketDeclaration,
+    declare_handler,
+    declare_socket,
+)
+from aquilia.sockets.envelope import MAX_EVENT_LENGTH
+from aquilia.sockets.schema import PayloadType, payload_type
+
+__all__ = [
+    "AckEvent",
+    "Emits",
+    "Event",
+    "Guard",
+    "OnConnect",
+    "OnDisconnect",
+    "Socket",
+    "Subscribe",
+    "Unsubscribe",
+]
+
+AnyHandler = TypeVar("AnyHandler", bound=Callable[..., Awaitable[Any]])
+AnyGuard = TypeVar("AnyGuard", bound=Callable[..., Any])
+ControllerClass = TypeVar("ControllerClass", bound=type)
+Payload = TypeVar("Payload")
+
+
+def Socket(  # noqa: N802 - the decorators are named like the declarations that they make
+    path: str,
+    *,
+    allowed_origins: Sequence[str] | None = None,
+    max_connections: int | None = None,
+    message_rate_limit: float | None = None,
+    max_message_size: int | None = None,
+    compression: bool | None = None,
+    subprotocols: Sequence[str] = (),
+    require_auth: bool | None = None,
+    guards: Sequence[Any] = (),
+    middleware: Sequence[Any] = (),
+    backpressure: Mapping[str, Any] | None = None,
+    history: Any = None,
+    presence: bool = False,
+    resume: bool | None = None,
+    max_rooms: int = 100,
+    room_size: int | None = None,
+) -> Callable[[ControllerClass], ControllerClass]:
+    """Declare the namespace that a `SocketController` serves.
+
+    `path` is a pattern, like `/chat/:namespace`; each concrete path is a namespace of its own, with its own
+    controller instance and rooms. What is left out here is taken from the manifest. Sizes are in bytes, rates in
+    messages per second and connection. Values are checked at boot.
+    """
+
+    def declare(controller: ControllerClass) -> ControllerClass:
+        declare_socket(
+            controller,
+            SocketDeclaration(
+                path=path,
+                allowed_origins=_frozen(allowed_origins),
+                max_connections=max_connections,
+                message_rate_limit=message_rate_limit,
+                max_message_size=max_message_size,
+                compression=compression,
+                subprotocols=_frozen(subprotocols) or (),
+                require_auth=require_auth,
+                guards=tuple(guards),
+                middleware=tuple(middleware),
+                backpressure=backpressure,
+                history=history,
+                presence=presence,
+                resume=resume,
+                max_rooms=max_rooms,
+                room_size=room_size,
+            ),
+        )
+        return controller
+
+    return declare
+
+
+def _frozen(names: Sequence[str] | None) -> Any:
+    """A tuple; what is no list stays as it is, for boot to refuse by name."""
+    return tuple(names) if isinstance(names, list | tuple | set | frozenset) else names
+
+
+def OnConnect() -> Callable[[AnyHandler], AnyHandler]:  # noqa: N802
+    """Run `async def f(self, conn)` when a connection has opened, before its first message."""
+    return _handler(ConnectDeclaration())
+
+
+def OnDisconnect() -> Callable[[AnyHandler], AnyHandler]:  # noqa: N802
+    """Run `async def f(self, conn)`, or `(self, conn, reason)`, when a connection is over."""
+    return _handler(DisconnectDeclaration())
+
+
+def Event(  # noqa: N802
+    name: str,
+    *,
+    schema: Any = None,
+    ack: bool = False,
+    guards: Sequence[Any] = (),
+    middleware: Sequence[Any] = (),
+    delivery: Delivery = "at_most_once",
+    backpressure: Mapping[str, Any] | None = None,
+) -> Callable[[AnyHandler], AnyHandler]:
+    """Handle the event `name` with `async def f(self, conn, payload)`; what it returns is the ack's data.
+
+    `schema` is a `Schema`, or any type that the payload's annotation could be. With `ack=True` every message
+    needs an id, and is acked.
+    """
+    return _handler(
+        EventDeclaration(
+            _event_name(name),
+            schema=schema,
+            ack=ack,
+            guards=tuple(guards),
+            middleware=tuple(middleware),
+            delivery=_delivery(delivery),
+            backpressure=backpressure,
+        )
+    )
+
+
+def AckEvent(name: str, *, schema: Any = None) -> Callable[[AnyHandler], AnyHandler]:  # noqa: N802
+    """`Event(name, ack=True)`: a message without an id is refused."""
+    return Event(name, schema=schema, ack=True)
+
+
+def Subscribe(name: str, *, schema: Any = None) -> Callable[[AnyHandler], AnyHandler]:  # noqa: N802
+    """Handle an event that joins rooms: the method returns a room, several, or None if it joined by itself."""
+    return _handler(EventDeclaration(_event_name(name), kind="subscribe", schema=schema))
+
+
+def Unsubscribe(name: str, *, schema: Any = None) -> Callable[[AnyHandler], AnyHandler]:  # noqa: N802
+    """Handle an event that leaves rooms: the method returns a room, several, or None."""
+    return _handler(EventDeclaration(_event_name(name), kind="unsubscribe", schema=schema))
+
+
+def Guard(  # noqa: N802
+    *, priority: int = 50, on: Literal["message", "handshake"] = "message"
+) -> Callable[[AnyGuard], AnyGuard]:
+    """Make a method a guard: `f(self, conn, envelope)` on messages, `f(self, handshake)` on the handshake.
+
+    It refuses by returning False or raising a fault. Lower priorities run first; it may be async or not.
+    """
+    if on not in ("message", "handshake"):
+        raise ValueError(f"a guard is on 'message' or 'handshake', not {on!r}")
+
+    def declare(function: AnyGuard) -> AnyGuard:
+        declare_handler(function, GuardDeclaration(priority, on))
+        return function
+
+    return declare
+
+
+class Emits(Generic[Payload]):
+    """Declares an event that a controller sends: its name and payload type stand in the contract.
+
+    Pass it in the place of the event's name, and the payload is checked, by the type checker and at run time::
+
+        received = Emits("message.receive", MessageReceive)
+        ...
+        await self.publish_room("general", self.received, MessageReceive(text="hi"))
+    """
+
+    def __init__(
+        self,
+        name: str,
+        payload: type[Payload],
+        *,
+        backpressure: Mapping[str, Any] | None = None,
+        durable: bool = False,
+    ) -> None:
+        if backpressure is not None or durable:
+            raise ValueError(
+                f"Emits({name!r}): backpressure and durable are planned, and not in this version yet"
+            )
+        self.name = _event_name(name)
+        self.payload: PayloadType = payload_type(payload)
+
+    def __repr__(self) -> str:
+        return f"Emits({self.name!r}, {self.payload.annotation!r})"
+
+
+def _handler(declaration: HandlerDeclaration) -> Callable[[AnyHandler], AnyHandler]:
+    def declare(function: AnyHandler) -> AnyHandler:
+        declare_handler(function, declaration)
+        return function
+
+    return declare
+
+
+def _event_name(name: str) -> str:
+    if not isinstance(name, str) or not 1 <= len(name) <= MAX_EVENT_LENGTH:
+        raise ValueError(f"an event's name has 1 to {MAX_EVENT_LENGTH} characters, {name!r} does not")
+    if name == "error":
+        raise ValueError("the event name 'error' is reserved: error events carry it")
+    return name
+
+
+def _delivery(delivery: Delivery) -> Delivery:
+    accepted = get_args(Delivery)
+    if delivery not in accepted:
+        near = get_close_matches(str(delivery), accepted, n=1, cutoff=0)
+        raise ValueError(f"unknown delivery {delivery!r}; did you mean {near[0]!r}?")
+    return delivery

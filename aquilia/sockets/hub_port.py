@@ -1,0 +1,65 @@
+"""The hub port: what a connection and a controller ask of the process they live in.
+
+Promises: `join` has taken effect when it returns: what is published to the room from then on reaches the
+connection, and for a v1 client `joined` stands before it. `leave` and the end of a connection take effect at once.
+`publish` returns when the broker has the publication; members of one room see publications in one order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+__all__ = ["HubPort", "Member", "Namespace"]
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A concrete path, like `/chat/acme`, and what its pattern captured. Services of the scope may ask for it."""
+
+    path: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A connection in a room."""
+
+    connection: str
+    identity: str | None = None
+
+
+class HubPort(Protocol):
+    """See the head of this module for the promises. `conn` is a `Connection` of this process."""
+
+    async def join(self, conn: Any, room: str) -> bool:
+        """Put a connection into a room. False: it was there already.
+
+        Raises:
+            SocketFault: WS_ROOM_FULL, WS_QUOTA_EXCEEDED, WS_CONNECTION_CLOSED, WS_ADAPTER_UNAVAILABLE.
+        """
+
+    async def leave(self, conn: Any, room: str) -> bool:
+        """Take a connection out of a room. False: it was not there."""
+
+    async def publish(
+        self,
+        namespace: str,
+        event: str,
+        payload: Any,
+        *,
+        room: str | None = None,
+        identity: str | None = None,
+        exclude: str | None = None,
+    ) -> None:
+        """Send an event to the members of a room, to an identity, or to all of a namespace."""
+
+    async def members(self, namespace: str, room: str) -> Sequence[Member]:
+        """Who is in a room."""
+
+    async def kick(self, namespace: str, connection: str) -> bool:
+        """End a connection with 4409. Whether it was there."""
+
+    def mark_dirty(self, conn: Any) -> None:
+        """Frames wait in this connection's outbox: write them before the loop's turn is over."""

@@ -1,0 +1,47 @@
+"""Limits that count over time. Pure: the time, in seconds, is passed in."""
+
+from __future__ import annotations
+
+from collections import deque
+
+__all__ = ["Strikes", "TokenBucket"]
+
+
+class TokenBucket:
+    """`rate` tokens a second, up to `burst` saved. It starts full."""
+
+    __slots__ = ("_at", "_tokens", "burst", "rate")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        if rate <= 0 or burst < 1:
+            raise ValueError(f"a rate above 0 and a burst of at least 1 are needed, not {rate} and {burst}")
+        self.rate = rate
+        self.burst = burst
+        self._tokens = burst
+        self._at = now
+
+    def take(self, now: float) -> bool:
+        """Take one token; False if there is none. A clock that goes back refills nothing."""
+        if now > self._at:
+            self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
+            self._at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class Strikes:
+    """Remembers refusals, and says when there were `limit` of them within `window` seconds."""
+
+    __slots__ = ("_times", "limit", "window")
+
+    def __init__(self, limit: int, window: float) -> None:
+        self.limit = limit
+        self.window = window
+        self._times: deque[float] = deque(maxlen=limit)
+
+    def strike(self, now: float) -> bool:
+        """Count one. True: that was one too many."""
+        self._times.append(now)
+        return len(self._times) == self.limit and now - self._times[0] <= self.window

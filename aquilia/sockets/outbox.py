@@ -1,0 +1,180 @@
+"""The outbox: what waits to be written to one connection, with a bound and a policy for what is beyond it.
+
+Pure: it is fed with frames and asked for frames. Frames are shared bytes; the outbox never copies one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+__all__ = ["Backpressure", "Outbox", "Strategy"]
+
+Strategy = Literal["buffer", "disconnect", "drop_oldest", "drop_newest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backpressure:
+    """What happens when a client reads more slowly than it is sent to.
+
+    `buffer_size` is in messages, `buffer_bytes` in bytes, both of one connection. Beyond either, `buffer` and
+    `disconnect` end the connection (`disconnect` says it by name, `buffer` after its buffer), and the other
+    two drop messages, and put a gap in the place of the loss.
+    """
+
+    strategy: Strategy = "buffer"
+    buffer_size: int = 1000
+    buffer_bytes: int = 1 << 20
+
+
+class _Gap:
+    """Stands in the queue where messages were dropped."""
+
+    __slots__ = ("dropped",)
+
+    def __init__(self, dropped: int) -> None:
+        self.dropped = dropped
+
+
+class _Urgent:
+    """A frame that no policy may drop."""
+
+    __slots__ = ("frame",)
+
+    def __init__(self, frame: bytes) -> None:
+        self.frame = frame
+
+
+class Outbox:
+    """A bounded queue of frames, in order. One per connection; not safe for threads.
+
+    A frame larger than the whole bound is let through an empty outbox: the bound limits what waits, not what
+    may be said.
+    """
+
+    __slots__ = ("_bytes", "_frames", "_limits", "_size", "_urgent_bytes", "dropped")
+
+    def __init__(self, limits: Backpressure) -> None:
+        self._limits: Final = limits
+        self._frames: deque[bytes | _Urgent | _Gap] = deque()
+        self._size = 0
+        self._bytes = 0
+        self._urgent_bytes = 0
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        """Messages that wait; gaps do not count."""
+        return self._size
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that wait."""
+        return self._bytes + self._urgent_bytes
+
+    @property
+    def half_full(self) -> bool:
+        """Past the mark above which a direct sender waits, and its client is not read from."""
+        limits = self._limits
+        return self._size * 2 > limits.buffer_size or self.waiting_bytes * 2 > limits.buffer_bytes
+
+    def push(self, frame: bytes) -> bool:
+        """Queue a message. False: it does not fit, and the policy is to end the connection.
+
+        Under the dropping strategies it is always True; what was lost is counted in `dropped`.
+        """
+        if self._size and self._too_full_for(frame):
+            return self._overflow(frame)
+        self._append(frame)
+        return True
+
+    def push_urgent(self, frame: bytes) -> None:
+        """Queue a frame that no policy may drop: an answer, or word of the protocol itself.
+
+        It counts in `waiting_bytes` but not against the bound: whoever causes answers is bounded by them,
+        since a connection is not read from while it is `half_full`.
+        """
+        self._frames.append(_Urgent(frame))
+        self._urgent_bytes += len(frame)
+
+    def take(self, max_bytes: int, gap: Callable[[int], bytes]) -> list[bytes]:
+        """The next frames, at least one if any waits, and up to about `max_bytes`.
+
+        `gap` makes the frame that tells of so many lost messages; it is asked only when one is due.
+        """
+        taken: list[bytes] = []
+        total = 0
+        frames = self._frames
+        while frames and total < max_bytes:
+            entry = frames.popleft()
+            if isinstance(entry, _Gap):
+                frame = gap(entry.dropped)
+            elif isinstance(entry, _Urgent):
+                frame = entry.frame
+                self._urgent_bytes -= len(frame)
+            else:
+                frame = entry
+                self._size -= 1
+                self._bytes -= len(frame)
+            taken.append(frame)
+            total += len(frame)
+        return taken
+
+    @property
+    def empty(self) -> bool:
+        """Nothing waits, not even word of a gap."""
+        return not self._frames
+
+    def clear(self) -> None:
+        """Forget all that waits: the connection is gone."""
+        self._frames.clear()
+        self._size = self._bytes = self._urgent_bytes = 0
+
+    def _too_full_for(self, frame: bytes) -> bool:
+        limits = self._limits
+        return self._size >= limits.buffer_size or self._bytes + len(frame) > limits.buffer_bytes
+
+    def _append(self, frame: bytes) -> None:
+        self._frames.append(frame)
+        self._size += 1
+        self._bytes += len(frame)
+
+    def _overflow(self, frame: bytes) -> bool:
+        if self._limits.strategy == "drop_newest":
+            self._mark_tail(1)
+            return True
+        if self._limits.strategy == "drop_oldest":
+            self._drop_oldest_for(frame)
+            return True
+        return False
+
+    def _mark_tail(self, dropped: int) -> None:
+        self.dropped += dropped
+        if self._frames and isinstance(last := self._frames[-1], _Gap):
+            last.dropped += dropped
+        else:
+            self._frames.append(_Gap(dropped))
+
+    def _drop_oldest_for(self, frame: bytes) -> None:
+        dropped = 0
+        kept: list[_Urgent] = []
+        while self._size and self._too_full_for(frame):
+            oldest = self._frames.popleft()
+            if isinstance(oldest, _Urgent):
+                kept.append(oldest)
+                continue
+            if isinstance(oldest, _Gap):
+                dropped += oldest.dropped
+                self.dropped -= oldest.dropped
+                continue
+            dropped += 1
+            self._size -= 1
+            self._bytes -= len(oldest)
+        if self._frames and isinstance(first := self._frames[0], _Gap):
+            first.dropped += dropped
+        else:
+            self._frames.appendleft(_Gap(dropped))
+        self._frames.extendleft(reversed(kept))
+        self.dropped += dropped
+        self._append(frame)

@@ -1,0 +1,64 @@
+"""What the code reports of itself: a protocol that metrics implement, and plain counters for everyone else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Protocol
+
+__all__ = ["Counters", "Recorder"]
+
+
+class Recorder(Protocol):
+    """Told of each measured happening. `pattern` is the path pattern, never a client's own path.
+
+    Calls come from the event loop's thread, on hot paths too: an implementation must neither block nor raise.
+    """
+
+    def handshake(self, pattern: str, outcome: str) -> None:
+        """A handshake ended: `accepted`, or the code of the fault that refused it."""
+
+    def opened(self, pattern: str) -> None:
+        """A connection was upgraded."""
+
+    def closed(self, pattern: str, code: int) -> None:
+        """A connection ended with this close code."""
+
+    def fault(self, pattern: str, code: str) -> None:
+        """A client was answered with a fault."""
+
+    def dropped(self, pattern: str, cause: str, count: int) -> None:
+        """Messages were lost for a client."""
+
+    def unmatched_ack(self, pattern: str) -> None:
+        """A client acked what nobody had asked it."""
+
+
+class Counters:
+    """A `Recorder` that counts in memory, by happening and labels."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, ...]] = Counter()
+
+    def handshake(self, pattern: str, outcome: str) -> None:
+        """See `Recorder`."""
+        self.counts["handshake", pattern, outcome] += 1
+
+    def opened(self, pattern: str) -> None:
+        """See `Recorder`."""
+        self.counts["opened", pattern] += 1
+
+    def closed(self, pattern: str, code: int) -> None:
+        """See `Recorder`."""
+        self.counts["closed", pattern, str(code)] += 1
+
+    def fault(self, pattern: str, code: str) -> None:
+        """See `Recorder`."""
+        self.counts["fault", pattern, code] += 1
+
+    def dropped(self, pattern: str, cause: str, count: int) -> None:
+        """See `Recorder`."""
+        self.counts["dropped", pattern, cause] += count
+
+    def unmatched_ack(self, pattern: str) -> None:
+        """See `Recorder`."""
+        self.counts["unmatched_ack", pattern] += 1

@@ -1,0 +1,257 @@
+"""The settings of the socket subsystem: `@Socket(…)` over `AppManifest(websockets={…})` over the defaults.
+
+Every key is checked when the application boots: an unknown one, a value of the wrong type, and a feature that this
+version does not have are errors that name what is accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from aquilia.sockets.declaration import SocketDeclaration
+from aquilia.sockets.outbox import Backpressure, Strategy
+
+__all__ = ["ADAPTERS", "NodeSettings", "SettingsError", "SocketSettings", "node_settings", "socket_settings"]
+
+ADAPTERS = ("inmemory",)
+_PLANNED_ADAPTERS = ("nats", "local", "redis", "kafka")
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be honoured. `where` is the manifest or controller, `key` the setting."""
+
+    def __init__(self, where: str, key: str, problem: str) -> None:
+        super().__init__(where, key, problem)
+        self.where = where
+        self.key = key
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.key}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class SocketSettings:
+    """What holds for the connections of one controller. Sizes in bytes, times in seconds."""
+
+    max_connections: int | None = None
+    message_rate_limit: float | None = None
+    max_message_size: int = 65_536
+    backpressure: Backpressure = Backpressure()
+    allowed_origins: tuple[str, ...] | None = None
+    max_rooms: int = 100
+    room_size: int | None = None
+    subprotocols: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """What holds for the process: one `AppManifest(websockets={…})`. Times in seconds."""
+
+    adapter: str = "inmemory"
+    max_connections: int = 10_000
+    max_namespaces: int = 10_000
+    allowed_hosts: tuple[str, ...] | None = None
+    heartbeat: float = 25.0
+    handshake_timeout: float = 10.0
+    handler_timeout: float | None = None
+    sockets: SocketSettings = SocketSettings()
+
+
+def node_settings(websockets: Mapping[str, Any], where: str) -> NodeSettings:
+    """The settings of one manifest.
+
+    Raises:
+        SettingsError: for the first key that is unknown, wrong, or not available.
+    """
+    values: dict[str, Any] = {}
+    sockets: dict[str, Any] = {}
+    for key, value in websockets.items():
+        rule = _RULES.get(key)
+        if rule is None:
+            raise SettingsError(where, key, _unknown("setting", key, _RULES))
+        checked = rule(_Place(where, key), value)
+        if key in _SOCKET_KEYS:
+            sockets[key] = checked
+        elif key in _NODE_KEYS:
+            values[key] = checked
+    return NodeSettings(**values, sockets=SocketSettings(**sockets))
+
+
+def socket_settings(declared: SocketDeclaration, node: NodeSettings, where: str) -> SocketSettings:
+    """The settings of one controller: its own over its manifest's.
+
+    Raises:
+        SettingsError: for the first value that is wrong or not available.
+    """
+    merged: dict[str, Any] = {
+        "max_message_size": node.sockets.max_message_size,
+        "message_rate_limit": node.sockets.message_rate_limit,
+        "backpressure": node.sockets.backpressure,
+        "allowed_origins": node.sockets.allowed_origins,
+    }
+    for key, rule in _DECLARED.items():
+        value = getattr(declared, key)
+        if value is not None:
+            checked = rule(_Place(where, key), value)
+            if key in SocketSettings.__dataclass_fields__:
+                merged[key] = checked
+    return SocketSettings(**merged)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    where: str
+    key: str
+
+    def error(self, problem: str) -> SettingsError:
+        return SettingsError(self.where, self.key, problem)
+
+
+_Rule = Callable[[_Place, Any], Any]
+
+
+def _unknown(what: str, name: object, known: Sequence[str] | Mapping[str, Any]) -> str:
+    near = get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {what}{hint} (accepted: {', '.join(sorted(known))})"
+
+
+def _count(least: int) -> _Rule:
+    def check(place: _Place, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise place.error(f"a whole number of at least {least} is needed, not {value!r}")
+        return value
+
+    return check
+
+
+def _positive(place: _Place, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        raise place.error(f"a number above 0 is needed, not {value!r}")
+    return float(value)
+
+
+def _names(place: _Place, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence | set | frozenset):
+        raise place.error(f"a list of strings is needed, not {value!r}")
+    for item in value:
+        if not isinstance(item, str) or not item:
+            raise place.error(f"each entry is a string, not {item!r}")
+    return tuple(value)
+
+
+def _origins(place: _Place, value: Any) -> tuple[str, ...]:
+    origins = _names(place, value)
+    for origin in origins:
+        if origin != "*" and "://" not in origin:
+            raise place.error(f"an origin is a scheme and a host, like 'https://example.com', not {origin!r}")
+    return origins
+
+
+def _adapter(place: _Place, value: Any) -> str:
+    if value in ADAPTERS:
+        return str(value)
+    choices = " or ".join(repr(name) for name in ADAPTERS)
+    if value in _PLANNED_ADAPTERS:
+        raise place.error(f"{value!r} is planned, and not in this version yet; choose {choices}")
+    raise place.error(_unknown(f"adapter {value!r}", value, ADAPTERS))
+
+
+def _adapter_url(place: _Place, value: Any) -> str:
+    if value == "memory://":
+        return "memory://"
+    raise place.error(f"{value!r} cannot be used in this version; choose 'memory://'")
+
+
+def _switch(feature: str) -> _Rule:
+    """A feature that is planned: False is honoured, True refused."""
+
+    def check(place: _Place, value: Any) -> bool:
+        if value is False:
+            return False
+        if value is True:
+            raise place.error(f"{feature} is planned, and not in this version yet; leave it out")
+        raise place.error(f"True or False is needed, not {value!r}")
+
+    return check
+
+
+def _not_yet(feature: str) -> _Rule:
+    def refuse(place: _Place, value: Any) -> None:
+        if value is not None:
+            raise place.error(f"{feature} is planned, and not in this version yet; leave it out")
+
+    return refuse
+
+
+def _require_auth(place: _Place, value: Any) -> bool:
+    if value is True:
+        raise place.error("True needs an AuthManager, and this application declares none")
+    return bool(_switch("authentication")(place, value))
+
+
+def _backpressure(place: _Place, value: Any) -> Backpressure:
+    if not isinstance(value, Mapping):
+        raise place.error(f"a mapping like {{'strategy': 'buffer', 'buffer_size': 100}} is needed, not {value!r}")
+    accepted: dict[str, _Rule] = {
+        "strategy": _strategy,
+        "buffer_size": _count(1),
+        "buffer_bytes": _count(1),
+    }
+    checked = {}
+    for key, part in value.items():
+        inner = _Place(place.where, f"{place.key}.{key}")
+        if key not in accepted:
+            raise inner.error(_unknown("setting", key, accepted))
+        checked[key] = accepted[key](inner, part)
+    return Backpressure(**checked)
+
+
+def _strategy(place: _Place, value: Any) -> str:
+    strategies = get_args(Strategy)
+    if value not in strategies:
+        raise place.error(_unknown(f"strategy {value!r}", value, strategies))
+    return str(value)
+
+
+_SOCKET_KEYS = frozenset({"message_rate_limit", "max_message_size", "backpressure", "allowed_origins"})
+_NODE_KEYS = frozenset(NodeSettings.__dataclass_fields__)
+
+_RULES: dict[str, _Rule] = {
+    "adapter": _adapter,
+    "adapter_url": _adapter_url,
+    "redis_url": _not_yet("the Redis adapter"),
+    "store_url": _not_yet("a store apart from the adapter"),
+    "max_connections": _count(1),
+    "max_namespaces": _count(1),
+    "message_rate_limit": _positive,
+    "max_message_size": _count(1),
+    "backpressure": _backpressure,
+    "allowed_origins": _origins,
+    "allowed_hosts": _names,
+    "require_auth": _require_auth,
+    "compression": _switch("compression"),
+    "heartbeat": _positive,
+    "handshake_timeout": _positive,
+    "handler_timeout": _positive,
+}
+
+_DECLARED: dict[str, _Rule] = {
+    "allowed_origins": _origins,
+    "max_connections": _count(1),
+    "message_rate_limit": _positive,
+    "max_message_size": _count(1),
+    "compression": _switch("compression"),
+    "subprotocols": _names,
+    "require_auth": _require_auth,
+    "backpressure": _backpressure,
+    "history": _not_yet("room history"),
+    "presence": _switch("presence"),
+    "resume": _switch("resume"),
+    "max_rooms": _count(1),
+    "room_size": _count(1),
+}

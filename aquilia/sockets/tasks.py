@@ -1,0 +1,53 @@
+"""Starting tasks: at once where the interpreter can, and never one that the garbage collector may take."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from contextvars import Context
+from typing import Any
+
+__all__ = ["TaskSet"]
+
+
+class TaskSet:
+    """Tasks that belong together, held until they end."""
+
+    __slots__ = ("_tasks",)
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(
+        self, coroutine: Coroutine[Any, Any, None], *, context: Context | None = None
+    ) -> asyncio.Task[None] | None:
+        """Run a coroutine as a task. None: it has ended already.
+
+        From Python 3.12 it runs up to its first real wait here and now, which spares a turn of the loop.
+        """
+        loop = asyncio.get_running_loop()
+        task: asyncio.Task[None]
+        if sys.version_info >= (3, 12):
+            task = asyncio.Task(coroutine, loop=loop, context=context, eager_start=True)
+            if task.done():
+                task.result()
+                return None
+        else:
+            task = loop.create_task(coroutine, context=context)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def settle(self, timeout: float) -> None:
+        """Wait for all, those started meanwhile included; after `timeout` seconds cancel what is left."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        while self._tasks:
+            remaining = deadline - asyncio.get_running_loop().time()
+            if remaining <= 0:
+                for task in self._tasks:
+                    task.cancel()
+            await asyncio.wait(set(self._tasks), timeout=max(remaining, 1.0))
