@@ -74,8 +74,7 @@ class CloseCode(enum.IntEnum):
 class SocketFault(Fault):
     """A fault of the NETWORK domain.
 
-    `close_code` is set where the connection ends with it; `handshake_close` is the code for a protocol v1
-    client whose handshake it refuses, since a browser cannot read an HTTP status. None there: HTTP only.
+    `close_code` is set where an open connection ends with it.
     """
 
     def __init__(
@@ -87,7 +86,6 @@ class SocketFault(Fault):
         retryable: bool = False,
         status: int = 500,
         close_code: int | None = None,
-        handshake_close: int | None = None,
         details: Sequence[Any] = (),
     ) -> None:
         super().__init__(
@@ -100,7 +98,6 @@ class SocketFault(Fault):
             details=details,
         )
         self.close_code = close_code
-        self.handshake_close = handshake_close
 
     @property
     def recoverable(self) -> bool:
@@ -115,8 +112,7 @@ def ws_handshake_failed(message: str) -> SocketFault:
         message,
         severity=Severity.ERROR,
         status=400,
-        close_code=CloseCode.BAD_HELLO,
-        handshake_close=CloseCode.BAD_HELLO,
+        close_code=CloseCode.BAD_HELLO
     )
 
 
@@ -136,14 +132,13 @@ def _unauthenticated(code: str, message: str) -> SocketFault:
         message,
         retryable=True,
         status=401,
-        close_code=CloseCode.UNAUTHENTICATED,
-        handshake_close=CloseCode.UNAUTHENTICATED,
+        close_code=CloseCode.UNAUTHENTICATED
     )
 
 
 def ws_forbidden(message: str = "not allowed") -> SocketFault:
     """A guard refused the handshake, or one message."""
-    return SocketFault("WS_FORBIDDEN", message, status=403, handshake_close=CloseCode.FORBIDDEN)
+    return SocketFault("WS_FORBIDDEN", message, status=403)
 
 
 def ws_origin_not_allowed(origin: str) -> SocketFault:
@@ -157,8 +152,7 @@ def ws_namespace_not_found(path: str) -> SocketFault:
         "WS_NAMESPACE_NOT_FOUND",
         f"no socket controller serves {path!r}",
         status=404,
-        close_code=CloseCode.NO_NAMESPACE,
-        handshake_close=CloseCode.NO_NAMESPACE,
+        close_code=CloseCode.NO_NAMESPACE
     )
 
 
@@ -198,9 +192,11 @@ def ws_rate_limit_exceeded(message: str, *, close: bool = False) -> SocketFault:
     )
 
 
-def ws_quota_exceeded(message: str) -> SocketFault:
-    """Over a quota that waiting does not refill."""
-    return SocketFault("WS_QUOTA_EXCEEDED", message, status=429, close_code=CloseCode.OVER_QUOTA)
+def ws_quota_exceeded(message: str, *, close: bool = True) -> SocketFault:
+    """Over a quota that waiting does not refill; not `close` where only the message is refused."""
+    return SocketFault(
+        "WS_QUOTA_EXCEEDED", message, status=429, close_code=CloseCode.OVER_QUOTA if close else None
+    )
 
 
 def ws_overloaded(message: str) -> SocketFault:

@@ -13,6 +13,7 @@ What is promised:
 - `close` sends what was written before, then the close frame, and waits a bounded time for the peer; `abort`
   sends nothing. Both may be called at any time, repeatedly.
 - While reading is paused, messages that had been read already may still come up.
+- No upward call is made from within a downward one.
 """
 
 from __future__ import annotations

@@ -1,0 +1,107 @@
+# Everything that is done with this repository by hand or in CI. `make` alone lists it.
+
+PORT ?= 8000
+VENV ?= .venv
+# A Python to use instead of the first that scripts/pythons.sh finds.
+PYTHON ?=
+# More words for pytest, as in: make test ARGS='-k router -x'
+ARGS ?=
+# COV=1 measures coverage as well.
+COV ?=
+
+SYSTEM_PACKAGES := chromium python3-venv
+
+PY := '$(VENV)/bin/python'
+PIP := $(PY) -m pip --disable-pip-version-check --no-input
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+.PHONY: help
+help: ## Show this list
+	@echo "make TARGET, where TARGET is one of"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: demo
+demo: $(INSTALLED) ## Run the chat example on http://127.0.0.1:8000 (PORT=9000 for another port)
+	@'$(VENV)/bin/aq' compile
+	@exec '$(VENV)/bin/aq' serve --port $(PORT)
+
+.PHONY: test
+test: $(INSTALLED)-test ## Run the tests (COV=1 with coverage, ARGS='-k name' for some of them)
+ifeq ($(COV),)
+	@$(PY) -m pytest $(ARGS)
+else
+	@$(PY) -m coverage erase
+	@$(PY) -m coverage run -m pytest $(ARGS)
+	@$(PY) -m coverage combine --quiet
+	@$(PY) -m coverage report
+endif
+
+.PHONY: coverage
+coverage: ## The same as make test COV=1: fails under 95 %, and lists the lines not reached
+	@$(MAKE) --no-print-directory test COV=1
+
+.PHONY: test-all
+test-all: ## Run the tests on every Python from 3.11 that is here, each in .venvs/X.Y
+	@pythons=$$(sh scripts/pythons.sh) || exit 1; \
+	printf '%s\n' "$$pythons" | { passed=; failed=; \
+	while read -r version python; do \
+		echo "== Python $$version"; \
+		if $(MAKE) --no-print-directory test VENV=".venvs/$$version" PYTHON="$$python" </dev/null; \
+		then passed="$$passed $$version"; else failed="$$failed $$version"; fi; \
+	done; \
+	echo "== passed on:$${passed:- none}; failed on:$${failed:- none}"; test -z "$$failed"; }
+
+.PHONY: check
+check: $(INSTALLED)-check ## Check style and types: ruff, and mypy --strict
+	@'$(VENV)/bin/ruff' check
+	@'$(VENV)/bin/ruff' format --check
+	@$(PY) -m mypy --strict --package aquilia
+	@# One run for each module: their folders are import roots of their own, each with a `manifest`.
+	@for module in modules/*/; do \
+		echo "mypy $$module"; MYPYPATH="$$module" $(PY) -m mypy --strict "$$module" || exit 1; done
+
+.PHONY: format
+format: $(INSTALLED)-check ## Put the code into the house's style, as far as ruff can
+	@'$(VENV)/bin/ruff' check --fix
+	@'$(VENV)/bin/ruff' format
+
+.PHONY: system-deps
+system-deps: ## Install what the tests need of the system (Debian, as root)
+	@if ! command -v dpkg-query >/dev/null || ! grep -qsE '^ID(_LIKE)?=.*debian' /etc/os-release; then \
+		echo "This is no Debian. Install by the means of your system: $(SYSTEM_PACKAGES)" >&2; exit 1; fi; \
+	missing=; for package in $(SYSTEM_PACKAGES); do \
+		test "$$(dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null)" = installed \
+		|| missing="$$missing $$package"; done; \
+	if test -z "$$missing"; then echo "Installed already: $(SYSTEM_PACKAGES)"; exit 0; fi; \
+	if test "$$(id -u)" != 0; then \
+		echo "Only root can install$$missing. Run: sudo make system-deps" >&2; exit 1; fi; \
+	echo "Installing$$missing"; export DEBIAN_FRONTEND=noninteractive; \
+	apt-get -qq update && apt-get -qq -y --no-install-recommends install $$missing >/dev/null
+
+.PHONY: clean
+clean: ## Remove everything that these commands made, environments too
+	@rm -rf .venv .venvs build dist htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis artifacts
+	@rm -f .coverage .coverage.*
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environments. One is made once, and filled again when pyproject.toml has changed; a stamp for each
+# set of packages tells. Old versions of pip know no dependency groups (PEP 735): hence the first install.
+$(INSTALLED) $(INSTALLED)-test $(INSTALLED)-check: pyproject.toml | $(VENV)/bin/python
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null
+	@$(PIP) install --quiet 'pip>=25.1'
+	@echo "Installing aquilia$(if $(group), and what its $(group)s need,) into $(VENV) …"
+	@$(PIP) install --quiet --editable . $(if $(group),--group $(group))
+	@touch '$@'
+
+$(INSTALLED)-test: group := test
+$(INSTALLED)-check: group := check
+
+$(VENV)/bin/python:
+	@pythons=$$(sh scripts/pythons.sh $(if $(PYTHON),'$(PYTHON)')) || exit 1; \
+	first=$$(printf '%s\n' "$$pythons" | head -n 1); \
+	echo "Making $(VENV) with Python $${first%% *}"; \
+	"$${first#* }" -m venv --clear '$(VENV)'

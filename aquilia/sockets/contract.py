@@ -1,0 +1,288 @@
+"""A controller's contract: its declarations read, checked and typed. The runtime serves it, the compiler writes it.
+
+Reading reports every problem of every controller, each with its place, and runs no handler.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_type_hints
+
+from aquilia.aquilary import Problem
+from aquilia.di import Consumer, Dependency, DIError, Scope, call_dependencies, constructor_dependencies
+from aquilia.patterns import Pattern, PatternError, compile_pattern
+from aquilia.sockets.controller import SocketController
+from aquilia.sockets.declaration import (
+    ConnectDeclaration,
+    DisconnectDeclaration,
+    EventDeclaration,
+    GuardDeclaration,
+    Handler,
+    SocketDeclaration,
+    SourceLocation,
+    handlers_of,
+    socket_declaration,
+)
+from aquilia.sockets.decorators import Emits
+from aquilia.sockets.guards import Check
+from aquilia.sockets.schema import PayloadType, SchemaError, payload_type
+from aquilia.sockets.settings import NodeSettings, SettingsError, SocketSettings, socket_settings
+
+__all__ = ["EventContract", "HookContract", "SocketContract", "read_contract"]
+
+ANY_PAYLOAD = payload_type(None)
+
+
+@dataclass(frozen=True, slots=True)
+class HookContract:
+    """A method that runs when a connection opens or ends."""
+
+    handler: Handler
+    dependencies: tuple[Dependency, ...]
+    takes_reason: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GuardContract:
+    """A `@Guard()` method."""
+
+    handler: Handler
+    declaration: GuardDeclaration
+
+
+@dataclass(frozen=True, slots=True)
+class EventContract:
+    """A message that clients may send."""
+
+    handler: Handler
+    declaration: EventDeclaration
+    payload: PayloadType
+    takes_payload: bool
+    answer: PayloadType | None
+    """The ack's data, if the method says what it returns."""
+    dependencies: tuple[Dependency, ...]
+
+
+@dataclass(slots=True)
+class SocketContract:
+    """All that a controller class declares."""
+
+    controller: type[SocketController]
+    declaration: SocketDeclaration
+    settings: SocketSettings
+    pattern: Pattern
+    location: SourceLocation
+    constructor: tuple[Dependency, ...] = ()
+    events: dict[str, EventContract] = field(default_factory=dict)
+    on_connect: list[HookContract] = field(default_factory=list)
+    on_disconnect: list[HookContract] = field(default_factory=list)
+    guards: list[GuardContract] = field(default_factory=list)
+    emits: dict[str, Emits[Any]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The class, as `module:Class`."""
+        return f"{self.controller.__module__}:{self.controller.__qualname__}"
+
+    def consumers(self) -> list[Consumer]:
+        """What DI has to provide, for its check at boot."""
+        found = [Consumer(self.controller, Scope.NAMESPACE, self.constructor, str(self.location))]
+        for part in [*self.on_connect, *self.on_disconnect, *self.events.values()]:
+            found.append(
+                Consumer(
+                    part.handler.function,
+                    Scope.REQUEST if isinstance(part, EventContract) else Scope.CONNECTION,
+                    part.dependencies,
+                    str(part.handler.location),
+                )
+            )
+        return found
+
+
+def read_contract(
+    controller: type, node: NodeSettings, problems: list[Problem]
+) -> SocketContract | None:
+    """Read one class. None, with the reason among `problems`, if it cannot be served at all."""
+    return _Reader(controller, problems).read(node)
+
+
+class _Reader:
+    def __init__(self, controller: type, problems: list[Problem]) -> None:
+        self._controller = controller
+        self._problems = problems
+        self._location = SourceLocation.of(controller)
+
+    def read(self, node: NodeSettings) -> SocketContract | None:
+        name = self._controller.__qualname__
+        if not issubclass(self._controller, SocketController):
+            self._problem(self._location, f"{name} has @Socket, but does not extend SocketController")
+            return None
+        declared = socket_declaration(self._controller)
+        if declared is None:
+            self._problem(self._location, f"{name} extends SocketController, but has no @Socket(path)")
+            return None
+        try:
+            pattern = compile_pattern(declared.path)
+            settings = socket_settings(declared, node, f"@Socket({declared.path!r})")
+        except (PatternError, SettingsError) as error:
+            self._problem(self._location, str(error))
+            return None
+        contract = SocketContract(self._controller, declared, settings, pattern, self._location)
+        contract.constructor = self._dependencies(
+            self._location, lambda: constructor_dependencies(self._controller)
+        )
+        self._check_chain(self._location, declared.guards, declared.middleware)
+        self._read_emits(contract)
+        for handler in handlers_of(self._controller):
+            self._read_handler(contract, handler)
+        contract.guards.sort(key=lambda guard: guard.declaration.priority)
+        return contract
+
+    def _problem(self, location: SourceLocation, message: str) -> None:
+        self._problems.append(Problem(str(location), message))
+
+    def _read_emits(self, contract: SocketContract) -> None:
+        for owner in reversed(self._controller.__mro__):
+            for value in vars(owner).values():
+                if isinstance(value, Emits):
+                    contract.emits[value.name] = value
+
+    def _read_handler(self, contract: SocketContract, handler: Handler) -> None:
+        declaration = handler.declaration
+        if isinstance(declaration, GuardDeclaration):
+            if self._takes(handler, 1 if declaration.on == "handshake" else 2):
+                contract.guards.append(GuardContract(handler, declaration))
+        elif not inspect.iscoroutinefunction(handler.function):
+            self._problem(handler.location, f"{handler.attribute} is not async; write `async def`")
+        elif isinstance(declaration, ConnectDeclaration):
+            if self._takes(handler, 1, more=True):
+                contract.on_connect.append(HookContract(handler, self._injected(handler, 2)))
+        elif isinstance(declaration, DisconnectDeclaration):
+            self._read_disconnect(contract, handler)
+        else:
+            self._read_event(contract, handler, declaration)
+
+    def _read_disconnect(self, contract: SocketContract, handler: Handler) -> None:
+        if not self._takes(handler, 1, more=True):
+            return
+        reason = self._positional(handler)[2:3] == ["reason"]
+        dependencies = self._injected(handler, 3 if reason else 2)
+        contract.on_disconnect.append(HookContract(handler, dependencies, takes_reason=reason))
+
+    def _read_event(
+        self, contract: SocketContract, handler: Handler, declaration: EventDeclaration
+    ) -> None:
+        if not self._takes(handler, 1, more=True):
+            return
+        other = contract.events.get(declaration.name)
+        if other is not None:
+            self._problem(
+                handler.location,
+                f"event {declaration.name!r} is handled by {handler.attribute}, and already by "
+                f"{other.handler.attribute} at {other.handler.location}",
+            )
+            return
+        self._check_planned(handler, declaration)
+        self._check_chain(handler.location, declaration.guards, declaration.middleware)
+        takes_payload = len(self._positional(handler)) >= 3
+        contract.events[declaration.name] = EventContract(
+            handler=handler,
+            declaration=declaration,
+            payload=self._payload(handler, declaration),
+            takes_payload=takes_payload,
+            answer=self._answer(handler, declaration),
+            dependencies=self._injected(handler, 3 if takes_payload else 2),
+        )
+
+    def _check_planned(self, handler: Handler, declaration: EventDeclaration) -> None:
+        if declaration.delivery != "at_most_once":
+            self._problem(
+                handler.location,
+                f"delivery={declaration.delivery!r} is planned, and not in this version yet; "
+                "accepted: 'at_most_once'",
+            )
+        if declaration.backpressure is not None:
+            self._problem(
+                handler.location, "backpressure per event is planned, and not in this version yet; set it on @Socket"
+            )
+
+    def _check_chain(self, location: SourceLocation, guards: Sequence[Any], middleware: Sequence[Any]) -> None:
+        for guard in guards:
+            if not hasattr(guard, "check_message") and not hasattr(guard, "check_handshake"):
+                self._problem(
+                    location, f"guards: {guard!r} is no guard; it needs check_message or check_handshake"
+                )
+            elif isinstance(guard, type):
+                self._problem(location, f"guards: {guard.__qualname__} is a class; write {guard.__qualname__}()")
+        for entry in middleware:
+            if isinstance(entry, type):
+                self._problem(location, f"middleware: {entry.__qualname__} is a class; write {entry.__qualname__}()")
+            elif not callable(entry):
+                self._problem(location, f"middleware: {entry!r} is not callable as (conn, envelope, next)")
+
+    def _positional(self, handler: Handler) -> list[str]:
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return [p.name for p in inspect.signature(handler.function).parameters.values() if p.kind in kinds]
+
+    def _takes(self, handler: Handler, arguments: int, *, more: bool = False) -> bool:
+        """Whether the method takes self and so many arguments, or `more` that DI fills."""
+        given = len(self._positional(handler)) - 1
+        if given == arguments or (more and given > arguments):
+            return True
+        wanted = {
+            GuardDeclaration: "(self, handshake)" if arguments == 1 else "(self, conn, envelope)",
+            ConnectDeclaration: "(self, conn)",
+            DisconnectDeclaration: "(self, conn) or (self, conn, reason)",
+            EventDeclaration: "(self, conn, payload)",
+        }[type(handler.declaration)]
+        self._problem(handler.location, f"{handler.attribute} must take {wanted}")
+        return False
+
+    def _payload(self, handler: Handler, declaration: EventDeclaration) -> PayloadType:
+        source = declaration.schema
+        if source is None:
+            names = self._positional(handler)
+            source = self._hints(handler).get(names[2]) if len(names) >= 3 else None
+        return self._typed(handler, "payload", source) or ANY_PAYLOAD
+
+    def _answer(self, handler: Handler, declaration: EventDeclaration) -> PayloadType | None:
+        hint = self._hints(handler).get("return")
+        if hint is None or hint is type(None) or declaration.kind != "event":
+            return None
+        return self._typed(handler, "returned value", hint)
+
+    def _typed(self, handler: Handler, what: str, source: Any) -> PayloadType | None:
+        try:
+            return payload_type(source)
+        except (SchemaError, TypeError) as error:
+            self._problem(handler.location, f"{handler.attribute}: the {what}: {error}")
+            return None
+
+    def _hints(self, handler: Handler) -> dict[str, Any]:
+        try:
+            return get_type_hints(handler.function, include_extras=True)
+        except Exception as error:
+            self._problem(handler.location, f"{handler.attribute}: an annotation cannot be read: {error}")
+            return {}
+
+    def _injected(self, handler: Handler, skip: int) -> tuple[Dependency, ...]:
+        return self._dependencies(handler.location, lambda: call_dependencies(handler.function, skip=skip))
+
+    def _dependencies(
+        self, location: SourceLocation, read: Callable[[], tuple[Dependency, ...]]
+    ) -> tuple[Dependency, ...]:
+        try:
+            return read()
+        except DIError as error:
+            for problem in error.problems:
+                self._problem(location, problem.message)
+            return ()
+
+
+def guard_checks(guards: Sequence[Any], check: str) -> list[tuple[int, Check]]:
+    """The checks of one kind that these guards have, with their priorities."""
+    return [
+        (getattr(guard, "priority", 50), getattr(guard, check)) for guard in guards if hasattr(guard, check)
+    ]

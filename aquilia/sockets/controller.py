@@ -1,0 +1,85 @@
+"""The base of socket controllers: what an application's class can do in its namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, TypeVar, overload
+
+from aquilia.controller import Controller
+from aquilia.sockets.connection import emitted
+from aquilia.sockets.decorators import Emits
+from aquilia.sockets.hub_port import HubPort, Member
+
+__all__ = ["SocketController"]
+
+Payload = TypeVar("Payload")
+
+
+class SocketController(Controller):
+    """Extend this, decorate it with `@Socket(path)`, and its methods with `@Event` and the others.
+
+    One instance lives per namespace and process: it is built, with its constructor's dependencies, when the first
+    connection opens the namespace, and dropped a while after the last has gone. `namespace` and `path_params` are
+    set before the constructor runs, so background work of an instance publishes to its own namespace.
+    """
+
+    namespace: str
+    """The concrete path, like `/chat/acme`."""
+    path_params: Mapping[str, Any]
+    """What the path's pattern captured."""
+
+    _hub: HubPort
+    _emits: ClassVar[Mapping[str, Emits[Any]]] = {}
+
+    @overload
+    async def publish_room(
+        self, room: str, event: str, payload: Any = None, *, exclude: Any = None
+    ) -> None: ...
+    @overload
+    async def publish_room(
+        self, room: str, event: Emits[Payload], payload: Payload, *, exclude: Any = None
+    ) -> None: ...
+    async def publish_room(
+        self, room: str, event: str | Emits[Any], payload: Any = None, *, exclude: Any = None
+    ) -> None:
+        """Send an event to everyone in a room of this namespace, but the connection `exclude` (or its id).
+
+        Raises:
+            SocketFault: WS_PUBLISH_FAILED, WS_ADAPTER_UNAVAILABLE.
+        """
+        name, value = self._emitted(event, payload)
+        await self._hub.publish(self.namespace, name, value, room=room, exclude=_connection_id(exclude))
+
+    @overload
+    async def broadcast(self, event: str, payload: Any = None, *, exclude: Any = None) -> None: ...
+    @overload
+    async def broadcast(self, event: Emits[Payload], payload: Payload, *, exclude: Any = None) -> None: ...
+    async def broadcast(self, event: str | Emits[Any], payload: Any = None, *, exclude: Any = None) -> None:
+        """Send an event to every connection of this namespace."""
+        name, value = self._emitted(event, payload)
+        await self._hub.publish(self.namespace, name, value, exclude=_connection_id(exclude))
+
+    @overload
+    async def publish_identity(self, id: str, event: str, payload: Any = None) -> None: ...
+    @overload
+    async def publish_identity(self, id: str, event: Emits[Payload], payload: Payload) -> None: ...
+    async def publish_identity(self, id: str, event: str | Emits[Any], payload: Any = None) -> None:
+        """Send an event to every connection of one identity in this namespace."""
+        name, value = self._emitted(event, payload)
+        await self._hub.publish(self.namespace, name, value, identity=id)
+
+    async def room_members(self, room: str) -> Sequence[Member]:
+        """The connections in a room of this namespace."""
+        return await self._hub.members(self.namespace, room)
+
+    async def kick(self, connection_id: str) -> bool:
+        """End a connection of this namespace with close code 4409. Whether it was there."""
+        return await self._hub.kick(self.namespace, connection_id)
+
+    def _emitted(self, event: str | Emits[Any], payload: Any) -> tuple[str, Any]:
+        """A declared event is checked even where it was named by a string."""
+        return emitted(self._emits.get(event, event) if isinstance(event, str) else event, payload)
+
+
+def _connection_id(exclude: Any) -> str | None:
+    return exclude if exclude is None or isinstance(exclude, str) else exclude.id

@@ -1,0 +1,502 @@
+"""Dispatch: one message, one answer. And the two ends of a connection, which take the same way as its messages.
+
+A message is decoded when it arrives. Acks and control frames are handled at once; events wait in the connection's
+inbox for its pump, a task that lives as long as there is something to handle, so events of one connection are
+handled in order, and an idle connection has no task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from time import time
+from typing import Any, Protocol
+
+import msgspec
+
+from aquilia.di import Injection, Scope, ScopeContainer, Services
+from aquilia.faults import Fault, FaultEngine
+from aquilia.sockets.codecs import CODECS
+from aquilia.sockets.connection import INBOX_LIMIT, Connection, ConnectionState, DisconnectReason
+from aquilia.sockets.contract import EventContract, HookContract, SocketContract, guard_checks
+from aquilia.sockets.declaration import Handler
+from aquilia.sockets.envelope import MessageEnvelope
+from aquilia.sockets.faults import (
+    CloseCode,
+    SocketFault,
+    ws_connection_timeout,
+    ws_handshake_failed,
+    ws_internal_error,
+    ws_message_invalid,
+    ws_overloaded,
+    ws_payload_too_large,
+    ws_rate_limit_exceeded,
+    ws_unsupported_event,
+)
+from aquilia.sockets.guards import Check, passes
+from aquilia.sockets.limits import Strikes
+from aquilia.sockets.middleware import Handle, wrap
+from aquilia.sockets.settings import NodeSettings
+from aquilia.sockets.tasks import TaskSet
+
+__all__ = ["Dispatcher"]
+
+logger = logging.getLogger("aquilia.sockets")
+
+STRIKES = 20
+STRIKE_WINDOW = 10.0
+"""So many refusals by the rate limit within so many seconds end the connection."""
+RATE_LIMIT_PAUSE_MS = 10_000
+HANDLER_GRACE = 10.0
+"""Seconds that a handler may still run after it closed its own connection."""
+
+_CONNECT = object()
+
+
+class Ends(Protocol):
+    """What dispatch needs of the hub at the end of a connection."""
+
+    async def gone(self, conn: Connection) -> None:
+        """Give back what the connection held."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    handle: Handle
+    where: str
+    acks: bool
+    """Every message needs an id, and is acked."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Hook:
+    function: Callable[..., Awaitable[None]]
+    where: str
+    injection: Injection
+    takes_reason: bool
+
+
+class Dispatcher:
+    """Handles all messages of one controller's connections; implements `TransportEvents`.
+
+    Everything that can be decided at boot is: an event's name indexes one callable, composed of middleware,
+    guards, schema and method.
+    """
+
+    def __init__(
+        self,
+        contract: SocketContract,
+        services: Services,
+        *,
+        node: NodeSettings,
+        engine: FaultEngine,
+        tasks: TaskSet,
+        ends: Ends,
+        development: bool,
+    ) -> None:
+        self.contract = contract
+        self._node = node
+        self._engine = engine
+        self._tasks = tasks
+        self._ends = ends
+        self._development = development
+        self._pattern = contract.declaration.path
+        self._max_size = contract.settings.max_message_size
+        compiler = _RouteCompiler(contract, services, node.handler_timeout)
+        self._routes = {name: compiler.route(event) for name, event in contract.events.items()}
+        self._on_connect = [compiler.hook(hook) for hook in contract.on_connect]
+        self._on_disconnect = [compiler.hook(hook) for hook in contract.on_disconnect]
+
+    # The opening
+
+    def on_open(self, conn: Connection) -> None:
+        """The upgrade is done. A plain client is connected; one of protocol v1 speaks first."""
+        if conn._profile.v1:
+            conn._hello_timer = asyncio.get_running_loop().call_later(
+                self._node.handshake_timeout, self._hello_missing, conn
+            )
+        else:
+            self._connected(conn)
+
+    def _hello_missing(self, conn: Connection) -> None:
+        conn._hello_timer = None
+        self._answer(conn, ws_connection_timeout("no hello came"), None)
+
+    def _hello(self, conn: Connection, envelope: MessageEnvelope) -> None:
+        if envelope.type != "control" or envelope.event != "hello":
+            raise ws_handshake_failed("the first frame must be the control frame hello")
+        greeting = conn._codec.plain(envelope.payload)
+        if not isinstance(greeting, dict | None):
+            raise ws_handshake_failed("the payload of hello is a map")
+        asked = greeting or {}
+        if asked.get("token") is not None:
+            raise ws_handshake_failed("this server checks no tokens: it has no AuthManager")
+        conn._cancel_hello_timer()
+        conn._system("welcome", {"connection": conn.id, "heartbeat": self._node.heartbeat})
+        if asked.get("resume") is not None:
+            # Nothing is resumable here: no room was joined again, and the client has to know.
+            conn._system("resumed", {"rooms": {}})
+        self._connected(conn)
+
+    def _connected(self, conn: Connection) -> None:
+        conn.phase = ConnectionState.CONNECTED
+        conn._started = True
+        if self._on_connect:
+            self._enqueue(conn, _CONNECT)
+
+    # One message
+
+    def on_message(self, conn: Connection, data: bytes, *, binary: bool) -> None:
+        """See `TransportEvents`."""
+        if conn._close is not None:
+            return
+        conn.messages_received += 1
+        conn.bytes_received += len(data)
+        conn._last_activity = time()
+        if len(data) > self._max_size:
+            self._answer(conn, ws_payload_too_large(len(data), self._max_size), None)
+        elif binary is not conn._codec.binary:
+            wanted = "binary" if conn._codec.binary else "text"
+            conn._end(CloseCode.UNSUPPORTED_DATA, f"this subprotocol has {wanted} frames")
+        else:
+            self._take(conn, data)
+
+    def _take(self, conn: Connection, data: bytes) -> None:
+        try:
+            envelope = conn._codec.decode(data)
+        except SocketFault as fault:
+            limited = self._over_rate(conn)
+            self._answer(conn, limited or fault, _sender(conn, data))
+            return
+        try:
+            self._route(conn, envelope)
+        except SocketFault as fault:
+            self._answer(conn, fault, envelope)
+
+    def _route(self, conn: Connection, envelope: MessageEnvelope) -> None:
+        kind = envelope.type
+        if kind == "ack":
+            self._acked(conn, envelope)
+            return
+        limited = self._over_rate(conn)
+        if limited is not None:
+            raise limited
+        if conn.phase is ConnectionState.CONNECTING:
+            self._hello(conn, envelope)
+        elif kind == "event":
+            self._event(conn, envelope)
+        elif kind == "control" and conn._profile.v1:
+            self._control(conn, envelope)
+        else:
+            raise ws_message_invalid(f"a message of type {kind!r} is not for clients of this subprotocol to send")
+
+    def _event(self, conn: Connection, envelope: MessageEnvelope) -> None:
+        route = self._routes.get(envelope.event or "")
+        if route is None:
+            raise ws_unsupported_event(envelope.event or "", self._routes if self._development else ())
+        if route.acks and envelope.id is None:
+            raise ws_message_invalid(f"{envelope.event!r} is acked: it needs an id")
+        if len(conn._inbox) >= INBOX_LIMIT and conn._pending:
+            raise ws_overloaded("too many events wait behind one that waits for your ack")
+        self._enqueue(conn, (route, envelope))
+
+    def _control(self, conn: Connection, envelope: MessageEnvelope) -> None:
+        if envelope.event == "ping":
+            conn._system("pong")
+        elif envelope.event == "hello":
+            raise ws_message_invalid("hello came already")
+        elif envelope.event == "auth":
+            raise ws_unsupported_event("auth")
+        else:
+            raise ws_message_invalid(f"unknown control frame {envelope.event!r} (accepted: hello, auth, ping)")
+
+    def _acked(self, conn: Connection, envelope: MessageEnvelope) -> None:
+        payload = conn._codec.plain(envelope.payload)
+        if not conn._settle(envelope.id or "", payload):
+            conn._home.recorder.unmatched_ack(self._pattern)
+
+    def _over_rate(self, conn: Connection) -> SocketFault | None:
+        bucket = conn._bucket
+        if bucket is None:
+            return None
+        now = asyncio.get_running_loop().time()
+        if bucket.take(now):
+            return None
+        if conn._strikes is None:
+            conn._strikes = Strikes(STRIKES, STRIKE_WINDOW)
+        return ws_rate_limit_exceeded(
+            f"more than {bucket.rate:g} messages a second", close=conn._strikes.strike(now)
+        )
+
+    # The pump
+
+    def _enqueue(self, conn: Connection, item: Any) -> None:
+        conn._inbox.append(item)
+        if conn._pump is None:
+            # Set before it starts: an eager task may end before `start` returns, and must not be overwritten.
+            conn._pump = _STARTING
+            task = self._tasks.start(self._run(conn), context=conn._context)
+            if conn._pump is _STARTING:
+                conn._pump = task
+        elif len(conn._inbox) >= INBOX_LIMIT:
+            conn._balance_reading()
+
+    async def _run(self, conn: Connection) -> None:
+        inbox = conn._inbox
+        try:
+            while inbox:
+                item = inbox.popleft()
+                if conn._paused:
+                    conn._balance_reading()
+                if item is _CONNECT:
+                    await self._greet(conn)
+                else:
+                    await self._handle(conn, *item)
+        finally:
+            conn._pump = None
+
+    async def _handle(self, conn: Connection, route: _Route, envelope: MessageEnvelope) -> None:
+        try:
+            data = await route.handle(conn, envelope)
+            if envelope.ack or route.acks:
+                answer: dict[str, Any] = {"status": "ok"}
+                if data is not None:
+                    answer["data"] = data
+                conn._push_urgent(MessageEnvelope(type="ack", id=envelope.id, payload=answer))
+        except Exception as error:
+            fault = self._engine.process(error, route.where, internal=ws_internal_error)
+            self._answer(conn, fault, envelope)
+
+    async def _greet(self, conn: Connection) -> None:
+        for hook in self._on_connect:
+            try:
+                await self._run_hook(conn, hook)
+            except Exception as error:
+                fault = self._engine.process(error, hook.where, internal=_internal_error_in_opening)
+                self._refuse_opening(conn, fault)
+                return
+
+    def _refuse_opening(self, conn: Connection, fault: Fault) -> None:
+        conn._home.recorder.fault(self._pattern, fault.code)
+        code = getattr(fault, "close_code", None)
+        if code is None:
+            code = CloseCode.FORBIDDEN if fault.status in (401, 403) else CloseCode.INTERNAL
+        conn._end(code, _close_text(fault))
+
+    async def _run_hook(self, conn: Connection, hook: _Hook, reason: DisconnectReason | None = None) -> None:
+        arguments = {}
+        if hook.injection.needed:
+            arguments = await hook.injection.resolve(await _container(conn, hook.injection.scope))
+        more = (reason,) if hook.takes_reason else ()
+        await hook.function(conn._controller, conn, *more, **arguments)
+
+    # The answer
+
+    def _answer(self, conn: Connection, fault: Fault, envelope: MessageEnvelope | None) -> None:
+        """Tell a client of a fault: as an error ack, an error event, or by closing. The one place that decides."""
+        conn._home.recorder.fault(self._pattern, fault.code)
+        if isinstance(fault, SocketFault) and fault.close_code is not None:
+            conn._end(fault.close_code, _close_text(fault))
+            return
+        error = fault.as_dict()
+        if envelope is not None and envelope.id is not None:
+            answer = MessageEnvelope(
+                type="ack", id=envelope.id, payload={"status": "error", "error": error}
+            )
+        else:
+            if envelope is not None and envelope.event is not None:
+                error["event"] = envelope.event
+            answer = MessageEnvelope(event="error", payload=error)
+        conn._push_urgent(answer)
+
+    # The end
+
+    def on_writable(self, conn: Connection) -> None:
+        """See `TransportEvents`."""
+        conn._writable()
+
+    def on_closed(self, conn: Connection, code: int, reason: str) -> None:
+        """See `TransportEvents`."""
+        by_server = conn._close is not None
+        ended = conn._closed(code, reason)
+        conn._home.recorder.closed(self._pattern, ended.code)
+        self._tasks.start(self._finish(conn, ended, by_server=by_server))
+
+    async def _finish(self, conn: Connection, reason: DisconnectReason, *, by_server: bool) -> None:
+        pump = conn._pump
+        if isinstance(pump, asyncio.Task):
+            if by_server:
+                # The handler that closed the connection may still have something to do.
+                await asyncio.wait([pump], timeout=HANDLER_GRACE)
+            pump.cancel()
+            await asyncio.wait([pump])
+        if conn._started:
+            for hook in self._on_disconnect:
+                try:
+                    await self._run_hook(conn, hook, reason)
+                except Exception as error:
+                    self._engine.process(error, hook.where, internal=ws_internal_error)
+        await self._close_scope(conn._scope)
+        conn._scope = None
+        await self._ends.gone(conn)
+
+    async def _close_scope(self, scope: ScopeContainer | None) -> None:
+        if scope is not None:
+            try:
+                await scope.aclose()
+            except Exception as error:
+                self._engine.process(error, "cleanup of the connection scope", internal=ws_internal_error)
+
+
+_STARTING: Any = object()
+
+
+class _RouteCompiler:
+    """Composes, once, what handles each event: middleware, then guards, then schema, then the method."""
+
+    def __init__(self, contract: SocketContract, services: Services, timeout: float | None) -> None:
+        self._contract = contract
+        self._services = services
+        self._timeout = timeout
+
+    def hook(self, hook: HookContract) -> _Hook:
+        return _Hook(
+            hook.handler.function,
+            _where(self._contract, hook.handler),
+            self._services.injector(hook.dependencies, Scope.CONNECTION),
+            hook.takes_reason,
+        )
+
+    def route(self, event: EventContract) -> _Route:
+        handle = self._call(event)
+        if event.declaration.kind != "event":
+            handle = _moving(handle, join=event.declaration.kind == "subscribe")
+        checks = self._checks(event)
+        if checks:
+            handle = _guarded(checks, handle)
+        declared = self._contract.declaration
+        for middleware in reversed((*declared.middleware, *event.declaration.middleware)):
+            handle = wrap(middleware, handle)
+        if self._timeout is not None:
+            handle = _timed(handle, self._timeout, event.handler.attribute)
+        return _Route(handle, _where(self._contract, event.handler), event.declaration.ack)
+
+    def _checks(self, event: EventContract) -> list[Check]:
+        declared = (*self._contract.declaration.guards, *event.declaration.guards)
+        checks = [*guard_checks(declared, "check_message")]
+        for guard in self._contract.guards:
+            if guard.declaration.on == "message":
+                checks.append((guard.declaration.priority, _method_check(guard.handler)))
+        return [check for _, check in sorted(checks, key=lambda entry: entry[0])]
+
+    def _call(self, event: EventContract) -> Handle:
+        method = event.handler.function
+        decoders = {name: codec.payload_decoder(event.payload) for name, codec in CODECS.items()}
+        injection = self._services.injector(event.dependencies, Scope.REQUEST)
+        if injection.needed:
+            return _injected(method, decoders, injection, event.takes_payload)
+        if not event.takes_payload:
+            return lambda conn, envelope: method(conn._controller, conn)
+
+        def call(conn: Connection, envelope: MessageEnvelope) -> Awaitable[Any]:
+            return method(conn._controller, conn, decoders[conn._variant.codec](envelope.payload))
+
+        return call
+
+
+def _injected(
+    method: Callable[..., Any],
+    decoders: dict[str, Callable[[Any], Any]],
+    injection: Injection,
+    takes_payload: bool,
+) -> Handle:
+    async def call(conn: Connection, envelope: MessageEnvelope) -> Any:
+        payload = (decoders[conn._variant.codec](envelope.payload),) if takes_payload else ()
+        if injection.scope is not Scope.REQUEST:
+            arguments = await injection.resolve(await _container(conn, injection.scope))
+            return await method(conn._controller, conn, *payload, **arguments)
+        connection_scope = await conn._connection_scope()
+        async with await connection_scope.enter(Scope.REQUEST, {MessageEnvelope: envelope}) as scope:
+            return await method(conn._controller, conn, *payload, **await injection.resolve(scope))
+
+    return call
+
+
+async def _container(conn: Connection, scope: Scope) -> ScopeContainer:
+    """The narrowest container that is needed: a connection's own is made only when something asks for it."""
+    if scope is Scope.CONNECTION or scope is Scope.REQUEST:
+        return await conn._connection_scope()
+    container: ScopeContainer = conn._home.container
+    return container
+
+
+def _moving(handle: Handle, *, join: bool) -> Handle:
+    """Put the connection into the rooms that a method returned, or take it out of them."""
+
+    async def move(conn: Connection, envelope: MessageEnvelope) -> Any:
+        rooms = await handle(conn, envelope)
+        if rooms is None:
+            return None
+        for room in [rooms] if isinstance(rooms, str) else rooms:
+            await (conn.join(room) if join else conn.leave(room))
+        return rooms
+
+    return move
+
+
+def _guarded(checks: list[Check], handle: Handle) -> Handle:
+    async def guard(conn: Connection, envelope: MessageEnvelope) -> Any:
+        for check in checks:
+            await passes(check, conn, envelope)
+        return await handle(conn, envelope)
+
+    return guard
+
+
+def _method_check(handler: Handler) -> Check:
+    function = handler.function
+    return lambda conn, envelope: function(conn._controller, conn, envelope)
+
+
+def _timed(handle: Handle, seconds: float, name: str) -> Handle:
+    async def timed(conn: Connection, envelope: MessageEnvelope) -> Any:
+        try:
+            async with asyncio.timeout(seconds) as timer:
+                return await handle(conn, envelope)
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise ws_overloaded(f"{name} did not finish within {seconds:g} s") from None
+
+    return timed
+
+
+def _where(contract: SocketContract, handler: Handler) -> str:
+    return f"{contract.controller.__qualname__}.{handler.attribute}"
+
+
+def _sender(conn: Connection, data: bytes) -> MessageEnvelope | None:
+    """Of a message that is no envelope, its id and event as far as they can be read: the answer carries them."""
+    try:
+        broken = conn._codec.plain(msgspec.Raw(data) if conn._codec.name != "cbor" else None)
+    except SocketFault:
+        return None
+    if not isinstance(broken, dict):
+        return None
+    id, event = broken.get("id"), broken.get("event")
+    return MessageEnvelope(
+        id=id if isinstance(id, str) and 1 <= len(id) <= 64 else None,
+        event=event if isinstance(event, str) and 1 <= len(event) <= 128 else None,
+    )
+
+
+def _internal_error_in_opening(incident: str) -> SocketFault:
+    return ws_internal_error(incident, close=True)
+
+
+def _close_text(fault: Fault) -> str:
+    if fault.code == "WS_RATE_LIMIT_EXCEEDED":
+        return msgspec.json.encode({"after": RATE_LIMIT_PAUSE_MS}).decode()
+    return f"{fault.code}: {fault.message}".encode()[:123].decode(errors="ignore")

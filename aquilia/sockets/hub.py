@@ -1,0 +1,397 @@
+"""The hub: the namespaces, rooms and members of this process, and the fan-out to them.
+
+Fan-out runs without await, in slices: it looks at the clock every `CLOCK_EVERY` pushes, and gives the loop back
+after `SLICE` seconds. An audience finishes one publication before its next, so its members agree on the order. A
+publication is encoded once for each variant of connection, and a member costs one push of shared bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from time import perf_counter, time
+from typing import Any
+from uuid import uuid4
+
+from aquilia.di import ScopeContainer
+from aquilia.sockets.adapters.base import Broker, Publication
+from aquilia.sockets.codecs import codec as codec_named
+from aquilia.sockets.connection import Connection, ConnectionState, Variant
+from aquilia.sockets.envelope import MessageEnvelope
+from aquilia.sockets.faults import (
+    CloseCode,
+    ws_connection_closed,
+    ws_message_invalid,
+    ws_publish_failed,
+    ws_quota_exceeded,
+    ws_room_full,
+)
+from aquilia.sockets.hub_port import Member, Namespace
+from aquilia.sockets.recorder import Recorder
+from aquilia.sockets.settings import SocketSettings
+
+__all__ = ["Audience", "Home", "Hub"]
+
+logger = logging.getLogger("aquilia.sockets")
+
+CLOCK_EVERY = 64
+SLICE = 0.004
+BACKLOG = 64
+"""Publications that an audience may be behind before its publishers wait."""
+MAX_ROOM_LENGTH = 256
+
+
+class Audience:
+    """Connections that get the same publications: a room's members, or all of a namespace."""
+
+    __slots__ = ("backlog", "caught_up", "current", "lock", "members", "name", "rest", "subscribed")
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+        self.members: dict[str, Connection] = {}
+        self.backlog: deque[_Delivery] = deque()
+        self.current: _Delivery | None = None
+        self.rest: Iterator[Connection] = iter(())
+        self.caught_up: asyncio.Future[None] | None = None
+        self.lock = asyncio.Lock()
+        self.subscribed = False
+
+
+class Home:
+    """A namespace that is open in this process: its controller's instance, connections and rooms."""
+
+    __slots__ = (
+        "connections", "container", "controller", "linger", "namespace", "pattern", "recorder", "rooms",
+        "settings", "users",
+    )  # fmt: skip
+
+    def __init__(
+        self, namespace: Namespace, pattern: str, settings: SocketSettings, recorder: Recorder
+    ) -> None:
+        self.namespace = namespace
+        self.pattern = pattern
+        self.settings = settings
+        self.recorder = recorder
+        self.controller: Any = None
+        self.container: ScopeContainer | None = None
+        self.connections = Audience(None)
+        self.rooms: dict[str, Audience] = {}
+        self.users = 0
+        self.linger: asyncio.TimerHandle | None = None
+
+
+class _Delivery:
+    """A publication on its way to one audience, with its frames."""
+
+    __slots__ = ("_frames", "publication")
+
+    def __init__(self, publication: Publication) -> None:
+        self.publication = publication
+        self._frames: dict[Variant, bytes] = {}
+
+    def frame(self, conn: Connection) -> bytes:
+        variant = conn._variant
+        frame = self._frames.get(variant)
+        if frame is None:
+            try:
+                frame = self._encode(conn)
+            except Exception:
+                logger.exception("event %r cannot be written as %s", self.publication.event, variant.codec)
+                frame = self._apology(conn)
+            self._frames[variant] = frame
+        return frame
+
+    def check(self, conn: Connection) -> None:
+        """Encode for one member where the publisher still hears of it: its payload may be unfit.
+
+        Raises:
+            SocketFault: WS_PUBLISH_FAILED.
+        """
+        try:
+            self._frames[conn._variant] = self._encode(conn)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ws_publish_failed(f"{self.publication.event!r} cannot be encoded: {error}") from error
+
+    def _apology(self, conn: Connection) -> bytes:
+        """What a member gets whose codec cannot write what others could be sent: no loss is silent."""
+        fault = ws_publish_failed(f"an event {self.publication.event!r} cannot be written in this codec")
+        return conn._encode(MessageEnvelope(event="error", payload=fault.as_dict()))
+
+    def _encode(self, conn: Connection) -> bytes:
+        publication = self.publication
+        codec = codec_named(conn._variant.codec)
+        envelope = MessageEnvelope(
+            event=publication.event,
+            payload=publication.payload,
+            room=publication.room,
+            meta={"ts": publication.ts} if conn._variant.v1 else None,
+        )
+        return conn._transport.frame(codec.encode(envelope), binary=codec.binary)
+
+
+class Hub:
+    """Implements the hub port on a broker. One per process."""
+
+    def __init__(self, broker: Broker, *, clock: Callable[[], float] = perf_counter) -> None:
+        self._broker = broker
+        self._clock = clock
+        self.homes: dict[str, Home] = {}
+        self._dirty: deque[Connection] = deque()
+        self._behind: deque[Audience] = deque()
+        self._slicing = False
+        self._flushing = False
+
+    async def start(self) -> None:
+        """Connect to the broker."""
+        await self._broker.start(self.deliver)
+
+    async def stop(self) -> None:
+        """Leave the broker."""
+        await self._broker.stop()
+
+    # Namespaces and connections
+
+    async def enter(self, home: Home) -> None:
+        """Open a namespace: from here on it gets what is published to it as a whole."""
+        self.homes[home.namespace.path] = home
+        await self._subscribe(home, home.connections)
+
+    async def exit(self, home: Home) -> None:
+        """Close a namespace that has no connection."""
+        self.homes.pop(home.namespace.path, None)
+        await self._unsubscribe(home, home.connections)
+
+    def add(self, conn: Connection) -> None:
+        """Count a connection in."""
+        conn._home.connections.members[conn.id] = conn
+
+    def forget(self, conn: Connection) -> Sequence[str]:
+        """Take a connection out of everything, at once; the rooms that it left empty are for `close_room`."""
+        home: Home = conn._home
+        home.connections.members.pop(conn.id, None)
+        emptied = []
+        for name in conn._rooms:
+            room = home.rooms[name]
+            room.members.pop(conn.id, None)
+            if not room.members:
+                emptied.append(name)
+        conn._rooms.clear()
+        return emptied
+
+    async def close_room(self, home: Home, name: str) -> None:
+        """Give back a room that is empty, and still is when its turn comes."""
+        room = home.rooms.get(name)
+        if room is None:
+            return
+        async with room.lock:
+            if room.members or home.rooms.get(name) is not room:
+                return
+            await self._unsubscribe(home, room)
+            del home.rooms[name]
+
+    # The port
+
+    async def join(self, conn: Connection, room: str) -> bool:
+        """See `HubPort`."""
+        if not isinstance(room, str) or not 1 <= len(room) <= MAX_ROOM_LENGTH:
+            raise ws_message_invalid(f"a room's name is a string of 1 to {MAX_ROOM_LENGTH} characters")
+        if room in conn._rooms:
+            return False
+        home: Home = conn._home
+        if len(conn._rooms) >= home.settings.max_rooms:
+            raise ws_quota_exceeded(f"at most {home.settings.max_rooms} rooms at a time", close=False)
+        while True:
+            audience = home.rooms.get(room)
+            if audience is None:
+                audience = home.rooms[room] = Audience(room)
+            async with audience.lock:
+                if home.rooms.get(room) is not audience:
+                    continue  # it was given back while we waited
+                return await self._join(conn, home, audience)
+
+    async def _join(self, conn: Connection, home: Home, room: Audience) -> bool:
+        name = room.name or ""
+        try:
+            if conn.phase is ConnectionState.CLOSED:
+                raise ws_connection_closed()
+            if name in conn._rooms:
+                return False
+            if home.settings.room_size is not None and len(room.members) >= home.settings.room_size:
+                raise ws_room_full(name, home.settings.room_size)
+            await self._subscribe(home, room)
+            if conn.phase is ConnectionState.CLOSED:
+                raise ws_connection_closed()
+        except BaseException:
+            if not room.members:
+                await self._unsubscribe(home, room)
+                del home.rooms[name]
+            raise
+        conn._system("joined", {"room": name})
+        conn._rooms.add(name)
+        room.members[conn.id] = conn
+        return True
+
+    async def leave(self, conn: Connection, room: str) -> bool:
+        """See `HubPort`."""
+        if room not in conn._rooms:
+            return False
+        home: Home = conn._home
+        conn._rooms.discard(room)
+        home.rooms[room].members.pop(conn.id, None)
+        conn._system("left", {"room": room})
+        if not home.rooms[room].members:
+            await self.close_room(home, room)
+        return True
+
+    async def publish(
+        self,
+        namespace: str,
+        event: str,
+        payload: Any,
+        *,
+        room: str | None = None,
+        identity: str | None = None,
+        exclude: str | None = None,
+    ) -> None:
+        """See `HubPort`. Waits while the room's fan-out is behind."""
+        publication = Publication(
+            id=uuid4().hex,
+            namespace=namespace,
+            event=event,
+            payload=payload,
+            ts=int(time() * 1000),
+            room=room,
+            identity=identity,
+            exclude=exclude,
+        )
+        await self._broker.publish(publication)
+        audience = self._audience(publication)
+        if audience is not None and len(audience.backlog) >= BACKLOG:
+            if audience.caught_up is None:
+                audience.caught_up = asyncio.get_running_loop().create_future()
+            await asyncio.shield(audience.caught_up)
+
+    async def members(self, namespace: str, room: str) -> Sequence[Member]:
+        """See `HubPort`."""
+        home = self.homes.get(namespace)
+        audience = home.rooms.get(room) if home else None
+        if audience is None:
+            return []
+        return [
+            Member(conn.id, conn.identity.id if conn.identity is not None else None)
+            for conn in audience.members.values()
+        ]
+
+    async def kick(self, namespace: str, connection: str) -> bool:
+        """See `HubPort`."""
+        home = self.homes.get(namespace)
+        conn = home.connections.members.get(connection) if home else None
+        if conn is None or conn._close is not None:
+            return False
+        conn._end(CloseCode.KICKED, "kicked")
+        return True
+
+    # Fan-out
+
+    def deliver(self, publication: Publication) -> None:
+        """Called by the broker: send a publication to the local part of its audience."""
+        audience = self._audience(publication)
+        if audience is None:
+            return
+        delivery = _Delivery(publication)
+        if audience.members:
+            delivery.check(next(iter(audience.members.values())))
+        audience.backlog.append(delivery)
+        if audience.current is None and len(audience.backlog) == 1:
+            self._behind.append(audience)
+            if not self._slicing:
+                self._run_slice()
+
+    def _audience(self, publication: Publication) -> Audience | None:
+        home = self.homes.get(publication.namespace)
+        if home is None:
+            return None
+        return home.connections if publication.room is None else home.rooms.get(publication.room)
+
+    def _run_slice(self) -> None:
+        """Fan out until nothing is left or the slice is over; the rest follows in the loop's next turn."""
+        self._slicing = True
+        deadline = self._clock() + SLICE
+        try:
+            while self._behind:
+                if not self._advance(self._behind[0], deadline):
+                    asyncio.get_running_loop().call_soon(self._run_slice)
+                    return
+                audience = self._behind.popleft()
+                if audience.backlog:
+                    self._behind.append(audience)
+        except BaseException:
+            self._slicing = False
+            raise
+        self._slicing = False
+
+    def _advance(self, audience: Audience, deadline: float) -> bool:
+        """Bring one publication of an audience to its end. False: the time is up before that."""
+        if audience.current is None:
+            audience.current = audience.backlog.popleft()
+            audience.rest = iter(tuple(audience.members.values()))
+        delivery = audience.current
+        publication = delivery.publication
+        members, exclude, identity = audience.members, publication.exclude, publication.identity
+        while True:
+            pushed = 0
+            for conn in islice(audience.rest, CLOCK_EVERY):
+                pushed += 1
+                if conn.id == exclude or conn.id not in members:
+                    continue
+                if identity is not None and (conn.identity is None or conn.identity.id != identity):
+                    continue
+                if conn._close is None:
+                    conn._push(delivery.frame(conn))
+            if pushed < CLOCK_EVERY:
+                self._finish(audience)
+                return True
+            if self._clock() >= deadline:
+                return False
+
+    def _finish(self, audience: Audience) -> None:
+        audience.current = None
+        audience.rest = iter(())
+        if audience.caught_up is not None and len(audience.backlog) < BACKLOG // 2:
+            audience.caught_up.set_result(None)
+            audience.caught_up = None
+
+    def mark_dirty(self, conn: Connection) -> None:
+        """See `HubPort`."""
+        self._dirty.append(conn)
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Write for the connections that are dirty now, and give the loop back after a slice of them."""
+        deadline = self._clock() + SLICE
+        dirty = self._dirty
+        for turn in range(len(dirty)):
+            dirty.popleft()._flush()
+            if turn % CLOCK_EVERY == CLOCK_EVERY - 1 and self._clock() >= deadline:
+                break
+        if dirty:
+            asyncio.get_running_loop().call_soon(self._flush)
+        else:
+            self._flushing = False
+
+    # Subscriptions
+
+    async def _subscribe(self, home: Home, audience: Audience) -> None:
+        if not audience.subscribed:
+            await self._broker.subscribe(home.namespace.path, audience.name)
+            audience.subscribed = True
+
+    async def _unsubscribe(self, home: Home, audience: Audience) -> None:
+        if audience.subscribed:
+            audience.subscribed = False
+            await self._broker.unsubscribe(home.namespace.path, audience.name)

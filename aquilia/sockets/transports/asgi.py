@@ -1,0 +1,146 @@
+"""The ASGI transport: a WebSocket under any ASGI server (uvicorn, Hypercorn, Granian …).
+
+ASGI gives every connection a task of its own, and `send` may wait. So each burst of frames is written by a short
+task, and while it waits `write` has said False. What ASGI cannot do: cut a connection, or notice that a client has
+left while reading is paused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.types import Receive, Send
+
+from aquilia.sockets.faults import CloseCode
+from aquilia.sockets.tasks import TaskSet
+from aquilia.sockets.transports.base import TransportEvents
+
+__all__ = ["ASGITransport"]
+
+logger = logging.getLogger("aquilia.sockets")
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that the closing handshake may take."""
+
+
+class ASGITransport:
+    """One connection; `serve` runs in the task that the server made for it, until it is over."""
+
+    kind = "asgi"
+
+    __slots__ = (
+        "_binary", "_closing", "_conn", "_events", "_receive", "_resume", "_send", "_served", "_tasks", "_writer",
+    )  # fmt: skip
+
+    def __init__(self, receive: Receive, send: Send, *, binary: bool, tasks: TaskSet) -> None:
+        self._receive = receive
+        self._send = send
+        self._binary = binary
+        self._tasks = tasks
+        self._events: TransportEvents | None = None
+        self._conn: Any = None
+        self._served: asyncio.Task[Any] | None = None
+        self._resume: asyncio.Future[None] | None = None
+        self._writer: asyncio.Task[None] | None = None
+        self._closing: tuple[int, str] | None = None
+
+    # The upward half
+
+    async def serve(self, events: TransportEvents, conn: Any) -> None:
+        """Hand up messages until the connection is over, then `on_closed`."""
+        self._events, self._conn = events, conn
+        self._served = asyncio.current_task()
+        code, reason = int(CloseCode.ABNORMAL), ""
+        try:
+            code, reason = await self._read(events, conn)
+        except asyncio.CancelledError:
+            if self._closing is None or self._served is None or self._served.uncancel() > 0:
+                raise
+        finally:
+            self._served = None
+            if self._writer is not None:
+                self._writer.cancel()
+            events.on_closed(conn, *(self._closing or (code, reason)))
+
+    async def _read(self, events: TransportEvents, conn: Any) -> tuple[int, str]:
+        while True:
+            if self._resume is not None:
+                await self._resume
+            message = await self._receive()
+            if message["type"] == "websocket.receive":
+                text = message.get("text")
+                if text is not None:
+                    events.on_message(conn, text.encode(), binary=False)
+                else:
+                    events.on_message(conn, message["bytes"], binary=True)
+            elif message["type"] == "websocket.disconnect":
+                return int(message.get("code") or CloseCode.NO_STATUS), message.get("reason") or ""
+
+    # The downward half
+
+    def frame(self, message: bytes, *, binary: bool) -> bytes:
+        """See `Transport`: the server does the framing."""
+        return message
+
+    def write(self, frames: Sequence[bytes]) -> bool:
+        """See `Transport`."""
+        self._writer = self._tasks.start(self._write(frames))
+        if self._writer is None:
+            return True
+        self._writer.add_done_callback(self._written)
+        return False
+
+    async def _write(self, frames: Sequence[bytes]) -> None:
+        try:
+            for frame in frames:
+                if self._binary:
+                    await self._send({"type": "websocket.send", "bytes": frame})
+                else:
+                    await self._send({"type": "websocket.send", "text": frame.decode()})
+        except Exception as error:
+            # Servers raise errors of many kinds when the client has gone; `receive` tells of it properly.
+            logger.debug("a write to a connection that is gone: %r", error)
+
+    def _written(self, writer: asyncio.Task[None]) -> None:
+        self._writer = None
+        if self._served is not None and self._events is not None and not writer.cancelled():
+            self._events.on_writable(self._conn)
+
+    def pause_reading(self) -> None:
+        """See `Transport`."""
+        if self._resume is None:
+            self._resume = asyncio.get_running_loop().create_future()
+
+    def resume_reading(self) -> None:
+        """See `Transport`."""
+        if self._resume is not None:
+            if not self._resume.done():
+                self._resume.set_result(None)
+            self._resume = None
+
+    def close(self, code: int, reason: str) -> None:
+        """See `Transport`."""
+        if self._closing is None and self._served is not None:
+            self._closing = (code, reason)
+            self._tasks.start(self._close(code, reason))
+
+    async def _close(self, code: int, reason: str) -> None:
+        self.resume_reading()
+        if self._writer is not None:
+            await asyncio.wait([self._writer], timeout=CLOSE_TIMEOUT)
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        except Exception as error:
+            logger.debug("a close of a connection that is gone: %r", error)
+        self.abort()
+
+    def abort(self) -> None:
+        """See `Transport`. Our task ends, and the server does with the connection what it does then."""
+        if self._closing is None:
+            self._closing = (int(CloseCode.ABNORMAL), "")
+        if self._served is not None:
+            self._served.cancel()
