@@ -59,7 +59,7 @@ test-all: ## Run the tests on every Python from 3.11 that is here, each in .venv
 check: $(INSTALLED)-check ## Check style and types: ruff, and mypy --strict
 	@'$(VENV)/bin/ruff' check
 	@'$(VENV)/bin/ruff' format --check
-	@$(PY) -m mypy --strict --package aquilia
+	@echo "mypy aquilia"; $(PY) -m mypy --strict --package aquilia
 	@# One run for each module: their folders are import roots of their own, each with a `manifest`.
 	@for module in modules/*/; do \
 		echo "mypy $$module"; MYPYPATH="$$module" $(PY) -m mypy --strict "$$module" || exit 1; done

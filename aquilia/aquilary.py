@@ -19,14 +19,13 @@ import typing
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from types import ModuleType
 from typing import Any
 
 import msgspec
 
-from aquilia.manifest import AppManifest, parse_reference
+from aquilia.manifest import AppManifest, did_you_mean, parse_reference
 
 __all__ = [
     "App",
@@ -178,7 +177,7 @@ class _Validation:
     def _known_dependencies(self, manifest: AppManifest, named: Mapping[str, AppManifest]) -> list[str]:
         for name in manifest.depends_on:
             if name not in named:
-                self._note(manifest, f"depends_on: there is no app {name!r}{_hint(name, named)}")
+                self._note(manifest, f"depends_on: there is no app {name!r}{did_you_mean(name, named)}")
         return [name for name in dict.fromkeys(manifest.depends_on) if name in named]
 
     def _classes(self, manifest: AppManifest, controllers: Iterable[Any]) -> Iterator[type]:
@@ -203,7 +202,9 @@ class _Validation:
             raise _Unresolved(import_problem(error)) from error
         for attribute in attributes.split("."):
             if not hasattr(value, attribute):
-                raise _Unresolved(f"{_shown(value)} has no {attribute!r}{_hint(attribute, dir(value))}")
+                raise _Unresolved(
+                    f"{_shown(value)} has no {attribute!r}{did_you_mean(attribute, dir(value))}"
+                )
             value = getattr(value, attribute)
         return value
 
@@ -238,7 +239,7 @@ def import_problem(error: Exception, *, beside: Iterable[str] = ()) -> str:
     message = f"{type(error).__name__}: {error}"
     place = _last_place(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
-        message += _hint(error.name, _modules_near(error.name, beside))
+        message += did_you_mean(error.name, _modules_near(error.name, beside))
     return f"{message} ({place})" if place else message
 
 
@@ -260,11 +261,6 @@ def _modules_near(missing: str, beside: Iterable[str]) -> list[str]:
     paths = getattr(sys.modules.get(parent), "__path__", ()) if parent else (*beside, *sys.path)
     found = [f"{parent}{dot}{module.name}" for module in pkgutil.iter_modules(paths)]
     return found if parent else [*found, *sys.stdlib_module_names]
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    near = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _shown(value: Any) -> str:

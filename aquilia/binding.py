@@ -3,18 +3,18 @@
 1. A parameter named in the path pattern is that part of the path, converted to its annotation. A pattern's
    `:id:int` needs an annotation that takes an int; a plain `:id` is text, which any scalar is read from.
 2. One annotated `RequestCtx` is the context.
-3. One annotated `Body[T]`, named `body`, or annotated with a type that only a body can have, is the JSON body:
-   a Struct, dataclass, TypedDict, NamedTuple or Pydantic model, a dict, or a list of anything but scalars.
-   Only POST, PUT and PATCH have a body, and a handler takes one.
-4. A scalar, or a list, set or tuple of scalars, is a query parameter: str, int, float, bool, Decimal,
-   UUID, date, time, datetime, timedelta, Enum, Literal, each optional or constrained by `Annotated`. A list
-   takes every parameter of the name; anything else takes exactly one.
-5. Everything else is injected by DI, at request scope, and so is a class with `@service` of its own, and a Struct
-   or dataclass where the method has no body.
+3. One annotated `Body[T]`, named `body`, or annotated with a type that only a body can have, is the JSON
+   body: a Struct, dataclass, TypedDict, NamedTuple or Pydantic model, a dict, or a list of anything but
+   scalars. Only POST, PUT and PATCH have a body, and a handler takes one.
+4. A scalar, or a list, set or tuple of scalars, is a query parameter: str, int, float, bool, Decimal, UUID,
+   date, time, datetime, timedelta, Enum, Literal, each optional or constrained by `Annotated`. A list takes
+   every parameter of the name; anything else takes exactly one.
+5. Everything else is injected by DI, at request scope; so is a class that is itself declared with `@service`,
+   and a Struct or dataclass where the method has no body.
 
-A default makes a parameter optional. Handlers are `async def` methods, with every parameter annotated and none
-positional-only or variadic. What breaks a rule is refused at boot; a request's wrong values are all reported
-together, as `HTTP_INVALID_INPUT`.
+A default makes a parameter optional. Handlers are `async def` methods; every parameter is annotated, and none
+is positional-only or variadic. What breaks a rule is refused at boot; a request's wrong values are reported
+all together, as `HTTP_INVALID_INPUT`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, is_typeddict
 
 import msgspec
 
+from aquilia.aquilary import BootError, Problem
 from aquilia.controller import BodyMarker, RequestCtx, Route, media_type_of
 from aquilia.di import Dependency, DIError, call_dependencies, service_declaration
 from aquilia.http_faults import http_invalid_input, http_unsupported_media_type
@@ -47,7 +48,7 @@ from aquilia.validation import (
     unwrapped,
 )
 
-__all__ = ["Binding", "BindingError", "bind"]
+__all__ = ["Binding", "bind"]
 
 _METHODS_WITH_BODY = ("POST", "PUT", "PATCH")
 _CONVERTED = {"str": str, "path": str, "int": int, "float": float, "uuid": uuid.UUID}
@@ -71,17 +72,6 @@ _LISTED = "POST, PUT and PATCH"
 _Kind = Literal["scalar", "scalars", "record", "data", "mixed", "other"]
 
 
-class BindingError(Exception):
-    """A handler whose signature cannot be served; `problems` names each reason."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__(tuple(problems))
-        self.problems = tuple(problems)
-
-    def __str__(self) -> str:
-        return "; ".join(self.problems)
-
-
 @dataclass(frozen=True, slots=True)
 class _Value:
     """A parameter read from the path or the query."""
@@ -97,8 +87,10 @@ class _Value:
             return self.convert(texts, path, wrong)
         if len(texts) == 1:
             return self.convert(texts[0], path, wrong)
-        if texts or self.default is MISSING:
-            wrong.append(mistake(path, self.type, texts or MISSING))
+        if texts:
+            wrong.append({"path": path, "expected": describe(self.type), "got": f"{len(texts)} values"})
+        elif self.default is MISSING:
+            wrong.append(mistake(path, self.type, MISSING))
         return self.default
 
     def convert(self, given: Any, path: str, wrong: list[Mistake]) -> Any:
@@ -107,7 +99,7 @@ class _Value:
         except msgspec.ValidationError:
             value = MISSING
         if value is MISSING or _endless(value):
-            wrong.append(mistake(path, self.type, given))
+            wrong.append({"path": path, "expected": describe(self.type), "got": "another text"})
         return value
 
 
@@ -153,8 +145,8 @@ class Binding:
     async def arguments(self, ctx: RequestCtx) -> dict[str, Any]:
         """The keyword arguments that the request gives; those of DI are not among them.
 
-        Raises `HTTP_INVALID_INPUT` with every wrong one, `HTTP_INVALID_JSON`, `HTTP_UNSUPPORTED_MEDIA_TYPE` and
-        `HTTP_PAYLOAD_TOO_LARGE`.
+        Raises `HTTP_INVALID_INPUT` with every wrong one, `HTTP_INVALID_JSON`, `HTTP_PAYLOAD_TOO_LARGE` and
+        `HTTP_UNSUPPORTED_MEDIA_TYPE`.
         """
         wrong: list[Mistake] = []
         arguments: dict[str, Any] = dict.fromkeys(self.ctx, ctx)
@@ -170,24 +162,22 @@ class Binding:
 
 
 def bind(route: Route, pattern: Pattern) -> Binding:
-    """Decide what fills each parameter of the route's handler. Raises `BindingError` with every problem."""
-    label = f"{route.name} ({route.where})"
+    """Decide what fills each parameter of the route's handler. Raises `BootError` with every problem."""
     unfit = _unfit(route.function)
     if unfit is not None:
-        raise BindingError([f"{label} {unfit}"])
+        raise BootError([Problem(route.where, f"{route.name} {unfit}")])
     try:
         parameters = call_dependencies(route.function, skip=1)
     except DIError as error:
-        raise BindingError([str(problem) for problem in error.problems]) from None
-    binder = _Binder(route, pattern)
-    problems = []
+        raise BootError(Problem(route.where, str(problem)) for problem in error.problems) from None
+    binder, problems = _Binder(route, pattern), []
     for parameter in parameters:
         try:
             binder.take(parameter)
         except TypeError as error:
-            problems.append(f"{label}: parameter {parameter.name!r} {error}")
+            problems.append(Problem(route.where, f"{route.name}: parameter {parameter.name!r} {error}"))
     if problems:
-        raise BindingError(problems)
+        raise BootError(problems)
     return binder.binding
 
 
@@ -221,12 +211,14 @@ class _Binder:
             self.binding.dependencies.append(parameter)
 
     def _take_path(self, parameter: Dependency, kind: _Kind) -> None:
-        written, given = self._in_path[parameter.name], _CONVERTED[self._in_path[parameter.name]]
+        converter = self._in_path[parameter.name]
+        given = _CONVERTED[converter]
         if kind != "scalar":
             raise TypeError(f"is a part of the path: it is a scalar, not {describe(parameter.type)}")
         if given is not str and not any(_takes(member, given) for member in members(parameter.type)):
             raise TypeError(
-                f"is {describe(parameter.type)}, but the path's ':{parameter.name}:{written}' gives {describe(given)}"
+                f"is {describe(parameter.type)}, but ':{parameter.name}:{converter}' in the path gives "
+                f"{describe(given)}"
             )
         _check_convertible(parameter.type)
         self.binding.path.append(_Value(parameter.name, parameter.type))

@@ -1,4 +1,4 @@
-"""HTTP controllers: the class that an application writes, its routes, and the context that a handler is given.
+"""HTTP controllers: the class that an application writes, its routes, and the context that handlers get.
 
     class Rooms(Controller):
         prefix = "/rooms"
@@ -14,10 +14,10 @@
         async def post(self, ctx: RequestCtx, room: str, body: NewMessage) -> Message:
             return await self.store.add(room, body, author=ctx.identity)
 
-A controller is built once per app, when it starts, its constructor filled by DI. How a handler's parameters are
-filled is told in `aquilia.binding`. What it returns is answered so: a Starlette `Response` as it is; `None` with
-204 (or the declared status, when that is not 200) and no body; a `str` as text/plain; `bytes` as
-application/octet-stream; everything else as JSON, encoded by msgspec (a Pydantic model by Pydantic).
+A controller is built once per app, when that starts, and its constructor is filled by DI. How a handler's
+parameters are filled is told in `aquilia.binding`. What it returns is answered so: a Starlette `Response`
+as it is; `None` with no body and 204, or the declared status if that is not 200; a `str` as text/plain;
+`bytes` as application/octet-stream; everything else as JSON, by msgspec, and a Pydantic model by Pydantic.
 """
 
 from __future__ import annotations
@@ -183,9 +183,9 @@ OPTIONS = _route("OPTIONS")
 class RequestCtx:
     """One HTTP request, or one WebSocket handshake, on its way through the middleware to the handler.
 
-    `path` is decoded and without the mount's prefix. `state` is this request's own mapping, for middleware to
-    leave things in. `identity` and `session` are set by whatever authenticates the request. `container` is the
-    request's DI container, once a handler needed one.
+    `path` is decoded, normalised, and without the prefix of a mount. `state` is this request's own mapping,
+    for middleware to leave things in. `identity` and `session` are set by whatever authenticates the
+    request. `container` is the request's DI container, once the handler needed one.
     """
 
     __slots__ = ("container", "identity", "path", "path_params", "request", "session", "state")
@@ -240,13 +240,13 @@ class RequestCtx:
         return await self._readable().body()
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """The body as it arrives. Raises `HTTP_PAYLOAD_TOO_LARGE` once it passes the route's `max_body_size`."""
+        """The body as it arrives. Raises `HTTP_PAYLOAD_TOO_LARGE` above the route's `max_body_size`."""
         async for chunk in self._readable().stream():
             if chunk:
                 yield chunk
 
     async def json(self) -> Any:
-        """The body as JSON, of any shape; a typed parameter is checked as well. Raises `HTTP_INVALID_JSON`."""
+        """The body as JSON, of any shape. Raises `HTTP_INVALID_JSON` and `HTTP_PAYLOAD_TOO_LARGE`."""
         return decode_json(await self.body(), msgspec.json.decode)
 
     async def form(self) -> FormData:

@@ -1,4 +1,4 @@
-"""The HTTP_* faults: one factory for each way in which a request is refused, and Starlette's exceptions as faults."""
+"""The HTTP_* faults: a factory for each reason to refuse a request, and Starlette's exceptions as faults."""
 
 from __future__ import annotations
 

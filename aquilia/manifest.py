@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Never
 
-__all__ = ["AppManifest", "ManifestError", "parse_reference"]
+__all__ = ["AppManifest", "ManifestError", "did_you_mean", "parse_reference"]
 
 
 class ManifestError(ValueError):
@@ -89,6 +89,12 @@ def parse_reference(reference: str) -> tuple[str, str]:
     return module, attribute
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: the nearest of the known names, or nothing where none is near."""
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 _SLUG = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 _LONGEST_NAME = 64
 
@@ -144,9 +150,8 @@ class _Arguments:
 
     def refuse(self, unknown: Iterable[str], *, known: Sequence[str]) -> None:
         for argument in unknown:
-            near = get_close_matches(argument, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}"
-            self.problems.append(f"unknown argument {argument!r}; {hint}")
+            hint = did_you_mean(argument, known) or f"; there are {', '.join(known)}"
+            self.problems.append(f"unknown argument {argument!r}{hint}")
 
     def name(self, value: object) -> object:
         if problem := _app_name_problem(value):

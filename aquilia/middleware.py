@@ -6,13 +6,14 @@
         response.headers["server-timing"] = f"app;dur={(time.perf_counter() - begin) * 1000:.1f}"
         return response
 
-`ctx.kind` tells a request from a handshake. For a handshake, `call_next(ctx)` returns a response of status 101
-when the connection is admitted, and the headers that a middleware adds to it are sent with the upgrade; any other
-status is the refusal. A middleware refuses by returning a response of its own, or by raising a fault. It hands on
-the very `ctx` that it was given: what it has to tell goes into `ctx.state`.
+`ctx.kind` tells a request from a handshake. For a handshake, `call_next(ctx)` returns a response of status
+101 when the connection is admitted, and the headers that a middleware adds to it are sent with the upgrade;
+any other status is the refusal. A middleware refuses by returning a response of its own, or by raising a
+fault. It hands on the very `ctx` that it was given: what it has to tell goes into `ctx.state`.
 
-An app's middleware sees the requests for paths that the app serves. Middleware that must see every request, and
-work on its bytes (CORS, GZip), is pure ASGI: `starlette.middleware.Middleware(CORSMiddleware, allow_origins=…)`.
+An app's middleware sees the requests for paths that the app serves. Middleware that must see every request,
+and work on its bytes (CORS, GZip), is pure ASGI: `starlette.middleware.Middleware(GZipMiddleware,
+minimum_size=500)`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from starlette.middleware import Middleware as AsgiMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from aquilia.aquilary import Problem
 from aquilia.controller import RequestCtx
 
 __all__ = ["Answer", "CallNext", "Endpoint", "Middleware", "SplitMiddleware", "compose", "split", "wrap"]
@@ -48,7 +50,7 @@ class SplitMiddleware(NamedTuple):
 
     chain: list[Middleware]
     asgi: list[AsgiMiddleware]
-    problems: list[str]
+    problems: list[Problem]
 
 
 def split(entries: Sequence[Any], where: str = "middleware") -> SplitMiddleware:
@@ -64,7 +66,7 @@ def split(entries: Sequence[Any], where: str = "middleware") -> SplitMiddleware:
         try:
             found.chain.append(_callable(entry))
         except TypeError as error:
-            found.problems.append(f"{where}[{index}]: {error}")
+            found.problems.append(Problem(f"{where}[{index}]", str(error)))
     return found
 
 
@@ -73,8 +75,8 @@ def compose(
 ) -> Endpoint:
     """One endpoint out of a chain, its first middleware outermost. Done once, at boot.
 
-    With `answer`, an error in a middleware becomes a response at once, so that `call_next` never raises to the
-    one before it; without, errors pass through.
+    With `answer`, an error in a middleware becomes a response at once, so that the one before it gets that
+    from `call_next`; without, errors pass through.
     """
     for layer in reversed(middleware):
         endpoint = _link(layer, endpoint, answer)
@@ -110,8 +112,8 @@ def _callable(entry: Any) -> Middleware:
     target = _instance(entry) if isinstance(entry, type) else entry
     if not callable(target):
         raise TypeError(
-            f"{name} is no middleware: expected an async function (ctx, call_next), an instance or class with "
-            "an async __call__, or starlette.middleware.Middleware(…)"
+            f"{name} is no middleware: expected an async function (ctx, call_next), an instance or class "
+            "with an async __call__, or starlette.middleware.Middleware(…)"
         )
     if not (inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)):
         raise TypeError(f"{name} is not async: a middleware is `async def (ctx, call_next)`")

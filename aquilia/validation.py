@@ -1,7 +1,7 @@
 """JSON into typed values; and where that fails, every mistake in it, not only the first.
 
-The types are what msgspec knows (Struct, dataclass, TypedDict, NamedTuple, builtins, constraints in `Annotated`),
-and Pydantic models.
+The types are what msgspec knows (Struct, dataclass, TypedDict, NamedTuple, builtins, constraints by
+`Annotated`) and Pydantic models.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ __all__ = [
     "describe",
     "is_pydantic",
     "is_record",
+    "kind_of",
     "members",
     "mistake",
     "mistakes",
-    "preview",
     "unwrapped",
 ]
 
@@ -61,6 +61,23 @@ Mistake = dict[str, str]
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda _: "nothing"})()
 """Stands for a value that was not given."""
+
+_KINDS = {type(None): "null", dict: "map", list: "list"}
+_NoSuchField = type("no such field", (), {})
+_NATIVE = {
+    str,
+    int,
+    float,
+    bool,
+    list,
+    tuple,
+    set,
+    frozenset,
+    dict,
+    type(None),
+    msgspec.UnsetType,
+    _NoSuchField,
+}
 
 _MOST_MISTAKES = 32
 _DEEPEST = 16
@@ -103,7 +120,7 @@ class JsonReader(Generic[T]):
         try:
             return decode_json(data, self._decode)
         except msgspec.ValidationError as error:
-            first = {"path": self._path, "expected": str(error), "got": "something else"}
+            first = {"path": self._path, "expected": str(error), "got": "another value"}
         if len(data) > _SEARCHED_SIZE:
             raise InvalidValue([first])
         every = mistakes(self.type, decode_json(data, msgspec.json.decode), self._path)
@@ -140,18 +157,25 @@ def mistakes(expected: Any, data: Any, path: str, depth: int = 0) -> Iterator[Mi
         yield first
         yield from within
     elif parts:  # each of them is right, so it is a constraint on the whole that fails
-        yield {"path": path, "expected": reason, "got": preview(data)}
+        yield {"path": path, "expected": reason, "got": f"another {kind_of(data)}"}
     else:
         yield mistake(path, expected, data)
 
 
 def mistake(path: str, expected: Any, got: Any) -> Mistake:
-    """One mistake: at `path`, a value of the type `expected` should stand in the place of `got`."""
-    return {"path": path, "expected": describe(expected), "got": preview(got)}
+    """One mistake: at `path`, a value of the type `expected` should stand in the place of `got`.
+
+    Neither the value is quoted nor a part of it: it may be a secret in the wrong field.
+    """
+    kinds = {_class(member) for member in members(expected)}
+    written = any(kind not in _NATIVE and not is_record(kind) for kind in kinds)  # UUID, Enum and the like
+    right = type(got) in kinds or (written and isinstance(got, str | int | float))
+    said = f"another {kind_of(got)}" if right else kind_of(got)
+    return {"path": path, "expected": describe(expected), "got": said}
 
 
 def describe(expected: Any) -> str:
-    """A type as a client is told it: `int`, `str or null`, `one of "a", "b"`, `int (ge=1)`."""
+    """A type as a client is told it: `int`, `str or null`, `one of 'a', 'b'`, `int (ge=1)`."""
     if get_origin(expected) is Annotated:
         base, *metadata = get_args(expected)
         limits = [str(each)[len("msgspec.Meta(") : -1] for each in metadata if isinstance(each, msgspec.Meta)]
@@ -162,22 +186,19 @@ def describe(expected: Any) -> str:
     if len(options := members(expected)) > 1:
         return " or ".join(describe(option) for option in options if option is not msgspec.UnsetType)
     if get_origin(expected) is Literal:
-        return f"one of {', '.join(preview(value) for value in get_args(expected))}"
+        return f"one of {', '.join(repr(value) for value in get_args(expected))}"
     if isinstance(expected, type) and issubclass(expected, enum.Enum):
-        return f"one of {', '.join(preview(member.value) for member in expected)}"
+        return f"one of {', '.join(repr(member.value) for member in expected)}"
     arguments = ", ".join(describe(argument) for argument in get_args(expected) if argument is not ...)
     name = getattr(get_origin(expected) or expected, "__name__", str(expected))
     return f"{name}[{arguments}]" if arguments else name
 
 
-def preview(data: Any) -> str:
-    """A value as a mistake shows it: short, and as JSON."""
-    if isinstance(data, dict):
-        return "an object"
-    if isinstance(data, list | tuple):
-        return f"an array of {len(data)}"
-    text = "nothing" if data is MISSING else msgspec.json.encode(data, enc_hook=str).decode()
-    return text if len(text) <= 40 else f"{text[:39]}…"
+def kind_of(data: Any) -> str:
+    """A value's type in the words of JSON; what was not given is "missing"."""
+    if data is MISSING:
+        return "missing"
+    return _KINDS.get(type(data)) or type(data).__name__
 
 
 def unwrapped(expected: Any) -> Any:
@@ -244,7 +265,6 @@ def _parts(info: Any, seen: set[int] | None = None) -> Iterator[schema.Type]:
 
 _ARRAYS = (list, set, frozenset, tuple, Collection, Sequence, MutableSequence, Set, MutableSet)
 _OBJECTS = (dict, Mapping, MutableMapping)
-_NoSuchField = type("no such field", (), {})
 
 Part = tuple[Any, Any, str]
 """An expected type, a value, and the value's path."""
@@ -337,7 +357,7 @@ def _pydantic_reader(expected: Any, path: str) -> Callable[[bytes], Any]:
                     "path": path
                     + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in each["loc"]),
                     "expected": each["msg"],
-                    "got": preview(MISSING if each["type"] == "missing" else each["input"]),
+                    "got": kind_of(MISSING if each["type"] == "missing" else each["input"]),
                 }
                 for each in found
             ]

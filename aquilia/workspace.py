@@ -1,36 +1,23 @@
-"""The workspace: the folder that an application is started from, and the manifests in it.
-
-The root and the folder of each manifest are importable: `modules/chat/manifest.py` may say `from controllers
-import ChatSocket`, and so may `modules/users/manifest.py` of its own `controllers.py`. Python keeps one module
-per name, so each is loaded once, under its canonical name (`modules.chat.controllers`), and within a manifest's
-folder an absolute import of something that lies beside the manifest is compiled as an import of that name.
-
-- A folder's own files come first, for its own modules: before the root and before installed packages. Two
-  exceptions: a module of the standard library is never hidden, and a file that imports its own name (`redis.py`
-  with `import redis`) means the other one.
-- Everyone else (tests, a shell, `importlib.import_module`) can import such a bare name where exactly one folder
-  has it and nothing installed is called so. Where several have it, the ImportError tells their canonical names.
-"""
+"""The workspace: the folder that an application is started from, and the manifests in it."""
 
 from __future__ import annotations
 
-import ast
 import importlib
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from difflib import get_close_matches
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
-from types import CodeType, MappingProxyType, ModuleType, TracebackType
-from typing import Any, Literal, Self, cast
+from types import MappingProxyType, ModuleType
+from typing import Literal, Self
 
 from aquilia.aquilary import BootError, Problem, import_problem
-from aquilia.manifest import AppManifest, parse_reference
+from aquilia.imports import Folder, importable
+from aquilia.manifest import AppManifest, did_you_mean, parse_reference
 
-__all__ = ["Environment", "Workspace", "WorkspaceError", "WorkspaceFinder", "environment", "load_workspace"]
+__all__ = ["Environment", "Workspace", "WorkspaceError", "environment", "load_workspace"]
 
 Environment = Literal["production", "development"]
 _ENVIRONMENTS: tuple[Environment, ...] = ("production", "development")
@@ -41,40 +28,26 @@ class WorkspaceError(BootError):
 
 
 def environment() -> Environment:
-    """What `AQ_ENV` says: "production" (the default) or "development".
+    """What `AQ_ENV` says: "production" (also where it is unset or empty) or "development".
 
     Raises WorkspaceError for any other value.
     """
     value = os.environ.get("AQ_ENV") or "production"
     if value in _ENVIRONMENTS:
-        return cast(Environment, value)
-    hint = _hint(value.lower(), _ENVIRONMENTS)
+        return value
+    hint = did_you_mean(value.lower(), _ENVIRONMENTS)
     raise WorkspaceError([Problem("AQ_ENV", f"is {value!r}, not 'production' or 'development'{hint}")])
 
 
 @dataclass(frozen=True, slots=True)
-class _Folder:
-    """The folder of a manifest, and the package as which its modules are loaded."""
-
-    path: Path
-    package: str
-
-    def holds(self, name: str) -> bool:
-        """Whether a module or package of this name lies here, and may be imported by it."""
-        if name in sys.stdlib_module_names:
-            return False
-        return (self.path / f"{name}.py").is_file() or any((self.path / name).glob("*.py"))
-
-
-@dataclass(frozen=True, slots=True)
 class _Source:
-    """Where a manifest is looked for: an attribute of a module, and that module's file if it lies in the root."""
+    """Where manifests are: an attribute of a module, whose file is known if it lies in the root."""
 
     where: str
     module: str
     attribute: str
     file: Path | None
-    folder: _Folder | None = None
+    folder: Folder | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +61,7 @@ class Workspace:
     root: Path
     manifests: tuple[AppManifest, ...]
     places: Mapping[str, str]
-    _folders: Mapping[str, _Folder | None] = field(repr=False)
+    _folders: Mapping[str, Folder | None] = field(repr=False)
     _opened: ExitStack = field(repr=False)
 
     def import_module(self, name: str, manifest: AppManifest) -> ModuleType:
@@ -120,20 +93,31 @@ def load_workspace(root: Path, app: str | None = None) -> Workspace:
     root = Path(root).resolve()
     problems: list[Problem] = []
     found = _found(root, problems)
-    sources = found if app is None else [_named(root, app)]
-    if problems:
-        raise WorkspaceError(problems)
-    if not sources:
-        raise WorkspaceError([Problem(str(root), _NOTHING_FOUND)])
+    if app is not None:
+        sources, problems = [_named(root, app, found)], []
+    else:
+        sources = found
+        if not sources and not problems:
+            problems.append(Problem(str(root), _NOTHING_FOUND if root.is_dir() else "is not a folder"))
     with ExitStack() as opened:
-        _Imports.open(root, [*found, *sources], opened)
+        _make_importable(root, [*found, *sources], opened)
         loaded = [(source, manifest) for source in sources for manifest in _loaded(source, problems)]
-        places = _places(loaded, problems)
+        declared = [(_own_source(source, manifest, found), manifest) for source, manifest in loaded]
+        places = _places(declared, problems)
         if problems:
             raise WorkspaceError(problems)
-        folders = {manifest.name: source.folder for source, manifest in loaded}
-        manifests = tuple(manifest for _, manifest in loaded)
+        folders = {manifest.name: source.folder for source, manifest in declared}
+        manifests = tuple(manifest for _, manifest in declared)
         return Workspace(root, manifests, MappingProxyType(places), folders, opened.pop_all())
+
+
+def _make_importable(root: Path, sources: Iterable[_Source], opened: ExitStack) -> None:
+    folders = [source.folder for source in sources if source.folder is not None]
+    names = [source.module.partition(".")[0] for source in sources if source.file is not None]
+    try:
+        opened.enter_context(importable(root, folders, names))
+    except RuntimeError as error:
+        raise WorkspaceError([Problem(str(root), str(error))]) from None
 
 
 _NOTHING_FOUND = (
@@ -143,28 +127,70 @@ _NOTHING_FOUND = (
 
 
 def _found(root: Path, problems: list[Problem]) -> list[_Source]:
-    if not root.is_dir():
-        problems.append(Problem(str(root), "is not a folder"))
     sources = []
     for file in [root / "manifest.py", *sorted(root.glob("modules/[!.]*/manifest.py"))]:
         parts = file.relative_to(root).with_suffix("").parts
         if not all(part.isidentifier() for part in parts):
-            better = re.sub(r"\W", "_", file.parent.name)
-            problems.append(Problem(str(file), f"its folder is no Python name: call it {better!r}"))
+            problems.append(Problem(str(file), f"{file.parent.name!r} is no name for a Python package"))
         elif file.is_file():
-            folder = _Folder(file.parent, ".".join(parts[:-1])) if len(parts) > 1 else None
+            folder = Folder(file.parent, ".".join(parts[:-1])) if len(parts) > 1 else None
             sources.append(_Source(str(file), ".".join(parts), "manifest", file, folder))
     return sources
 
 
-def _named(root: Path, app: str) -> _Source:
+def _named(root: Path, app: str, found: Iterable[_Source]) -> _Source:
     try:
         module, attribute = parse_reference(app)
     except ValueError as error:
         raise WorkspaceError([Problem("app", str(error))]) from None
+    for source in found:
+        if source.module == module:
+            return replace(source, where=app, attribute=attribute)
     path = root.joinpath(*module.split("."))
     file = next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
-    package = module.rpartition(".")[0]
-    if file is None or not package or (path.parent / "__init__.py").is_file() and ...:
-        return _Source(app, module, attribute, file)
-    return _Source(app, module, attribute, file, _Folder(path.parent, package))
+    # A folder with __init__.py is a package of its own: its modules say what they import in full.
+    bare = "." in module and file is not None and not (file.parent / "__init__.py").is_file()
+    folder = Folder(path.parent, module.rpartition(".")[0]) if bare else None
+    return _Source(app, module, attribute, file, folder)
+
+
+def _loaded(source: _Source, problems: list[Problem]) -> Sequence[AppManifest]:
+    try:
+        module = importlib.import_module(source.module)
+    except Exception as error:  # whatever a manifest does when it is imported
+        beside = [str(source.folder.path)] if source.folder else []
+        problems.append(Problem(source.where, import_problem(error, beside=beside)))
+        return ()
+    try:
+        value = attrgetter(source.attribute)(module)
+    except AttributeError:
+        hint = did_you_mean(source.attribute, vars(module))
+        problems.append(Problem(source.where, f"has no attribute {source.attribute!r}, an AppManifest{hint}"))
+        return ()
+    manifests = value if isinstance(value, (list, tuple)) else [value]
+    if manifests and all(isinstance(manifest, AppManifest) for manifest in manifests):
+        return manifests
+    problem = f"{source.attribute!r} is {value!r}, not an AppManifest or a list of them"
+    problems.append(Problem(source.where, problem))
+    return ()
+
+
+def _own_source(named: _Source, manifest: AppManifest, found: Iterable[_Source]) -> _Source:
+    """The source beside which a manifest was written, where `named` only gathers it."""
+    if named in found:
+        return named
+    for source in found:
+        if getattr(sys.modules.get(source.module), "manifest", None) is manifest:
+            return source
+    return named
+
+
+def _places(declared: Iterable[tuple[_Source, AppManifest]], problems: list[Problem]) -> dict[str, str]:
+    places: dict[str, str] = {}
+    for source, manifest in declared:
+        place = str(source.file or source.where)
+        if taken := places.get(manifest.name):
+            problems.append(Problem(place, f"the app name {manifest.name!r} is taken by {taken}"))
+        else:
+            places[manifest.name] = place
+    return places

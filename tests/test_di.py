@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
-from typing import Annotated, Generic, NewType, Protocol, TypeVar
 
-import msgspec
 import pytest
-from typing_extensions import TypeAliasType
 
 from aquilia.di import (
     Dependency,
@@ -22,15 +17,8 @@ from aquilia.di import (
     service,
 )
 
-T = TypeVar("T")
 
-
-@service(scope="singleton")
-class Journal:
-    """What happened, in order."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
+class Journal: ...
 
 
 @service(scope="singleton")
@@ -63,7 +51,7 @@ class Draft:
 
 @service(scope="request")
 class Unit:
-    def __init__(self, draft: Draft) -> None:
+    def __init__(self, draft: Draft, repo: Repo) -> None:
         self.draft = draft
 
 
@@ -73,7 +61,13 @@ class Counter:
         self.clock = clock
 
 
-ALL = [Journal, Clock, Repo, Board, Draft, Unit, Counter]
+@service(scope="transient")
+@dataclass
+class Pen:
+    board: Board
+
+
+ALL = [Clock, Repo, Board, Draft, Unit, Counter]
 PROVIDED = {Scope.CONNECTION: [Connection]}
 
 
@@ -134,6 +128,14 @@ async def test_a_transient_is_made_anew_for_everyone_who_asks():
     assert first.clock is third.clock
 
 
+async def test_a_transient_is_had_wherever_what_it_needs_is():
+    services = await opened(Pen)
+    _, app, namespace, *_ = await entered(services, Scope.APP, Scope.NAMESPACE)
+    assert (await namespace.get(Pen)).board is await namespace.get(Board)
+    with pytest.raises(DIError, match="Board is provided, but in the narrower scope namespace"):
+        await app.get(Pen)
+
+
 async def test_five_concurrent_gets_make_one_instance_in_every_scope():
     made: list[str] = []
 
@@ -158,345 +160,6 @@ def _copy(function):
         return await function()
 
     return slow
-
-
-class Engine: ...
-
-
-class Session: ...
-
-
-class Lease: ...
-
-
-@service(scope="singleton")
-async def engine(journal: Journal) -> AsyncIterator[Engine]:
-    journal.lines.append("engine opened")
-    yield Engine()
-    journal.lines.append("engine closed")
-
-
-@service(scope="connection")
-def session(journal: Journal, engine: Engine) -> Iterator[Session]:
-    journal.lines.append("session opened")
-    yield Session()
-    journal.lines.append("session closed")
-
-
-@service(scope="connection")
-async def lease(journal: Journal, session: Session) -> AsyncIterator[Lease]:
-    journal.lines.append("lease taken")
-    yield Lease()
-    journal.lines.append("lease returned")
-
-
-async def test_generators_are_finished_at_the_end_of_their_scope_in_reverse_order():
-    services = await opened(engine, session, lease)
-    journal = await services.root.get(Journal)
-    *_, connection = await entered(services, Scope.APP, Scope.NAMESPACE, Scope.CONNECTION)
-
-    await connection.get(Lease)
-    assert journal.lines == ["engine opened", "session opened", "lease taken"]
-    await connection.aclose()
-    assert journal.lines[3:] == ["lease returned", "session closed"]
-    await services.aclose()
-    assert journal.lines[5:] == ["engine closed"]
-
-
-async def test_closing_twice_finishes_once():
-    services = await opened(engine, session, lease)
-    journal = await services.root.get(Journal)
-    *_, connection = await entered(services, Scope.APP, Scope.NAMESPACE, Scope.CONNECTION)
-    async with connection:
-        await connection.get(Session)
-        await connection.aclose()
-
-    assert journal.lines.count("session closed") == 1
-
-
-class First: ...
-
-
-class Second: ...
-
-
-@service(scope="request")
-async def first(journal: Journal) -> AsyncIterator[First]:
-    yield First()
-    journal.lines.append("first closed")
-
-
-@service(scope="request")
-def second(first: First) -> Iterator[Second]:
-    yield Second()
-    raise ValueError("second")
-
-
-async def test_a_cleanup_that_raises_stops_no_other_and_is_reported():
-    services = await opened(first, second)
-    journal = await services.root.get(Journal)
-    *_, request = await entered(services, *EVERY)
-    await request.get(Second)
-
-    with pytest.raises(ExceptionGroup, match="cleanup of the request scope failed") as caught:
-        await request.aclose()
-
-    assert [repr(error) for error in caught.value.exceptions] == ["ValueError('second')"]
-    assert journal.lines == ["first closed"]
-
-
-async def test_an_error_that_ends_the_scope_is_thrown_into_its_generators():
-    seen: list[str] = []
-
-    @service(scope="request")
-    async def transaction() -> AsyncIterator[Session]:
-        try:
-            yield Session()
-        except RuntimeError:
-            seen.append("rolled back")
-            raise
-        seen.append("committed")
-
-    @service(scope="request")
-    def cursor(session: Session) -> Iterator[Lease]:
-        try:
-            yield Lease()
-        except RuntimeError:
-            seen.append("cursor dropped")
-
-    services = await opened(transaction, cursor)
-    *_, connection = await entered(services, Scope.APP, Scope.NAMESPACE, Scope.CONNECTION)
-
-    async def fail_in_a_request() -> None:
-        async with await connection.enter(Scope.REQUEST) as request:
-            await request.get(Lease)
-            raise RuntimeError("handler")
-
-    with pytest.raises(RuntimeError, match="handler"):
-        await fail_in_a_request()
-    assert seen == ["cursor dropped", "rolled back"]
-
-    async with await connection.enter(Scope.REQUEST) as request:
-        await request.get(Session)
-    assert seen[2:] == ["committed"]
-
-
-async def test_a_cancelled_close_still_runs_the_other_cleanups():
-    blocked = asyncio.Event()
-
-    @service(scope="request")
-    async def hanging(first: First) -> AsyncIterator[Session]:
-        yield Session()
-        blocked.set()
-        await asyncio.Event().wait()
-
-    services = await opened(first, hanging)
-    journal = await services.root.get(Journal)
-    *_, request = await entered(services, *EVERY)
-    await request.get(Session)
-
-    closing = asyncio.create_task(request.aclose())
-    await blocked.wait()
-    closing.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await closing
-    assert journal.lines == ["first closed"]
-
-
-async def test_closing_waits_for_a_get_in_flight_and_ends_what_it_made():
-    started, proceed = asyncio.Event(), asyncio.Event()
-    events: list[str] = []
-
-    @service(scope="request")
-    async def slow() -> AsyncIterator[Session]:
-        started.set()
-        await proceed.wait()
-        events.append("opened")
-        yield Session()
-        events.append("closed")
-
-    services = await opened(slow)
-    *_, request = await entered(services, *EVERY)
-    getting = asyncio.create_task(request.get(Session))
-    await started.wait()
-    closing = asyncio.create_task(request.aclose())
-    proceed.set()
-    await asyncio.gather(getting, closing)
-
-    assert events == ["opened", "closed"]
-
-
-async def test_a_transient_generator_ends_with_the_scope_that_asked_for_it():
-    events: list[str] = []
-
-    @service(scope="transient")
-    def temporary() -> Iterator[Session]:
-        yield Session()
-        events.append("closed")
-
-    @service
-    class Holder:
-        def __init__(self, session: Session) -> None:
-            self.session = session
-
-    services = Services.build([temporary, _annotated(Holder, session=Session)])
-    async with services:
-        app = await services.root.enter(Scope.APP)
-        request = await app.enter(Scope.REQUEST)
-        assert await request.get(Session) is not await request.get(Session)
-        held = await app.get(Holder)
-        await request.aclose()
-        assert events == ["closed", "closed"]
-        await app.aclose()
-        assert events == ["closed", "closed", "closed"]
-        assert isinstance(held.session, Session)
-
-
-def _annotated(cls: type, **hints: object) -> type:
-    """A class that is local to a test has annotations that cannot be looked up: put their values there."""
-    cls.__init__.__annotations__ = hints
-    return cls
-
-
-async def test_a_generator_must_yield_exactly_once():
-    @service(scope="request")
-    async def twice() -> AsyncIterator[Session]:
-        yield Session()
-        yield Session()
-
-    services = Services.build([twice])
-    async with services:
-        request = await services.root.enter(Scope.REQUEST)
-        await request.get(Session)
-        with pytest.raises(ExceptionGroup) as caught:
-            await request.aclose()
-        assert "didn't stop" in str(caught.value.exceptions[0])
-
-
-async def test_async_and_plain_factories_make_what_they_are_annotated_with():
-    @service(scope="singleton")
-    async def make_engine() -> Engine:
-        await asyncio.sleep(0)
-        return Engine()
-
-    @service(scope="singleton")
-    def make_session(engine: Engine) -> Session:
-        assert isinstance(engine, Engine)
-        return Session()
-
-    async with Services.build([make_engine, make_session]) as services:
-        assert isinstance(await services.root.get(Session), Session)
-
-
-class Port(Protocol):
-    def send(self) -> str: ...
-
-
-class Store(ABC):
-    @abstractmethod
-    def read(self) -> str: ...
-
-
-@service(scope="singleton", provides=[Port, Store])
-class Both(Store, Port):
-    def send(self) -> str:
-        return "sent"
-
-    def read(self) -> str:
-        return "read"
-
-
-async def test_one_instance_serves_every_type_that_it_is_provided_as():
-    async with Services.build([Both]) as services:
-        assert await services.root.get(Port) is await services.root.get(Store)
-        with pytest.raises(DIError, match="nothing provides Both"):
-            await services.root.get(Both)
-
-
-async def test_a_transient_can_be_provided_as_several_types():
-    async with Services.build(
-        [service(scope="transient", provides=(Port, Store))(type("B", (Both,), {}))]
-    ) as services:
-        assert await services.root.get(Port) is not await services.root.get(Store)
-
-
-class Table(Generic[T]):
-    def __init__(self, kind: type[T]) -> None:
-        self.kind = kind
-
-
-service(scope="singleton")(Table)
-
-
-class Rows(Generic[T]):
-    def __init__(self, table: Table[T]) -> None:
-        self.table = table
-
-
-@service(scope="singleton")
-class UserRows(Rows[Connection]): ...
-
-
-class Middle(Rows[list[T]], Generic[T]): ...
-
-
-@service(scope="singleton")
-class ListRows(Middle[Connection]): ...
-
-
-async def test_a_generic_service_provides_its_special_cases():
-    async with Services.build([Table, UserRows, ListRows]) as services:
-        assert (await services.root.get(Table[Connection])).kind is Connection
-        assert (await services.root.get(UserRows)).table.kind is Connection
-        assert (await services.root.get(ListRows)).table.kind == list[Connection]
-        assert await services.root.get(Table[Connection]) is (await services.root.get(UserRows)).table
-
-
-Dsn = NewType("Dsn", str)
-Address = TypeAliasType("Address", Dsn)
-
-
-@service(scope="singleton")
-def dsn() -> Dsn:
-    return Dsn("db://here")
-
-
-async def test_new_types_aliases_and_annotated_hints_are_keys():
-    async with Services.build([dsn]) as services:
-        assert await services.root.get(Dsn) == "db://here"
-        assert await services.root.get(Annotated[Dsn, "metadata"]) == "db://here"
-        assert await services.root.get(Address) == "db://here"
-
-
-@service(scope="singleton")
-class Config(msgspec.Struct):
-    clock: Clock
-    name: str = "unnamed"
-    journal: Journal | None = None
-
-
-@service(scope="singleton")
-class Optionals:
-    def __init__(self, repo: Clock | None = None, dsn: Dsn = Dsn("default"), limit: int = 3) -> None:
-        self.clock, self.dsn, self.limit = repo, dsn, limit
-
-
-async def test_a_parameter_with_a_default_takes_it_where_nothing_provides_its_type():
-    async with Services.build([Optionals]) as bare:
-        optionals = await bare.root.get(Optionals)
-        assert (optionals.clock, optionals.dsn, optionals.limit) == (None, "default", 3)
-    async with Services.build([Optionals, Clock, dsn]) as full:
-        optionals = await full.root.get(Optionals)
-        assert optionals.clock is await full.root.get(Clock)
-        assert (optionals.dsn, optionals.limit) == ("db://here", 3)
-
-
-async def test_the_fields_of_a_model_are_its_dependencies():
-    async with Services.build([Config, Clock, Journal]) as services:
-        config = await services.root.get(Config)
-        assert config.clock is await services.root.get(Clock)
-        assert config.journal is await services.root.get(Journal)
-        assert config.name == "unnamed"
 
 
 async def test_a_ready_object_takes_the_place_of_a_provider():
@@ -603,8 +266,8 @@ async def test_a_container_gives_nothing_narrower_than_itself():
     _, app = await entered(services, Scope.APP)
     with pytest.raises(DIError, match="Board is provided, but in the narrower scope namespace"):
         await app.get(Board)
-    with pytest.raises(DIError, match="nothing provides Engine"):
-        await app.get(Engine)
+    with pytest.raises(DIError, match="nothing provides Journal"):
+        await app.get(Journal)
 
 
 async def test_a_scope_is_entered_from_a_wider_one_only():
@@ -650,3 +313,44 @@ async def test_a_declared_class_is_still_the_class():
     assert isinstance(Repo(Clock()), Repo)
     record = service(Record)(Clock())
     assert record.tags == []
+
+
+@service(scope="connection")
+async def nested(connection: Connection) -> Nested:
+    return Nested(await connection.id.get(Board))
+
+
+@dataclass
+class Nested:
+    board: Board
+
+
+async def test_a_factory_that_asks_its_own_container_is_told_instead_of_waiting_for_itself():
+    services = await opened(nested)
+    *_, namespace = await entered(services, Scope.APP, Scope.NAMESPACE)
+    given = Connection("c1")
+    connection = await namespace.enter(Scope.CONNECTION, {Connection: given})
+    given.id = connection
+
+    assert (await connection.get(Nested)).board is await namespace.get(Board)
+    given.id = _Asking(connection)
+    other = await namespace.enter(Scope.CONNECTION, {Connection: given})
+    given.id.container = other
+    with pytest.raises(DIError, match="asks its container for more: declare that as a parameter instead"):
+        await asyncio.wait_for(other.get(Nested), 5)
+
+
+@dataclass
+class _Asking:
+    container: ScopeContainer
+
+    async def get(self, kind: type) -> object:
+        return await self.container.get(Draft)
+
+
+async def test_an_injection_is_resolved_at_its_scope_or_a_narrower_one():
+    services = await opened()
+    *_, namespace = await entered(services, Scope.APP, Scope.NAMESPACE)
+    injection = services.injector([Dependency("unit", Unit)], Scope.REQUEST)
+    with pytest.raises(DIError, match="Unit is made in the scope request, not in namespace"):
+        await injection.resolve(namespace)

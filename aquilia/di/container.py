@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, overl
 
 from dishka import STRICT_VALIDATION, AsyncContainer, make_async_container
 from dishka import Provider as Registry
-from dishka.exceptions import ChildScopeNotFoundError, ExitError, NoChildScopesError, NoContextValueError
+from dishka.exceptions import ChildScopeNotFoundError, NoChildScopesError, NoContextValueError
 
 from aquilia.di.declaration import Scope
 from aquilia.di.graph import Graph, Provider, key_of
 from aquilia.di.problems import DIError, Problem, name_of
-from aquilia.di.registration import component_of
+from aquilia.di.registration import Ending, component_of
 from aquilia.di.signatures import Dependency
 
 if TYPE_CHECKING:
@@ -130,33 +130,31 @@ class ScopeContainer:
         if self._closed:
             return
         self._closed = True
-        failures: list[Exception] = []
-        cancelled = await self._close(error, failures)
-        report = ExceptionGroup(f"cleanup of the {self.scope} scope failed", failures) if failures else None
-        if cancelled is not None:
-            if report is not None:  # the cancellation goes first, so this is the last place to tell
-                logger.error("%s", report, exc_info=report)
-            raise cancelled
-        if report is not None:
-            raise report
+        ending = Ending(error)
+        self._report(ending.failures, await self._end(ending))
 
-    async def _close(
-        self, error: BaseException | None, failures: list[Exception]
-    ) -> asyncio.CancelledError | None:
+    def _report(self, failures: list[Exception], cancelled: asyncio.CancelledError | None) -> None:
+        message = f"cleanup of the {self.scope} scope failed"
+        if cancelled is not None:
+            for failure in failures:  # the cancellation goes first, so this is the last place to tell
+                logger.error(message, exc_info=failure)
+            raise cancelled
+        if failures:
+            raise ExceptionGroup(message, failures)
+
+    async def _end(self, ending: Ending) -> asyncio.CancelledError | None:
         # Taking the lock lets a `get` in flight finish, so that what it makes is ended too.
         turn: contextlib.AbstractAsyncContextManager[Any] = self._container.lock or contextlib.nullcontext()
         cancelled = None
         while True:
             try:
                 async with turn:
-                    await self._container.close(error)
-            except ExitError as group:
-                failures += group.exceptions
+                    await self._container.close(ending)
             except asyncio.CancelledError as interruption:
                 # dishka has taken the interrupted cleanup off its list: go on with the next one.
                 cancelled, turn = interruption, contextlib.nullcontext()
-                continue
-            return cancelled
+            else:
+                return cancelled
 
     async def __aenter__(self) -> Self:
         return self

@@ -93,9 +93,7 @@ class Graph:
 
     def find(self, hint: Any, *, required: bool = True) -> Provider | None:
         """Who provides this type. A generic provider also provides what its type variables can stand for."""
-        if required and hint in self._by_key:  # the common case, at run time too
-            return self._by_key[hint]
-        key = key_of(hint, required=required)
+        key = hint if isinstance(hint, type) else key_of(hint, required=required)
         if key not in self._found:
             self._found[key] = self._broken.get(key) or self._specialised(key)
         return self._found[key]
@@ -127,11 +125,18 @@ class Graph:
 
     def problems(self, consumers: Sequence[Consumer] = ()) -> list[Problem]:
         """Everything that is missing, unreachable or circular, with chains that start at the consumers."""
-        users = [provider_of_consumer(consumer) for consumer in consumers]
         needed = {found.origin for provider in self.providers for _, found in self.supplied(provider)}
         heads = [provider for provider in self.providers if provider not in needed]
+        return self._survey(consumers, [*heads, *self.providers])
+
+    def problems_of(self, consumer: Consumer) -> list[Problem]:
+        """What is wrong with one more consumer of a graph that has no problems."""
+        return self._survey([consumer], [])
+
+    def _survey(self, consumers: Sequence[Consumer], providers: Sequence[Provider]) -> list[Problem]:
+        users = [provider_of_consumer(consumer) for consumer in consumers]
         survey = _Survey(self)
-        for start in (*users, *heads, *self.providers):
+        for start in (*users, *providers):
             survey.visit(start, ())
         for consumer, user in zip(consumers, users, strict=True):
             if consumer.without:

@@ -80,6 +80,8 @@ def location(target: Any) -> str:
 
 def name_of(key: Any) -> str:
     """How a type or function is called in a message: short, without its module."""
+    if isinstance(key, list):  # the parameters of a Callable
+        return f"[{', '.join(name_of(each) for each in key)}]"
     origin, arguments = get_origin(key), get_args(key)
     name = getattr(origin or key, "__qualname__", None) or getattr(key, "__name__", None)
     if name is None or (origin is not None and not isinstance(origin, type)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator, Mapping
 from inspect import Parameter, Signature
 from typing import Annotated, Any
 
@@ -14,7 +14,34 @@ from dishka import Provider as Registry
 from aquilia.di.declaration import Scope
 from aquilia.di.graph import Graph, Provider, key_of
 
-__all__ = ["component_of", "registrations"]
+__all__ = ["Ending", "component_of", "registrations"]
+
+
+class Ending(BaseException):
+    """How a scope ends. dishka hands it to every generator as the value of its `yield`.
+
+    Failures are gathered here, not by dishka, since it forgets those before a cancellation.
+    """
+
+    def __init__(self, error: BaseException | None) -> None:
+        super().__init__(error)
+        self.error = error
+        self.failures: list[Exception] = []
+
+    @property
+    def cause(self) -> tuple[Any, Any, Any]:
+        """The arguments of `__exit__`: what a `with` statement would pass."""
+        if self.error is None:
+            return None, None, None
+        return type(self.error), self.error, self.error.__traceback__
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Keep what a cleanup raises, and go on."""
+        try:
+            yield
+        except Exception as failure:
+            self.failures.append(failure)
 
 
 def component_of(provider: Provider, scope: Scope) -> str:
@@ -68,27 +95,12 @@ def _factory(target: Callable[..., Any], hints: Mapping[str, Any]) -> Callable[.
 
 
 def _wrapped(target: Callable[..., Any]) -> Callable[..., Any]:
-    # dishka tells the kind of a factory by its function, and hands a generator its scope's error as the value
-    # of `yield`. contextlib throws it instead, so that a transaction around that `yield` is rolled back.
+    # dishka tells the kind of a factory by its function.
     plain = inspect.unwrap(target)
     if inspect.isasyncgenfunction(plain):
-        open_async = contextlib.asynccontextmanager(target)
-
-        async def make_async_generator(**needs: Any) -> AsyncIterator[Any]:
-            manager = open_async(**needs)
-            error = yield await manager.__aenter__()
-            await manager.__aexit__(*_raised(error))
-
-        return make_async_generator
+        return _async_generator(target)
     if inspect.isgeneratorfunction(plain):
-        open_sync = contextlib.contextmanager(target)
-
-        def make_generator(**needs: Any) -> Iterator[Any]:
-            manager = open_sync(**needs)
-            error = yield manager.__enter__()
-            manager.__exit__(*_raised(error))
-
-        return make_generator
+        return _generator(target)
     if inspect.iscoroutinefunction(plain):
 
         async def make_async(**needs: Any) -> Any:
@@ -102,5 +114,25 @@ def _wrapped(target: Callable[..., Any]) -> Callable[..., Any]:
     return make
 
 
-def _raised(error: BaseException | None) -> tuple[Any, Any, Any]:
-    return (None, None, None) if error is None else (type(error), error, error.__traceback__)
+def _async_generator(target: Callable[..., AsyncIterator[Any]]) -> Callable[..., Any]:
+    opened = contextlib.asynccontextmanager(target)
+
+    async def make(**needs: Any) -> AsyncGenerator[Any, Ending]:
+        manager = opened(**needs)
+        ending = yield await manager.__aenter__()
+        with ending.recording():
+            await manager.__aexit__(*ending.cause)
+
+    return make
+
+
+def _generator(target: Callable[..., Iterator[Any]]) -> Callable[..., Any]:
+    opened = contextlib.contextmanager(target)
+
+    def make(**needs: Any) -> Generator[Any, Ending, None]:
+        manager = opened(**needs)
+        ending = yield manager.__enter__()
+        with ending.recording():
+            manager.__exit__(*ending.cause)
+
+    return make

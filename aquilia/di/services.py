@@ -96,7 +96,7 @@ class Services:
         )
 
     def _prepare(self, consumer: Consumer) -> Injection:
-        problems = self._graph.problems([consumer])
+        problems = self._graph.problems_of(consumer)
         if problems:
             raise DIError(problems)
         return Injection(self._graph, provider_of_consumer(consumer), consumer.scope)

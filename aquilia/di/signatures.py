@@ -168,10 +168,8 @@ def _type_arguments(cls: type, owner: type) -> dict[Any, Any]:
     """What the type variables of the generic class `owner` stand for in its subclass `cls`."""
     if cls is owner:
         return {}
-    for base in vars(cls).get("__orig_bases__", cls.__bases__):
-        origin = get_origin(base) or base
-        if isinstance(origin, type) and issubclass(origin, owner):
-            here = dict(zip(getattr(origin, "__parameters__", ()), get_args(base), strict=False))
-            above = _type_arguments(origin, owner)
-            return {variable: substitute(hint, here) for variable, hint in above.items()} if above else here
-    return {}
+    bases = ((get_origin(base) or base, base) for base in vars(cls).get("__orig_bases__", cls.__bases__))
+    origin, base = next(pair for pair in bases if owner in getattr(pair[0], "__mro__", ()))
+    here = dict(zip(getattr(origin, "__parameters__", ()), get_args(base), strict=False))
+    above = _type_arguments(origin, owner)
+    return {variable: substitute(hint, here) for variable, hint in above.items()} if above else here

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 from aquilia.aquilary import Problem
+from aquilia.controller import routes_of
 from aquilia.di import Consumer, Dependency, DIError, Scope, call_dependencies, constructor_dependencies
 from aquilia.patterns import Pattern, PatternError, compile_pattern
 from aquilia.sockets.controller import SocketController
@@ -89,7 +90,8 @@ class SocketContract:
     def consumers(self) -> list[Consumer]:
         """What DI has to provide, for its check at boot."""
         found = [Consumer(self.controller, Scope.NAMESPACE, self.constructor, str(self.location))]
-        for part in [*self.on_connect, *self.on_disconnect, *self.events.values()]:
+        parts: list[HookContract | EventContract] = [*self.on_connect, *self.on_disconnect]
+        for part in [*parts, *self.events.values()]:
             found.append(
                 Consumer(
                     part.handler.function,
@@ -101,9 +103,7 @@ class SocketContract:
         return found
 
 
-def read_contract(
-    controller: type, node: NodeSettings, problems: list[Problem]
-) -> SocketContract | None:
+def read_contract(controller: type, node: NodeSettings, problems: list[Problem]) -> SocketContract | None:
     """Read one class. None, with the reason among `problems`, if it cannot be served at all."""
     return _Reader(controller, problems).read(node)
 
@@ -134,6 +134,11 @@ class _Reader:
             self._location, lambda: constructor_dependencies(self._controller)
         )
         self._check_chain(self._location, declared.guards, declared.middleware)
+        for route in routes_of(self._controller):
+            self._problem(
+                SourceLocation.of(route.function),
+                f"{name} is a socket controller: put the HTTP route {route.attribute} into a Controller of its own",
+            )
         self._read_emits(contract)
         for handler in handlers_of(self._controller):
             self._read_handler(contract, handler)
@@ -171,9 +176,7 @@ class _Reader:
         dependencies = self._injected(handler, 3 if reason else 2)
         contract.on_disconnect.append(HookContract(handler, dependencies, takes_reason=reason))
 
-    def _read_event(
-        self, contract: SocketContract, handler: Handler, declaration: EventDeclaration
-    ) -> None:
+    def _read_event(self, contract: SocketContract, handler: Handler, declaration: EventDeclaration) -> None:
         if not self._takes(handler, 1, more=True):
             return
         other = contract.events.get(declaration.name)
@@ -205,20 +208,27 @@ class _Reader:
             )
         if declaration.backpressure is not None:
             self._problem(
-                handler.location, "backpressure per event is planned, and not in this version yet; set it on @Socket"
+                handler.location,
+                "backpressure per event is planned, and not in this version yet; set it on @Socket",
             )
 
-    def _check_chain(self, location: SourceLocation, guards: Sequence[Any], middleware: Sequence[Any]) -> None:
+    def _check_chain(
+        self, location: SourceLocation, guards: Sequence[Any], middleware: Sequence[Any]
+    ) -> None:
         for guard in guards:
             if not hasattr(guard, "check_message") and not hasattr(guard, "check_handshake"):
                 self._problem(
                     location, f"guards: {guard!r} is no guard; it needs check_message or check_handshake"
                 )
             elif isinstance(guard, type):
-                self._problem(location, f"guards: {guard.__qualname__} is a class; write {guard.__qualname__}()")
+                self._problem(
+                    location, f"guards: {guard.__qualname__} is a class; write {guard.__qualname__}()"
+                )
         for entry in middleware:
             if isinstance(entry, type):
-                self._problem(location, f"middleware: {entry.__qualname__} is a class; write {entry.__qualname__}()")
+                self._problem(
+                    location, f"middleware: {entry.__qualname__} is a class; write {entry.__qualname__}()"
+                )
             elif not callable(entry):
                 self._problem(location, f"middleware: {entry!r} is not callable as (conn, envelope, next)")
 

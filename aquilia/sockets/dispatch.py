@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from time import time
 from typing import Any, Protocol
 
 import msgspec
 
-from aquilia.di import Injection, Scope, ScopeContainer, Services
+from aquilia.di import ScopeContainer, Services
 from aquilia.faults import Fault, FaultEngine
-from aquilia.sockets.codecs import CODECS
 from aquilia.sockets.connection import INBOX_LIMIT, Connection, ConnectionState, DisconnectReason
-from aquilia.sockets.contract import EventContract, HookContract, SocketContract, guard_checks
-from aquilia.sockets.declaration import Handler
+from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import (
     CloseCode,
@@ -35,9 +31,8 @@ from aquilia.sockets.faults import (
     ws_rate_limit_exceeded,
     ws_unsupported_event,
 )
-from aquilia.sockets.guards import Check, passes
 from aquilia.sockets.limits import Strikes
-from aquilia.sockets.middleware import Handle, wrap
+from aquilia.sockets.routes import Hook, Route, RouteCompiler, connection_container
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.tasks import TaskSet
 
@@ -60,22 +55,6 @@ class Ends(Protocol):
 
     async def gone(self, conn: Connection) -> None:
         """Give back what the connection held."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Route:
-    handle: Handle
-    where: str
-    acks: bool
-    """Every message needs an id, and is acked."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Hook:
-    function: Callable[..., Awaitable[None]]
-    where: str
-    injection: Injection
-    takes_reason: bool
 
 
 class Dispatcher:
@@ -104,7 +83,7 @@ class Dispatcher:
         self._development = development
         self._pattern = contract.declaration.path
         self._max_size = contract.settings.max_message_size
-        compiler = _RouteCompiler(contract, services, node.handler_timeout)
+        compiler = RouteCompiler(contract, services, node.handler_timeout)
         self._routes = {name: compiler.route(event) for name, event in contract.events.items()}
         self._on_connect = [compiler.hook(hook) for hook in contract.on_connect]
         self._on_disconnect = [compiler.hook(hook) for hook in contract.on_disconnect]
@@ -190,7 +169,9 @@ class Dispatcher:
         elif kind == "control" and conn._profile.v1:
             self._control(conn, envelope)
         else:
-            raise ws_message_invalid(f"a message of type {kind!r} is not for clients of this subprotocol to send")
+            raise ws_message_invalid(
+                f"a message of type {kind!r} is not for clients of this subprotocol to send"
+            )
 
     def _event(self, conn: Connection, envelope: MessageEnvelope) -> None:
         route = self._routes.get(envelope.event or "")
@@ -210,7 +191,9 @@ class Dispatcher:
         elif envelope.event == "auth":
             raise ws_unsupported_event("auth")
         else:
-            raise ws_message_invalid(f"unknown control frame {envelope.event!r} (accepted: hello, auth, ping)")
+            raise ws_message_invalid(
+                f"unknown control frame {envelope.event!r} (accepted: hello, auth, ping)"
+            )
 
     def _acked(self, conn: Connection, envelope: MessageEnvelope) -> None:
         payload = conn._codec.plain(envelope.payload)
@@ -257,7 +240,7 @@ class Dispatcher:
         finally:
             conn._pump = None
 
-    async def _handle(self, conn: Connection, route: _Route, envelope: MessageEnvelope) -> None:
+    async def _handle(self, conn: Connection, route: Route, envelope: MessageEnvelope) -> None:
         try:
             data = await route.handle(conn, envelope)
             if envelope.ack or route.acks:
@@ -285,10 +268,10 @@ class Dispatcher:
             code = CloseCode.FORBIDDEN if fault.status in (401, 403) else CloseCode.INTERNAL
         conn._end(code, _close_text(fault))
 
-    async def _run_hook(self, conn: Connection, hook: _Hook, reason: DisconnectReason | None = None) -> None:
+    async def _run_hook(self, conn: Connection, hook: Hook, reason: DisconnectReason | None = None) -> None:
         arguments = {}
         if hook.injection.needed:
-            arguments = await hook.injection.resolve(await _container(conn, hook.injection.scope))
+            arguments = await hook.injection.resolve(await connection_container(conn, hook.injection.scope))
         more = (reason,) if hook.takes_reason else ()
         await hook.function(conn._controller, conn, *more, **arguments)
 
@@ -302,9 +285,7 @@ class Dispatcher:
             return
         error = fault.as_dict()
         if envelope is not None and envelope.id is not None:
-            answer = MessageEnvelope(
-                type="ack", id=envelope.id, payload={"status": "error", "error": error}
-            )
+            answer = MessageEnvelope(type="ack", id=envelope.id, payload={"status": "error", "error": error})
         else:
             if envelope is not None and envelope.event is not None:
                 error["event"] = envelope.event
@@ -351,130 +332,6 @@ class Dispatcher:
 
 
 _STARTING: Any = object()
-
-
-class _RouteCompiler:
-    """Composes, once, what handles each event: middleware, then guards, then schema, then the method."""
-
-    def __init__(self, contract: SocketContract, services: Services, timeout: float | None) -> None:
-        self._contract = contract
-        self._services = services
-        self._timeout = timeout
-
-    def hook(self, hook: HookContract) -> _Hook:
-        return _Hook(
-            hook.handler.function,
-            _where(self._contract, hook.handler),
-            self._services.injector(hook.dependencies, Scope.CONNECTION),
-            hook.takes_reason,
-        )
-
-    def route(self, event: EventContract) -> _Route:
-        handle = self._call(event)
-        if event.declaration.kind != "event":
-            handle = _moving(handle, join=event.declaration.kind == "subscribe")
-        checks = self._checks(event)
-        if checks:
-            handle = _guarded(checks, handle)
-        declared = self._contract.declaration
-        for middleware in reversed((*declared.middleware, *event.declaration.middleware)):
-            handle = wrap(middleware, handle)
-        if self._timeout is not None:
-            handle = _timed(handle, self._timeout, event.handler.attribute)
-        return _Route(handle, _where(self._contract, event.handler), event.declaration.ack)
-
-    def _checks(self, event: EventContract) -> list[Check]:
-        declared = (*self._contract.declaration.guards, *event.declaration.guards)
-        checks = [*guard_checks(declared, "check_message")]
-        for guard in self._contract.guards:
-            if guard.declaration.on == "message":
-                checks.append((guard.declaration.priority, _method_check(guard.handler)))
-        return [check for _, check in sorted(checks, key=lambda entry: entry[0])]
-
-    def _call(self, event: EventContract) -> Handle:
-        method = event.handler.function
-        decoders = {name: codec.payload_decoder(event.payload) for name, codec in CODECS.items()}
-        injection = self._services.injector(event.dependencies, Scope.REQUEST)
-        if injection.needed:
-            return _injected(method, decoders, injection, event.takes_payload)
-        if not event.takes_payload:
-            return lambda conn, envelope: method(conn._controller, conn)
-
-        def call(conn: Connection, envelope: MessageEnvelope) -> Awaitable[Any]:
-            return method(conn._controller, conn, decoders[conn._variant.codec](envelope.payload))
-
-        return call
-
-
-def _injected(
-    method: Callable[..., Any],
-    decoders: dict[str, Callable[[Any], Any]],
-    injection: Injection,
-    takes_payload: bool,
-) -> Handle:
-    async def call(conn: Connection, envelope: MessageEnvelope) -> Any:
-        payload = (decoders[conn._variant.codec](envelope.payload),) if takes_payload else ()
-        if injection.scope is not Scope.REQUEST:
-            arguments = await injection.resolve(await _container(conn, injection.scope))
-            return await method(conn._controller, conn, *payload, **arguments)
-        connection_scope = await conn._connection_scope()
-        async with await connection_scope.enter(Scope.REQUEST, {MessageEnvelope: envelope}) as scope:
-            return await method(conn._controller, conn, *payload, **await injection.resolve(scope))
-
-    return call
-
-
-async def _container(conn: Connection, scope: Scope) -> ScopeContainer:
-    """The narrowest container that is needed: a connection's own is made only when something asks for it."""
-    if scope is Scope.CONNECTION or scope is Scope.REQUEST:
-        return await conn._connection_scope()
-    container: ScopeContainer = conn._home.container
-    return container
-
-
-def _moving(handle: Handle, *, join: bool) -> Handle:
-    """Put the connection into the rooms that a method returned, or take it out of them."""
-
-    async def move(conn: Connection, envelope: MessageEnvelope) -> Any:
-        rooms = await handle(conn, envelope)
-        if rooms is None:
-            return None
-        for room in [rooms] if isinstance(rooms, str) else rooms:
-            await (conn.join(room) if join else conn.leave(room))
-        return rooms
-
-    return move
-
-
-def _guarded(checks: list[Check], handle: Handle) -> Handle:
-    async def guard(conn: Connection, envelope: MessageEnvelope) -> Any:
-        for check in checks:
-            await passes(check, conn, envelope)
-        return await handle(conn, envelope)
-
-    return guard
-
-
-def _method_check(handler: Handler) -> Check:
-    function = handler.function
-    return lambda conn, envelope: function(conn._controller, conn, envelope)
-
-
-def _timed(handle: Handle, seconds: float, name: str) -> Handle:
-    async def timed(conn: Connection, envelope: MessageEnvelope) -> Any:
-        try:
-            async with asyncio.timeout(seconds) as timer:
-                return await handle(conn, envelope)
-        except TimeoutError:
-            if not timer.expired():
-                raise
-            raise ws_overloaded(f"{name} did not finish within {seconds:g} s") from None
-
-    return timed
-
-
-def _where(contract: SocketContract, handler: Handler) -> str:
-    return f"{contract.controller.__qualname__}.{handler.attribute}"
 
 
 def _sender(conn: Connection, data: bytes) -> MessageEnvelope | None:

@@ -27,6 +27,10 @@ MAX_NESTING = 64
 """Containers within containers that a message may have, the envelope being the first."""
 
 
+def _event() -> MessageType:
+    return "event"
+
+
 class MessageEnvelope(msgspec.Struct, omit_defaults=True, kw_only=True):
     """One message. Absent keys are omitted on the wire, and unknown ones ignored.
 
@@ -34,7 +38,7 @@ class MessageEnvelope(msgspec.Struct, omit_defaults=True, kw_only=True):
     own decoder reads it, once.
     """
 
-    type: MessageType = "event"
+    type: MessageType = msgspec.field(default_factory=_event)  # said on the wire, unlike a plain default
     event: str | None = None
     payload: Any = None
     id: str | None = None

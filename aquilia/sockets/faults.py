@@ -108,11 +108,7 @@ class SocketFault(Fault):
 def ws_handshake_failed(message: str) -> SocketFault:
     """The opening handshake, or the `hello` of protocol v1, is malformed."""
     return SocketFault(
-        "WS_HANDSHAKE_FAILED",
-        message,
-        severity=Severity.ERROR,
-        status=400,
-        close_code=CloseCode.BAD_HELLO
+        "WS_HANDSHAKE_FAILED", message, severity=Severity.ERROR, status=400, close_code=CloseCode.BAD_HELLO
     )
 
 
@@ -127,13 +123,7 @@ def ws_token_expired(message: str = "the token has expired") -> SocketFault:
 
 
 def _unauthenticated(code: str, message: str) -> SocketFault:
-    return SocketFault(
-        code,
-        message,
-        retryable=True,
-        status=401,
-        close_code=CloseCode.UNAUTHENTICATED
-    )
+    return SocketFault(code, message, retryable=True, status=401, close_code=CloseCode.UNAUTHENTICATED)
 
 
 def ws_forbidden(message: str = "not allowed") -> SocketFault:
@@ -152,7 +142,7 @@ def ws_namespace_not_found(path: str) -> SocketFault:
         "WS_NAMESPACE_NOT_FOUND",
         f"no socket controller serves {path!r}",
         status=404,
-        close_code=CloseCode.NO_NAMESPACE
+        close_code=CloseCode.NO_NAMESPACE,
     )
 
 

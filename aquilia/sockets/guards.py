@@ -26,12 +26,12 @@ class SocketGuard:
 
     priority: int = 50
 
-    def check_handshake(self, handshake: Handshake) -> bool | None | Awaitable[bool | None]:
+    def check_handshake(self, handshake: Handshake) -> bool | Awaitable[bool | None] | None:
         """Called once, before the upgrade."""
 
     def check_message(
         self, conn: Connection, envelope: MessageEnvelope
-    ) -> bool | None | Awaitable[bool | None]:
+    ) -> bool | Awaitable[bool | None] | None:
         """Called for each event; the envelope's payload is still raw."""
 
 

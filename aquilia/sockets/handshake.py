@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.datastructures import Headers, QueryParams
 from starlette.requests import HTTPConnection
 
 from aquilia.sockets.envelope import PLAIN_JSON, PROFILES, Profile
 from aquilia.sockets.faults import SocketFault, ws_handshake_failed, ws_origin_not_allowed
 
-__all__ = ["Handshake", "choose_profile", "check_host", "check_origin"]
+__all__ = ["Handshake", "check_host", "check_origin", "choose_profile"]
 
 BEARER_PREFIXES = ("aquilia.bearer.", "aquilia.bearer64.")
 
@@ -32,12 +33,12 @@ class Handshake:
     session: Any = None
 
     @property
-    def headers(self) -> Any:
+    def headers(self) -> Headers:
         """The request's headers, case-insensitive."""
         return self.connection.headers
 
     @property
-    def query_params(self) -> Any:
+    def query_params(self) -> QueryParams:
         """The query of the URL."""
         return self.connection.query_params
 

@@ -19,11 +19,10 @@ from uuid import uuid4
 from aquilia.di import ScopeContainer
 from aquilia.sockets.adapters.base import Broker, Publication
 from aquilia.sockets.codecs import codec as codec_named
-from aquilia.sockets.connection import Connection, ConnectionState, Variant
+from aquilia.sockets.connection import Connection, Variant
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import (
     CloseCode,
-    ws_connection_closed,
     ws_message_invalid,
     ws_publish_failed,
     ws_quota_exceeded,
@@ -215,15 +214,13 @@ class Hub:
     async def _join(self, conn: Connection, home: Home, room: Audience) -> bool:
         name = room.name or ""
         try:
-            if conn.phase is ConnectionState.CLOSED:
-                raise ws_connection_closed()
+            conn._require_open()
             if name in conn._rooms:
                 return False
             if home.settings.room_size is not None and len(room.members) >= home.settings.room_size:
                 raise ws_room_full(name, home.settings.room_size)
             await self._subscribe(home, room)
-            if conn.phase is ConnectionState.CLOSED:
-                raise ws_connection_closed()
+            conn._require_open()  # it may have gone meanwhile
         except BaseException:
             if not room.members:
                 await self._unsubscribe(home, room)

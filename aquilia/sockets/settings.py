@@ -7,7 +7,7 @@ version does not have are errors that name what is accepted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -40,7 +40,7 @@ class SocketSettings:
     max_connections: int | None = None
     message_rate_limit: float | None = None
     max_message_size: int = 65_536
-    backpressure: Backpressure = Backpressure()
+    backpressure: Backpressure = field(default_factory=Backpressure)
     allowed_origins: tuple[str, ...] | None = None
     max_rooms: int = 100
     room_size: int | None = None
@@ -58,7 +58,7 @@ class NodeSettings:
     heartbeat: float = 25.0
     handshake_timeout: float = 10.0
     handler_timeout: float | None = None
-    sockets: SocketSettings = SocketSettings()
+    sockets: SocketSettings = field(default_factory=SocketSettings)
 
 
 def node_settings(websockets: Mapping[str, Any], where: str) -> NodeSettings:
@@ -196,7 +196,9 @@ def _require_auth(place: _Place, value: Any) -> bool:
 
 def _backpressure(place: _Place, value: Any) -> Backpressure:
     if not isinstance(value, Mapping):
-        raise place.error(f"a mapping like {{'strategy': 'buffer', 'buffer_size': 100}} is needed, not {value!r}")
+        raise place.error(
+            f"a mapping like {{'strategy': 'buffer', 'buffer_size': 100}} is needed, not {value!r}"
+        )
     accepted: dict[str, _Rule] = {
         "strategy": _strategy,
         "buffer_size": _count(1),

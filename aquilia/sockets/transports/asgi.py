@@ -32,7 +32,8 @@ class ASGITransport:
     kind = "asgi"
 
     __slots__ = (
-        "_binary", "_closing", "_conn", "_events", "_receive", "_resume", "_send", "_served", "_tasks", "_writer",
+        "_binary", "_closing", "_conn", "_events", "_receive", "_resume", "_send", "_served", "_tasks",
+        "_writer",
     )  # fmt: skip
 
     def __init__(self, receive: Receive, send: Send, *, binary: bool, tasks: TaskSet) -> None:

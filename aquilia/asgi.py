@@ -1,0 +1,135 @@
+"""The application: the controllers of all manifests, HTTP and sockets, as one ASGI callable with its lifespan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from starlette.middleware import Middleware as AsgiMiddleware
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from aquilia.aquilary import BootError, Problem, Registry
+from aquilia.controller import Controller, RequestCtx
+from aquilia.di import Scope, ScopeContainer, Services
+from aquilia.faults import FaultEngine
+from aquilia.http import HttpApp, HttpRouter
+from aquilia.middleware import split, wrap
+from aquilia.sockets.controller import SocketController
+from aquilia.sockets.plan import PROVIDED, SocketPlan
+from aquilia.sockets.runtime import AquilaSockets
+
+__all__ = ["Application"]
+
+logger = logging.getLogger("aquilia")
+
+
+class Application:
+    """Boots a registry and serves it.
+
+    `overrides` puts ready objects in the place of services, by the type that they provide: for tests.
+
+    Raises:
+        BootError: with every problem of manifests, controllers and routes.
+        DIError: with every problem of the services.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        environment: Literal["production", "development"] = "production",
+        overrides: Mapping[Any, Any] | None = None,
+    ) -> None:
+        self.registry = registry
+        self.faults = FaultEngine()
+        problems: list[Problem] = []
+        plan = SocketPlan.read(registry, problems)
+        wrappers: list[AsgiMiddleware] = []
+        self.http = HttpRouter.build(list(self._http_apps(problems, wrappers)), self.faults)
+        problems += self.http.problems
+        if problems:
+            raise BootError(problems)
+        self.services = Services.build(
+            [service for app in registry.apps for service in app.services],
+            [*self.http.consumers(), *plan.consumers()],
+            provided={**PROVIDED, Scope.REQUEST: [*PROVIDED[Scope.REQUEST], RequestCtx]},
+            overrides=overrides,
+        )
+        self.http.prepare(self.services)
+        self.sockets = AquilaSockets(
+            registry,
+            plan=plan,
+            services=self.services,
+            engine=self.faults,
+            development=environment == "development",
+        )
+        self._apps: dict[str, ScopeContainer] = {}
+        self._asgi: ASGIApp = wrap(self._serve, wrappers)
+
+    def _http_apps(self, problems: list[Problem], wrappers: list[AsgiMiddleware]) -> list[HttpApp]:
+        apps = []
+        for app in self.registry.apps:
+            where = f"manifest {app.manifest.name!r}"
+            found = split(app.middleware, f"{where}: middleware")
+            problems += found.problems
+            wrappers += found.asgi
+            controllers: list[type[Controller]] = []
+            for controller in app.controllers:
+                if not issubclass(controller, Controller):
+                    problems.append(Problem(where, f"{controller.__qualname__} does not extend Controller"))
+                elif not issubclass(controller, SocketController):
+                    controllers.append(controller)
+            apps.append(HttpApp(app.manifest.name, controllers, found.chain))
+        return apps
+
+    async def startup(self) -> None:
+        """Open the services, and start HTTP controllers and sockets. What fails is undone, and raised."""
+        await self.services.open()
+        try:
+            for app in self.registry.apps:
+                self._apps[app.manifest.name] = await self.services.root.enter(Scope.APP)
+            await self.http.startup(self._apps)
+            await self.sockets.startup(self._apps)
+        except BaseException:
+            await self.shutdown()
+            raise
+
+    async def shutdown(self) -> None:
+        """End the connections, then the controllers, then the services; all of it, whatever fails."""
+        failures: list[Exception] = []
+        steps = [self.sockets.shutdown, self.http.shutdown]
+        steps += [container.aclose for container in reversed(self._apps.values())]
+        for step in [*steps, self.services.aclose]:
+            try:
+                await step()
+            except Exception as error:
+                failures.append(error)
+        self._apps = {}
+        if failures:
+            raise ExceptionGroup("the application did not stop cleanly", failures)
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        """See the ASGI specification, version 3."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        else:
+            await self._asgi(scope, receive, send)
+
+    async def _serve(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self.sockets(scope, receive, send)
+        else:
+            await self.http(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        for step, done in ((self.startup, "startup"), (self.shutdown, "shutdown")):
+            await receive()
+            try:
+                await step()
+            except Exception as error:
+                logger.exception("%s failed", done)
+                await send({"type": f"lifespan.{done}.failed", "message": str(error)})
+                return
+            await send({"type": f"lifespan.{done}.complete"})

@@ -1,0 +1,59 @@
+"""WebSocket controllers: write a class, decorate its methods, and serve it with `aq serve` or any ASGI server."""
+
+from __future__ import annotations
+
+from aquilia.sockets.adapters.base import Adapter, Broker, Publication, Store
+from aquilia.sockets.adapters.inmemory import InMemoryAdapter
+from aquilia.sockets.connection import Connection, ConnectionState, DisconnectReason
+from aquilia.sockets.controller import SocketController
+from aquilia.sockets.decorators import (
+    AckEvent,
+    Emits,
+    Event,
+    Guard,
+    OnConnect,
+    OnDisconnect,
+    Socket,
+    Subscribe,
+    Unsubscribe,
+)
+from aquilia.sockets.envelope import MessageEnvelope
+from aquilia.sockets.faults import CloseCode, SocketFault
+from aquilia.sockets.guards import SocketGuard
+from aquilia.sockets.handshake import Handshake
+from aquilia.sockets.hub_port import Member, Namespace
+from aquilia.sockets.middleware import SocketMiddleware
+from aquilia.sockets.runtime import AquilaSockets
+from aquilia.sockets.schema import Schema, SchemaError
+
+__all__ = [
+    "AckEvent",
+    "Adapter",
+    "AquilaSockets",
+    "Broker",
+    "CloseCode",
+    "Connection",
+    "ConnectionState",
+    "DisconnectReason",
+    "Emits",
+    "Event",
+    "Guard",
+    "Handshake",
+    "InMemoryAdapter",
+    "Member",
+    "MessageEnvelope",
+    "Namespace",
+    "OnConnect",
+    "OnDisconnect",
+    "Publication",
+    "Schema",
+    "SchemaError",
+    "Socket",
+    "SocketController",
+    "SocketFault",
+    "SocketGuard",
+    "SocketMiddleware",
+    "Store",
+    "Subscribe",
+    "Unsubscribe",
+]

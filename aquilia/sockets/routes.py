@@ -1,0 +1,169 @@
+"""Routes: what handles each event and each end of a connection, composed once, when the application boots."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aquilia.di import Injection, Scope, ScopeContainer, Services
+from aquilia.sockets.codecs import CODECS
+from aquilia.sockets.connection import Connection
+from aquilia.sockets.contract import EventContract, HookContract, SocketContract, guard_checks
+from aquilia.sockets.declaration import Handler
+from aquilia.sockets.envelope import MessageEnvelope
+from aquilia.sockets.faults import ws_overloaded
+from aquilia.sockets.guards import Check, passes
+from aquilia.sockets.middleware import Handle, wrap
+
+__all__ = ["Hook", "Route", "RouteCompiler", "connection_container"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What handles one event."""
+
+    handle: Handle
+    where: str
+    acks: bool
+    """Every message needs an id, and is acked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A method that runs when a connection opens or ends."""
+
+    function: Callable[..., Awaitable[None]]
+    where: str
+    injection: Injection
+    takes_reason: bool
+
+
+class RouteCompiler:
+    """Composes, once, what handles each event: middleware, then guards, then schema, then the method."""
+
+    def __init__(self, contract: SocketContract, services: Services, timeout: float | None) -> None:
+        self._contract = contract
+        self._services = services
+        self._timeout = timeout
+
+    def hook(self, hook: HookContract) -> Hook:
+        """Prepare a method that runs at an end of the connection."""
+        return Hook(
+            hook.handler.function,
+            _where(self._contract, hook.handler),
+            self._services.injector(hook.dependencies, Scope.CONNECTION),
+            hook.takes_reason,
+        )
+
+    def route(self, event: EventContract) -> Route:
+        """Compose what handles one event."""
+        handle = self._call(event)
+        if event.declaration.kind != "event":
+            handle = _moving(handle, join=event.declaration.kind == "subscribe")
+        checks = self._checks(event)
+        if checks:
+            handle = _guarded(checks, handle)
+        declared = self._contract.declaration
+        for middleware in reversed((*declared.middleware, *event.declaration.middleware)):
+            handle = wrap(middleware, handle)
+        if self._timeout is not None:
+            handle = _timed(handle, self._timeout, event.handler.attribute)
+        return Route(handle, _where(self._contract, event.handler), event.declaration.ack)
+
+    def _checks(self, event: EventContract) -> list[Check]:
+        declared = (*self._contract.declaration.guards, *event.declaration.guards)
+        checks = [*guard_checks(declared, "check_message")]
+        for guard in self._contract.guards:
+            if guard.declaration.on == "message":
+                checks.append((guard.declaration.priority, _method_check(guard.handler)))
+        return [check for _, check in sorted(checks, key=lambda entry: entry[0])]
+
+    def _call(self, event: EventContract) -> Handle:
+        method = event.handler.function
+        decoders = {name: codec.payload_decoder(event.payload) for name, codec in CODECS.items()}
+        injection = self._services.injector(event.dependencies, Scope.REQUEST)
+        if injection.needed:
+            return _injected(method, decoders, injection, event.takes_payload)
+        if not event.takes_payload:
+            return lambda conn, envelope: method(conn._controller, conn)
+
+        def call(conn: Connection, envelope: MessageEnvelope) -> Awaitable[Any]:
+            answer: Awaitable[Any] = method(
+                conn._controller, conn, decoders[conn._variant.codec](envelope.payload)
+            )
+            return answer
+
+        return call
+
+
+def _injected(
+    method: Callable[..., Any],
+    decoders: dict[str, Callable[[Any], Any]],
+    injection: Injection,
+    takes_payload: bool,
+) -> Handle:
+    async def call(conn: Connection, envelope: MessageEnvelope) -> Any:
+        payload = (decoders[conn._variant.codec](envelope.payload),) if takes_payload else ()
+        if injection.scope is not Scope.REQUEST:
+            arguments = await injection.resolve(await connection_container(conn, injection.scope))
+            return await method(conn._controller, conn, *payload, **arguments)
+        connection_scope = await conn._connection_scope()
+        async with await connection_scope.enter(Scope.REQUEST, {MessageEnvelope: envelope}) as scope:
+            return await method(conn._controller, conn, *payload, **await injection.resolve(scope))
+
+    return call
+
+
+async def connection_container(conn: Connection, scope: Scope) -> ScopeContainer:
+    """The narrowest container that is needed: a connection's own is made only when something asks for it."""
+    if scope is Scope.CONNECTION or scope is Scope.REQUEST:
+        return await conn._connection_scope()
+    container: ScopeContainer = conn._home.container
+    return container
+
+
+def _moving(handle: Handle, *, join: bool) -> Handle:
+    """Put the connection into the rooms that a method returned, or take it out of them."""
+
+    async def move(conn: Connection, envelope: MessageEnvelope) -> Any:
+        rooms = await handle(conn, envelope)
+        if rooms is None:
+            return None
+        for room in [rooms] if isinstance(rooms, str) else rooms:
+            await (conn.join(room) if join else conn.leave(room))
+        return rooms
+
+    return move
+
+
+def _guarded(checks: list[Check], handle: Handle) -> Handle:
+    async def guard(conn: Connection, envelope: MessageEnvelope) -> Any:
+        for check in checks:
+            await passes(check, conn, envelope)
+        return await handle(conn, envelope)
+
+    return guard
+
+
+def _method_check(handler: Handler) -> Check:
+    function = handler.function
+    return lambda conn, envelope: function(conn._controller, conn, envelope)
+
+
+def _timed(handle: Handle, seconds: float, name: str) -> Handle:
+    async def timed(conn: Connection, envelope: MessageEnvelope) -> Any:
+        try:
+            async with asyncio.timeout(seconds) as timer:
+                return await handle(conn, envelope)
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise ws_overloaded(f"{name} did not finish within {seconds:g} s") from None
+
+    return timed
+
+
+def _where(contract: SocketContract, handler: Handler) -> str:
+    return f"{contract.controller.__qualname__}.{handler.attribute}"
