@@ -251,12 +251,11 @@ def _unfit(function: Any) -> str | None:
 
 
 def _is_marked(expected: Any) -> bool:
-    return any(
-        isinstance(each, BodyMarker)
-        for member in members(expected)
-        if get_origin(member) is Annotated
-        for each in get_args(member)[1:]
-    )
+    """Whether it is `Body[T]`, or a union with one, as `Body[T] | None`."""
+    if get_origin(expected) is Annotated and any(isinstance(each, BodyMarker) for each in get_args(expected)):
+        return True
+    options = members(expected)
+    return len(options) > 1 and any(map(_is_marked, options))
 
 
 def _kind(expected: Any) -> _Kind:

@@ -23,7 +23,7 @@ def router_of(
 
 @asynccontextmanager
 async def started(router: HttpRouter, services: Sequence[Any] = ()) -> AsyncIterator[HttpRouter]:
-    assert router.problems == []
+    assert not router.problems, router.problems
     provided = {Scope.REQUEST: [RequestCtx]}
     async with Services.build(services, router.consumers(), provided=provided) as built:
         router.prepare(built)

@@ -65,51 +65,51 @@ class Paths(Controller):
     prefix = "/paths"
 
     @GET("/text/:value")
-    async def text(self, value: str) -> object:
+    async def read_text(self, value: str) -> object:
         return [value]
 
     @GET("/int/:value:int")
-    async def int(self, value: int) -> object:
+    async def read_int(self, value: int) -> object:
         return value + 1
 
     @GET("/limited/:value:int")
-    async def limited(self, value: Annotated[int, msgspec.Meta(ge=10)]) -> object:
+    async def read_limited(self, value: Annotated[int, msgspec.Meta(ge=10)]) -> object:
         return value
 
     @GET("/float/:value:float")
-    async def float(self, value: float) -> object:
+    async def read_float(self, value: float) -> object:
         return value
 
     @GET("/wider/:value:int")
-    async def wider(self, value: float) -> object:
+    async def read_wider(self, value: float) -> object:
         return value
 
     @GET("/level/:value:int")
-    async def level(self, value: Level) -> object:
-        return value.name
+    async def read_level(self, value: Level) -> object:
+        return [value.name]
 
     @GET("/uuid/:value:uuid")
-    async def uuid(self, value: uuid.UUID) -> object:
+    async def read_uuid(self, value: uuid.UUID) -> object:
         return value.int
 
     @GET("/rest/*value")
-    async def rest(self, value: str) -> object:
+    async def read_rest(self, value: str) -> object:
         return [value]
 
     @GET("/id/:value")
-    async def id(self, value: UserId) -> object:
+    async def read_id(self, value: UserId) -> object:
         return value + 1
 
     @GET("/colour/:value")
-    async def colour(self, value: Colour) -> object:
-        return value.name
+    async def read_colour(self, value: Colour) -> object:
+        return [value.name]
 
     @GET("/day/:value")
-    async def day(self, value: datetime.date) -> object:
+    async def read_day(self, value: datetime.date) -> object:
         return value.year
 
     @GET("/short/:value")
-    async def short(self, value: Short) -> object:
+    async def read_short(self, value: Short) -> object:
         return [value]
 
     @GET("/body/:body")
@@ -135,11 +135,11 @@ async def paths():
         ("limited/10", 10),
         ("float/1.5", 1.5),
         ("wider/2", 2.0),
-        ("level/1", "LOW"),
+        ("level/1", ["LOW"]),
         (f"uuid/{uuid.UUID(int=7)}", 7),
         ("rest/a/b", ["a/b"]),
         ("id/41", 42),
-        ("colour/red", "RED"),
+        ("colour/red", ["RED"]),
         ("day/2024-02-29", 2024),
         ("short/abc", ["abc"]),
         ("body/x", ["x"]),
@@ -288,31 +288,31 @@ async def test_mistakes_of_the_query_and_the_body_are_told_together(queries):
 
 class Bodies(Controller):
     @POST("/struct")
-    async def struct(self, message: NewMessage) -> object:
+    async def read_struct(self, message: NewMessage) -> object:
         return message
 
     @PUT("/dataclass")
-    async def dataclass(self, point: Point) -> object:
+    async def read_dataclass(self, point: Point) -> object:
         return point
 
     @PATCH("/typeddict")
-    async def typeddict(self, range: Range) -> object:
+    async def read_typeddict(self, range: Range) -> object:
         return range
 
     @POST("/pydantic")
-    async def pydantic(self, form: Form) -> object:
+    async def read_pydantic(self, form: Form) -> object:
         return form
 
     @POST("/dict")
-    async def dict(self, data: dict[str, int]) -> object:
+    async def read_dict(self, data: dict[str, int]) -> object:
         return data
 
     @POST("/records")
-    async def records(self, points: list[Point]) -> object:
+    async def read_records(self, points: list[Point]) -> object:
         return points
 
     @POST("/anything")
-    async def anything(self, items: list) -> object:
+    async def read_anything(self, items: list) -> object:
         return items
 
     @POST("/named")
@@ -320,7 +320,7 @@ class Bodies(Controller):
         return body
 
     @POST("/any")
-    async def any(self, body: Any) -> object:
+    async def read_any(self, body: Any) -> object:
         return [body]
 
     @POST("/marked")

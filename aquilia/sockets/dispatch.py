@@ -337,7 +337,7 @@ _STARTING: Any = object()
 def _sender(conn: Connection, data: bytes) -> MessageEnvelope | None:
     """Of a message that is no envelope, its id and event as far as they can be read: the answer carries them."""
     try:
-        broken = conn._codec.plain(msgspec.Raw(data) if conn._codec.name != "cbor" else None)
+        broken = conn._codec.plain(msgspec.Raw(data))
     except SocketFault:
         return None
     if not isinstance(broken, dict):

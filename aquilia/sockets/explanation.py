@@ -59,10 +59,12 @@ def spoken(error: BaseException) -> Detail:
 class Search:
     """What one walk has found, and how much it may still look at."""
 
-    def __init__(self, *, text: bool, visits: int = MAX_VISITS) -> None:
+    def __init__(self, *, text: bool, visits: int = MAX_VISITS, key: bool = False) -> None:
         self.details: list[Detail] = []
         self.text = text
         self.visits = visits
+        self.key = key
+        """Whether it judges a key: there a string may stand for a number."""
 
     @property
     def over(self) -> bool:
@@ -76,14 +78,14 @@ class Search:
         """Why msgspec does not take `value` for this type."""
         native = () if self.text else NATIVE_IN_BINARY
         try:
-            msgspec.convert(value, type_, builtin_types=native, str_keys=True)
+            msgspec.convert(value, type_, builtin_types=native, str_keys=True, strict=not self.key)
         except READ_FAILURES as error:
             return error
         return None
 
-    def trial(self, node: Node, value: Any, path: str) -> list[Detail]:
+    def trial(self, node: Node, value: Any, path: str, *, key: bool = False) -> list[Detail]:
         """What `node` would find wrong, without recording it."""
-        search = Search(text=self.text, visits=self.visits)
+        search = Search(text=self.text, visits=self.visits, key=key or self.key)
         node.visit(value, path, search)
         self.visits = search.visits
         return search.details
@@ -197,7 +199,7 @@ class Items:
     def __init__(self, item: Node, low: int | None, high: int | None) -> None:
         self._item = item
         self._low, self._high = low or 0, high
-        self.expected = "list" + span(low, high, " of {} items")
+        self.expected = "list" + span(low, high, " of length {}")
 
     def takes(self, value: Any) -> bool:
         return isinstance(value, LISTS)
@@ -208,7 +210,7 @@ class Items:
             search.add(path, self.expected, kind_of(value))
             return
         if not within(len(value), self._low, self._high):
-            search.add(path, self.expected, f"list of {len(value)} items")
+            search.add(path, self.expected, f"list of length {len(value)}")
         for index, item in enumerate(value):
             if search.over:
                 return
@@ -222,7 +224,7 @@ class Row:
         self.places: list[Node] = []
         self._low, self._high = required, total
         self._instance = instance
-        self.expected = "list" + span(required or None, total, " of {} items")
+        self.expected = "list" + span(required or None, total, " of length {}")
 
     def takes(self, value: Any) -> bool:
         return isinstance(value, (*LISTS, *self._instance))
@@ -235,7 +237,7 @@ class Row:
             search.add(path, self.expected, kind_of(value))
             return
         if not within(len(value), self._low, self._high):
-            search.add(path, self.expected, f"list of {len(value)} items")
+            search.add(path, self.expected, f"list of length {len(value)}")
         for index, (place, item) in enumerate(zip(self.places, value, strict=False)):
             if search.over:
                 return
@@ -248,7 +250,7 @@ class Mapping:
     def __init__(self, key: Node, value: Node, low: int | None, high: int | None) -> None:
         self._key, self._value = key, value
         self._low, self._high = low or 0, high
-        self.expected = "map" + span(low, high, " of {} keys")
+        self.expected = "map" + span(low, high, " of size {}")
 
     def takes(self, value: Any) -> bool:
         return isinstance(value, dict)
@@ -259,12 +261,12 @@ class Mapping:
             search.add(path, self.expected, kind_of(value))
             return
         if not within(len(value), self._low, self._high):
-            search.add(path, self.expected, f"map of {len(value)} keys")
+            search.add(path, self.expected, f"map of size {len(value)}")
         for key, item in value.items():
             if search.over:
                 return
             where = step(path, key)
-            for wrong in search.trial(self._key, key, where):
+            for wrong in search.trial(self._key, key, where, key=True):
                 search.add(where, f"key: {wrong['expected']}", f"key: {wrong['got']}")
             self._value.visit(item, where, search)
 
@@ -288,7 +290,7 @@ class Union:
             return
         found: list[Detail] | None = None
         for member in self._members:
-            if member.takes(value):
+            if search.key or member.takes(value):
                 wrong = search.trial(member, value, path)
                 if not wrong:
                     return

@@ -214,7 +214,11 @@ def _inspected(type_: Any, path: str) -> mi.Type:
         return mi.type_info(type_)
     except Exception as error:
         where, culprit, reason = _culprit(type_, path, error)
-        raise SchemaError(where, f"{_name(culprit)} can be no payload: {reason}; {ACCEPTED}") from error
+        if str(reason).startswith("Type '"):
+            raise SchemaError(
+                where, f"{_name(culprit)} is no type that a payload can have; {ACCEPTED}"
+            ) from error
+        raise SchemaError(where, f"{_name(culprit)} can be no payload: {reason}") from error
 
 
 def _culprit(type_: Any, path: str, reason: Exception, depth: int = 0) -> tuple[str, Any, Exception]:
@@ -288,7 +292,7 @@ def _problem(part: mi.Type) -> str | None:
     if isinstance(part, mi.RawType | mi.ExtType):
         return "msgspec.Raw and Ext belong to one codec, a payload to all: use Any"
     if isinstance(part, mi.CustomType):
-        return f"{_name(part.cls)} can be no payload; {ACCEPTED}"
+        return f"{_name(part.cls)} is no type that a payload can have; {ACCEPTED}"
     if isinstance(part, mi.DictType) and not all(isinstance(key, _KEYS) for key in _key_types(part)):
         return (
             "a map's keys are strings in JSON: its key type must be str, a number, or what is written as one"

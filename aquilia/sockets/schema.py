@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
+from types import GenericAlias
 from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
@@ -33,6 +34,7 @@ CONSTRAINTS = (
     "extra_json_schema",
     "extra",
 )
+_typed_dict: Any = TypedDict  # called as no checker of types expects
 
 
 class Schema:
@@ -95,7 +97,7 @@ class _Compiler:
                 raise SchemaError(where, "declared both as required and as optional")
             type_ = self.type(value, where, name + "".join(filter(str.isalnum, key.title())))
             fields[key] = type_ if key == declared else NotRequired[type_]
-        return TypedDict(name, fields)
+        return _typed_dict(name, fields)
 
     def type(self, value: Any, path: str, name: str) -> Any:
         if isinstance(value, Schema):
@@ -105,7 +107,7 @@ class _Compiler:
         if isinstance(value, list):
             if len(value) != 1:
                 raise SchemaError(path, f"a list is declared by its one item, as [str]; {value!r} is not")
-            return list[self.type(value[0], f"{path}[]", f"{name}Item")]
+            return GenericAlias(list, self.type(value[0], f"{path}[]", f"{name}Item"))
         if isinstance(value, tuple):
             return self._constrained(value, path, name)
         return checked_type(value, path)

@@ -129,4 +129,6 @@ _TAGS: dict[int, Any] = {
     2: _big_integer(+1),
     3: _big_integer(-1),
 }
-_ENCODERS = {memoryview: lambda encoder, view: encoder.encode_bytes(bytes(view))}
+_ENCODERS: dict[type, Callable[[cbor2.CBOREncoder, Any], Any]] = {
+    memoryview: lambda encoder, view: encoder.encode_bytes(bytes(view)),
+}
