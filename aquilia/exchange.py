@@ -45,6 +45,9 @@ def bounded(receive: Receive, headers: Headers, limit: int) -> Receive:
     return receive_bounded
 
 
+_CONTENT = ("http.response.body", "http.response.pathsend", "http.response.zerocopysend")
+
+
 class Reply:
     """`send`, which knows how far the response has got, and leaves out the body if it answers a HEAD."""
 
@@ -56,11 +59,13 @@ class Reply:
 
     async def __call__(self, message: Message) -> None:
         """Send one message. Raises ClientDisconnect if the server says that nobody is there (ASGI 2.4)."""
-        self.started = True
-        if message["type"] == "http.response.body":
+        kind = message["type"]
+        if kind == "http.response.start":
+            self.started = True
+        elif kind in _CONTENT:
             self.finished = not message.get("more_body", False)
-            if self._head:
-                message = {**message, "body": b""}
+        if self._head and kind == "http.response.body":
+            message = {**message, "body": b""}
         try:
             await self._send(message)
         except OSError:

@@ -70,6 +70,8 @@ class Handler:
         if self._injection.scope <= Scope.APP:  # nothing in it lives as short as a request
             arguments |= await self._injection.resolve(self._container)
             return await self._result(self._method, arguments)
+        if ctx.container is not None:  # a middleware tries again: it has dropped the first response
+            await ctx.container.aclose()
         container = await self._container.enter(Scope.REQUEST, {RequestCtx: ctx})
         try:
             arguments |= await self._injection.resolve(container)

@@ -14,6 +14,7 @@ background tasks included; if the handler fails, at once, with its error.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,6 +97,11 @@ class HttpRouter:
     def routes(self) -> list[Route]:
         """Every route that is served."""
         return [handler.route for handler in self._handlers]
+
+    @property
+    def controllers(self) -> list[Controller]:
+        """The controllers that have started."""
+        return list(self._started)
 
     def consumers(self) -> list[Consumer]:
         """Who asks DI for services: the constructors and the handlers."""
@@ -235,7 +241,8 @@ class HttpRouter:
         """The response itself failed, or its background task."""
         response = self.answer(failure, where)
         if not reply.started:
-            await response(scope, receive, reply)
+            with contextlib.suppress(ClientDisconnect):
+                await response(scope, receive, reply)
         elif not reply.finished:
             raise failure  # the server then cuts the connection: the client sees that the body is not whole
 

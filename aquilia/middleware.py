@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from starlette.middleware import Middleware as AsgiMiddleware
 from starlette.responses import Response
@@ -109,34 +109,36 @@ def _link(layer: Middleware, call_next: Endpoint, answer: Answer | None) -> Endp
 
 def _callable(entry: Any) -> Middleware:
     name = _name(entry)
-    target = _instance(entry) if isinstance(entry, type) else entry
-    if not callable(target):
+    kind = entry if isinstance(entry, type) else type(entry)
+    if not any("__call__" in vars(base) for base in kind.__mro__):
         raise TypeError(
             f"{name} is no middleware: expected an async function (ctx, call_next), an instance or class "
             "with an async __call__, or starlette.middleware.Middleware(…)"
         )
-    if not (inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)):
+    target = _instance(entry) if isinstance(entry, type) else entry
+    if not (inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(kind.__call__)):
         raise TypeError(f"{name} is not async: a middleware is `async def (ctx, call_next)`")
     signature = inspect.signature(target)
     try:
         signature.bind(None, None)
     except TypeError:
         raise TypeError(f"{name}{signature} must take two arguments, (ctx, call_next)") from None
-    return target  # type: ignore[no-any-return]
+    return cast(Middleware, target)
 
 
-def _instance(cls: type) -> object:
-    parameters = inspect.signature(cls).parameters
+def _instance(cls: type) -> Any:
+    name, parameters = cls.__name__, inspect.signature(cls).parameters
     if "app" in parameters:
-        raise TypeError(
-            f"{cls.__name__} is ASGI middleware: write starlette.middleware.Middleware({cls.__name__}, …)"
-        )
-    required = [p.name for p in parameters.values() if p.default is p.empty and p.kind not in _VARIADIC]
+        raise TypeError(f"{name} is ASGI middleware: write starlette.middleware.Middleware({name}, …)")
+    required = [
+        each.name for each in parameters.values() if each.default is each.empty and each.kind not in _VARIADIC
+    ]
     if required:
-        raise TypeError(
-            f"class {cls.__name__} needs {', '.join(required)}: pass an instance, {cls.__name__}(…)"
-        )
-    return cls()
+        raise TypeError(f"class {name} needs {', '.join(required)}: pass an instance, {name}(…)")
+    try:
+        return cls()
+    except Exception as error:
+        raise TypeError(f"class {name} cannot be made: {error}") from error
 
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

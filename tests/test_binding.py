@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NewType, TypedDict
 import msgspec
 import pydantic
 import pytest
-from http_app import router_of, serving
+from http_app import serving
 
 from aquilia.controller import DELETE, GET, PATCH, POST, PUT, Body, Controller, RequestCtx
 from aquilia.di import service
@@ -438,109 +438,3 @@ async def test_a_record_is_injected_where_the_method_has_no_body():
     async with serving(Injected, services=[point]) as client:
         assert (await client.get("/")).json() == {"x": 3}
         assert (await client.delete("/")).json() == {"x": 3}
-
-
-class Refused(Controller):
-    @GET("/1")
-    def sync(self) -> None: ...
-
-    @GET("/2")
-    async def yields(self):
-        yield b""
-
-    @GET("/3")
-    @staticmethod
-    async def static() -> None: ...
-
-    @GET("/4")
-    @classmethod
-    async def of_class(cls) -> None: ...
-
-    @GET("/5")
-    async def selfless() -> None: ...
-
-    @GET("/6")
-    async def unannotated(self, a, *args: int, **kwargs: int) -> None: ...
-
-    @GET("/7")
-    async def positional(self, a: int, /) -> None: ...
-
-    @GET("/8/:id:int/:room/:ctx")
-    async def path(self, id: str, room: NewMessage, ctx: RequestCtx) -> None: ...
-
-    @GET("/9")
-    async def body_of_get(self, body: NewMessage, a: Body[int], b: dict, c: Range) -> None: ...
-
-    @POST("/10")
-    async def bodies(self, a: NewMessage, b: Point) -> None: ...
-
-    @POST("/11")
-    async def mixed(self, a: int | NewMessage, b: int | list[int]) -> None: ...
-
-    @POST("/12")
-    async def unreadable(self, body: dict[str, Plain]) -> None: ...
-
-    @GET("/13/:c")
-    async def undecidable(self, a: uuid.UUID | datetime.date, c: uuid.UUID | datetime.date) -> None: ...
-
-    @GET("/14/:id:uuid")
-    async def converted(self, id: Colour) -> None: ...
-
-
-@pytest.mark.parametrize(
-    ("handler", "messages"),
-    [
-        ("sync", ["is not async: write `async def`, and run what blocks in `asyncio.to_thread`"]),
-        ("yields", ["yields: return a starlette.responses.StreamingResponse instead"]),
-        ("static", ["is a staticmethod: a handler is a plain `async def` method"]),
-        ("of_class", ["is a classmethod: a handler is a plain `async def` method"]),
-        ("selfless", ["takes no self: a handler is a plain `async def` method"]),
-        ("unannotated", ["has no annotation for parameter 'a'", "takes *args", "takes **kwargs"]),
-        ("positional", ["takes 'a' by position only"]),
-        (
-            "path",
-            [
-                "parameter 'id' is str, but ':id:int' in the path gives int",
-                "parameter 'room' is a part of the path: it is a scalar, not NewMessage",
-                "parameter 'ctx' is a part of the path: it is a scalar, not RequestCtx",
-            ],
-        ),
-        (
-            "body_of_get",
-            [
-                f"parameter '{name}' is a JSON body, but GET has none; POST, PUT and PATCH have"
-                for name in ("body", *"abc")
-            ],
-        ),
-        ("bodies", ["parameter 'b' is a second JSON body, beside 'a': there is one"]),
-        (
-            "mixed",
-            [
-                "parameter 'a' is int or NewMessage: a union is all scalars, or annotated Body[…]",
-                "parameter 'b' is int or list[int]: a union is all scalars, or annotated Body[…]",
-            ],
-        ),
-        ("unreadable", ["parameter 'body' cannot be a JSON body: Plain cannot be read from JSON"]),
-        (
-            "undecidable",
-            ["parameter 'a' cannot be read from text: ", "parameter 'c' cannot be read from text: "],
-        ),
-        ("converted", ["parameter 'id' is one of 'red', 'blue', but ':id:uuid' in the path gives UUID"]),
-    ],
-)
-def test_a_signature_that_cannot_be_served_is_refused_with_its_place(handler, messages):
-    function = Refused.__dict__[handler]
-    code = getattr(function, "__func__", function).__code__
-    where = f"{__file__}:{code.co_firstlineno}"
-    problems = [
-        problem
-        for problem in router_of(Refused).problems
-        if problem.where == where and f"Refused.{handler}" in problem.message
-    ]
-    assert len(problems) == len(messages)
-    for problem, message in zip(problems, messages, strict=True):
-        assert message in problem.message
-
-
-def test_nothing_that_is_refused_is_served():
-    assert router_of(Refused).routes == []

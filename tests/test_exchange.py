@@ -88,6 +88,24 @@ async def test_a_reply_knows_how_far_it_has_got():
     assert [message.get("body") for message in sent] == [None, b"a", b"b"]
 
 
+@pytest.mark.parametrize("kind", ["http.response.pathsend", "http.response.zerocopysend"])
+async def test_a_file_that_the_server_sends_is_a_body_too(kind):
+    async def send(message): ...
+
+    reply = Reply(send, head=False)
+    await reply(START)
+    await reply({"type": kind})
+    assert reply.finished
+
+
+async def test_early_hints_do_not_begin_the_response():
+    async def send(message): ...
+
+    reply = Reply(send, head=False)
+    await reply({"type": "http.response.early_hint", "links": []})
+    assert not reply.started
+
+
 async def test_the_reply_to_a_head_has_no_body():
     sent = []
 

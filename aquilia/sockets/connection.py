@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from time import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, overload
 
-
 from aquilia.di import Scope, ScopeContainer
 from aquilia.sockets.codecs import Codec
 from aquilia.sockets.decorators import Emits

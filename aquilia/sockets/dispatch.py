@@ -298,6 +298,10 @@ class Dispatcher:
         """See `TransportEvents`."""
         conn._writable()
 
+    def on_shutdown(self, conn: Connection) -> None:
+        """See `TransportEvents`."""
+        conn._end(CloseCode.RESTART, "the server restarts")
+
     def on_closed(self, conn: Connection, code: int, reason: str) -> None:
         """See `TransportEvents`."""
         by_server = conn._close is not None

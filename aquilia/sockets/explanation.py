@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -43,7 +44,8 @@ READ_FAILURES = (msgspec.MsgspecError, ValueError, RecursionError)
 def explain(node: Node, value: Any, *, text: bool) -> list[Detail]:
     """Every wrong field of `value`, builtins; `text` where they are from JSON (bytes are base64)."""
     search = Search(text=text)
-    node.visit(value, "$", search)
+    with suppress(RecursionError):  # a publisher's own objects may contain themselves
+        node.visit(value, "$", search)
     return search.details
 
 
@@ -51,8 +53,9 @@ def spoken(error: BaseException) -> Detail:
     """The one detail in msgspec's own message, such as "Expected `int`, got `str` - at `$.a`"."""
     what, _, where = str(error).partition(" - at ")
     detail = {"path": where.replace("`", "") or "$", "expected": what, "got": "another value"}
-    if found := re.fullmatch(r"Expected (.*), got (.*)", what):
-        detail["expected"], detail["got"] = (part.replace("`", "") for part in found.groups())
+    if found := re.fullmatch(r"Expected (.*?)(?:, got (.*))?", what):
+        detail["expected"] = found[1].replace("`", "")
+        detail["got"] = (found[2] or detail["got"]).replace("`", "")
     return detail
 
 
@@ -154,7 +157,7 @@ class Record:
         self.tag_field: str | None = getattr(info, "tag_field", None)
         self.tag: str | int | None = getattr(info, "tag", None)
         self._type = info.cls
-        origin = getattr(info.cls, "__origin__", info.cls)
+        origin = origin_of(info)
         self._instance: tuple[type, ...] = () if isinstance(info, mi.TypedDictType) else (origin,)
         self._closed = getattr(info, "forbid_unknown_fields", False)
         self._checks_itself = hasattr(origin, "__post_init__") or hasattr(origin, "__attrs_attrs__")
@@ -170,7 +173,7 @@ class Record:
             search.add(path, self.expected, kind_of(value))
             return
         before = len(search.details)
-        if self.tag_field in value and value[self.tag_field] != self.tag:
+        if self.tag_field is not None and self.tag_field in value and value[self.tag_field] != self.tag:
             search.add(step(path, self.tag_field), one_of([self.tag]), another(value[self.tag_field]))
         self._visit_members(value, path, search)
         if self._checks_itself and len(search.details) == before and not search.over:
@@ -313,6 +316,12 @@ class Union:
             member.visit(value, path, search)
 
 
+def origin_of(info: mi.StructType | mi.DataclassType | mi.TypedDictType | mi.NamedTupleType) -> type:
+    """The class of a type that may be a generic one with its arguments."""
+    origin: type = getattr(info.cls, "__origin__", info.cls)
+    return origin
+
+
 def plan(info: mi.Type) -> Node:
     """The plan for a type as `msgspec.inspect.type_info` tells it. A recursive type is a plan with cycles."""
     return Planner().node(info)
@@ -358,6 +367,8 @@ class Planner:
         if id(info) not in self._rows:
             longer = isinstance(info, mi.StructType) and not info.forbid_unknown_fields
             required = sum(field.required for field in info.fields)
-            row = self._rows[id(info)] = Row(required, None if longer else len(info.fields), (info.cls,))
+            row = self._rows[id(info)] = Row(
+                required, None if longer else len(info.fields), (origin_of(info),)
+            )
             row.places += [self.node(field.type) for field in info.fields]
         return self._rows[id(info)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import types
 import typing
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 import msgspec
 from msgspec import inspect as mi
 
-from aquilia.sockets.envelope import MAX_NESTING
 from aquilia.sockets.explanation import (
     MAX_DETAILS,
     NATIVE_IN_BINARY,
@@ -158,6 +158,10 @@ class _PydanticType(PayloadType):
         return self._adapter.validate_python(value)
 
 
+_WORDS = 200
+"""Characters of a message: a validator may quote what it refused."""
+
+
 def _from_pydantic(error: dict[str, Any]) -> Detail:
     path = "$"
     for key in error["loc"]:
@@ -166,7 +170,7 @@ def _from_pydantic(error: dict[str, Any]) -> Detail:
         return {"path": path, "expected": "a value", "got": "missing"}
     return {
         "path": path,
-        "expected": error["msg"].removeprefix("Input should be "),
+        "expected": error["msg"].removeprefix("Input should be ")[:_WORDS],
         "got": kind_of(error["input"]),
     }
 
@@ -213,7 +217,7 @@ def _inspected(type_: Any, path: str) -> mi.Type:
     try:
         return mi.type_info(type_)
     except Exception as error:
-        where, culprit, reason = _culprit(type_, path, error)
+        where, culprit, reason = _culprit(type_, path, error) or (path, type_, error)
         if str(reason).startswith("Type '"):
             raise SchemaError(
                 where, f"{_name(culprit)} is no type that a payload can have; {ACCEPTED}"
@@ -221,28 +225,35 @@ def _inspected(type_: Any, path: str) -> mi.Type:
         raise SchemaError(where, f"{_name(culprit)} can be no payload: {reason}") from error
 
 
-def _culprit(type_: Any, path: str, reason: Exception, depth: int = 0) -> tuple[str, Any, Exception]:
+def _culprit(
+    type_: Any, path: str, reason: Exception, above: tuple[Any, ...] = ()
+) -> tuple[str, Any, Exception] | None:
     """The innermost type that msgspec refuses: it tells the reason, but not the place."""
+    above = (*above, type_)
+    innermost = True
     for where, part in _children(type_, path):
         try:
             mi.type_info(part)
         except Exception as error:
-            if depth < MAX_NESTING:
-                return _culprit(part, where, error, depth + 1)
-    return path, type_, reason
+            found = None if part in above else _culprit(part, where, error, above)
+            if found:
+                return found
+            innermost = False  # it leads back to a class above, of which some other part is the culprit
+    return (path, type_, reason) if innermost else None
 
 
 def _children(type_: Any, path: str) -> Iterator[tuple[str, Any]]:
+    origin = typing.get_origin(type_)
+    beside = origin in (typing.Union, types.UnionType, typing.Annotated)
     for argument in typing.get_args(type_):
         if isinstance(argument, type) or typing.get_origin(argument) is not None:
-            yield f"{path}[]", argument
-    if isinstance(type_, type):
-        try:
-            hints = typing.get_type_hints(type_, include_extras=True)
-        except Exception:  # the hints themselves are at fault: then this type is the culprit
-            return
-        for name, hint in hints.items():
-            yield step(path, name), hint
+            yield path if beside else f"{path}[]", argument
+    try:
+        hints = typing.get_type_hints(type_, include_extras=True) if isinstance(type_, type) else {}
+    except Exception:  # the hints themselves are at fault: then this type is the culprit
+        return
+    for name, hint in hints.items():
+        yield step(path, name), hint
 
 
 def _parts(info: mi.Type, path: str, seen: set[int]) -> Iterator[tuple[str, mi.Type]]:
@@ -291,6 +302,8 @@ def _problem(part: mi.Type) -> str | None:
     """Why this part of a type cannot be in a payload."""
     if isinstance(part, mi.RawType | mi.ExtType):
         return "msgspec.Raw and Ext belong to one codec, a payload to all: use Any"
+    if isinstance(part, mi.MemoryViewType):
+        return "a memoryview is not for payloads: use bytes"
     if isinstance(part, mi.CustomType):
         return f"{_name(part.cls)} is no type that a payload can have; {ACCEPTED}"
     if isinstance(part, mi.DictType) and not all(isinstance(key, _KEYS) for key in _key_types(part)):
@@ -318,10 +331,9 @@ def _is_pydantic(part: mi.Type) -> bool:
 
 
 def _key_types(part: mi.DictType) -> Iterator[mi.Type]:
-    key = part.key_type
-    while isinstance(key, mi.Metadata):
-        key = key.type
-    yield from key.types if isinstance(key, mi.UnionType) else (key,)
+    for _, key in _parts(part.key_type, "$", set()):
+        if not isinstance(key, mi.UnionType):
+            yield key
 
 
 def _keyed_loosely(part: mi.Type) -> bool:
@@ -330,7 +342,10 @@ def _keyed_loosely(part: mi.Type) -> bool:
 
 def _schema_of(annotation: Any) -> dict[str, Any]:
     """The JSON Schema, with the type itself in the open unless it is recursive."""
-    schema: dict[str, Any] = msgspec.json.schema(annotation)
+    try:
+        schema: dict[str, Any] = msgspec.json.schema(annotation)
+    except KeyError as error:  # how msgspec fails where even the full names are the same
+        raise TypeError(f"another class in it has the name of {error}") from error
     root = schema.get("$ref")
     if root is None or len(schema) > 2:
         return schema

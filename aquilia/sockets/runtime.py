@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import Receive, Send
@@ -30,6 +29,7 @@ from aquilia.sockets.codecs import codec as codec_named
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract, guard_checks
 from aquilia.sockets.dispatch import Dispatcher
+from aquilia.sockets.envelope import Profile
 from aquilia.sockets.faults import (
     CloseCode,
     ws_internal_error,
@@ -44,8 +44,10 @@ from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.outbox import Outbox
 from aquilia.sockets.plan import PROVIDED, SocketPlan
 from aquilia.sockets.recorder import Counters, Recorder
+from aquilia.sockets.refusal import admitted, code_of, refusal, refuse, upgrade_headers
 from aquilia.sockets.tasks import TaskSet
 from aquilia.sockets.transports.asgi import ASGITransport
+from aquilia.sockets.transports.base import NATIVE, Transport
 
 __all__ = ["AquilaSockets"]
 
@@ -54,12 +56,7 @@ logger = logging.getLogger("aquilia.sockets")
 SHUTDOWN_GRACE = 10.0
 """Seconds that handlers may still run when the application stops."""
 
-_CLOSE_FOR_STATUS = {
-    400: CloseCode.BAD_HELLO,
-    401: CloseCode.UNAUTHENTICATED,
-    403: CloseCode.FORBIDDEN,
-    404: CloseCode.NO_NAMESPACE,
-}
+_ADMISSION = "aquilia.admission"
 
 
 @dataclass(slots=True)
@@ -70,7 +67,7 @@ class _Served:
     contract: SocketContract
     dispatcher: Dispatcher
     checks: list[Check]
-    chain: Endpoint | None = None
+    chain: Endpoint
     connections: int = 0
 
 
@@ -81,6 +78,20 @@ class _Admission:
     handshake: Handshake
     served: _Served
     home: Home | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """A handshake that has not been answered yet."""
+
+    scope: ASGIScope
+    receive: Receive
+    send: Send
+    pattern: str
+
+    @property
+    def offered(self) -> list[str]:
+        return self.scope.get("subprotocols") or []
 
 
 class AquilaSockets:
@@ -124,6 +135,7 @@ class AquilaSockets:
             self.hub, self.services, self.recorder, self._tasks, limit=self.plan.node.max_namespaces
         )
         self._table: PatternTable[_Served] = PatternTable()
+        self._served: dict[str, _Served] = {}
         self._apps: dict[str, ScopeContainer] = {}
         self._connections = 0
         self._started = False
@@ -158,10 +170,13 @@ class AquilaSockets:
             development=development,
         )
         checks = guard_checks(contract.declaration.guards, "check_handshake")
-        served = _Served(
-            app, contract, dispatcher, [c for _, c in sorted(checks, key=lambda entry: entry[0])]
+        served = self._served[contract.declaration.path] = _Served(
+            app,
+            contract,
+            dispatcher,
+            [check for _, check in sorted(checks, key=lambda entry: entry[0])],
+            compose(split(app.middleware).chain, self._admit, answer=self._refusal),
         )
-        served.chain = compose(split(app.middleware).chain, self._admit, answer=self._refusal)
         self._namespaces.prepare(contract)
         self._table.add(contract.declaration.path, served, where=str(contract.location))
 
@@ -215,9 +230,8 @@ class AquilaSockets:
         elif scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
         else:
-            await _json_response(
-                404, {"code": "HTTP_NOT_FOUND", "message": "only WebSockets are served here"}
-            )(scope, receive, send)
+            fault = Fault("HTTP_NOT_FOUND", "only WebSockets are served here", status=404)
+            await refusal(fault)(scope, receive, send)
 
     async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -235,64 +249,88 @@ class AquilaSockets:
     # The opening of a connection
 
     async def _open(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """One handshake, in the order: origin and host, path, limits, middleware, guards, upgrade."""
         await receive()  # websocket.connect
         await self.startup()
         connection = HTTPConnection(scope)
         path = route_path(scope)
         match = self._table.match(path)
-        offered: list[str] = scope.get("subprotocols") or []
-        pattern = match.pattern.source if match else "none"
-        ctx = RequestCtx(connection, path=path, path_params=match.params if match else {})
-        before_upgrade, response = False, None
-        admission: _Admission | None = None
+        door = _Door(scope, receive, send, match.pattern.source if match else "none")
         try:
-            origins = (match.value.contract.settings if match else self.plan.node.sockets).allowed_origins
-            before_upgrade = True
+            settings = match.value.contract.settings if match else self.plan.node.sockets
             check_host(connection, self.plan.node.allowed_hosts)
-            check_origin(connection, origins)
-            if match is None:
-                before_upgrade = False
-                raise ws_namespace_not_found(path[:200])
-            self._check_room(match.value)
-            before_upgrade = False
-            profile, subprotocol = choose_profile(offered, match.value.contract.settings.subprotocols)
-            admission = _Admission(Handshake(connection, match.path, match.params, subprotocol), match.value)
+            check_origin(connection, settings.allowed_origins)
         except Fault as fault:
-            response = self._refusal(fault, "handshake")
-        self._connections += 1
-        if match is not None:
-            match.value.connections += 1
+            await self._turn_away(door, fault, by_close=False)
+            return
+        if match is None:
+            await self._turn_away(door, ws_namespace_not_found(path[:200]))
+        elif self._is_full(match.value):
+            await self._turn_away(door, ws_overloaded("too many connections"), by_close=False)
+        else:
+            ctx = RequestCtx(connection, path=match.path, path_params=match.params)
+            self._count(match.value, 1)
+            entered = False
+            try:
+                entered = await self._enter(door, match.value, ctx)
+            finally:
+                if not entered:
+                    self._count(match.value, -1)
+
+    async def _enter(self, door: _Door, served: _Served, ctx: RequestCtx) -> bool:
+        """Ask middleware and guards, and upgrade. True: the connection is open, or was."""
         try:
-            if admission is not None:
-                ctx.state[_ADMISSION] = admission
-                assert admission.served.chain is not None
-                response = await admission.served.chain(ctx)
-            assert response is not None
-            if response.status_code != 101 or admission is None or admission.home is None:
-                self.recorder.handshake(pattern, _code_of(response))
-                await _refuse(scope, send, response, told_by_close=not before_upgrade and wants_v1(offered))
-                return
-            self.recorder.handshake(pattern, "accepted")
-            await send(
+            profile, subprotocol = choose_profile(door.offered, served.contract.settings.subprotocols)
+        except Fault as fault:
+            await self._turn_away(door, fault)
+            return False
+        handshake = Handshake(ctx.request, ctx.path, ctx.path_params, subprotocol)
+        admission = ctx.state[_ADMISSION] = _Admission(handshake, served)
+        entered = False
+        try:
+            response = await served.chain(ctx)
+            if response.status_code != 101 or admission.home is None:
+                self.recorder.handshake(door.pattern, code_of(response))
+                await refuse(door.scope, door.send, response, by_close=wants_v1(door.offered))
+                return False
+            native = (door.scope.get("extensions") or {}).get(NATIVE)
+            if native is not None:
+                native.max_message_size = served.contract.settings.max_message_size
+            await door.send(
                 {
                     "type": "websocket.accept",
                     "subprotocol": subprotocol,
-                    "headers": _upgrade_headers(response),
+                    "headers": upgrade_headers(response),
                 }
             )
-            home, admission.home = admission.home, None
-            await self._converse(admission, home, profile, receive, send)
+            entered = True
         finally:
-            self._connections -= 1
-            if match is not None:
-                match.value.connections -= 1
-            if admission is not None and admission.home is not None:
+            if not entered and admission.home is not None:
                 self._namespaces.release(admission.home)
+        self.recorder.handshake(door.pattern, "accepted")
+        if native is not None:
+            transport = native.attach()
+            transport.start(served.dispatcher, self._connect(admission, profile, transport))
+        else:
+            codec = codec_named(profile.codec)
+            asgi = ASGITransport(door.receive, door.send, binary=codec.binary, tasks=self._tasks)
+            await asgi.serve(served.dispatcher, self._connect(admission, profile, asgi))
+        return True
 
-    def _check_room(self, served: _Served) -> None:
+    async def _turn_away(self, door: _Door, fault: Fault, *, by_close: bool = True) -> None:
+        response = self._refusal(fault, "handshake")
+        self.recorder.handshake(door.pattern, fault.code)
+        await refuse(door.scope, door.send, response, by_close=by_close and wants_v1(door.offered))
+
+    def _is_full(self, served: _Served) -> bool:
         limit = served.contract.settings.max_connections
-        if self._connections >= self.plan.node.max_connections or (limit and served.connections >= limit):
-            raise ws_overloaded("too many connections")
+        return self._connections >= self.plan.node.max_connections or (
+            limit is not None and served.connections >= limit
+        )
+
+    def _count(self, served: _Served, change: int) -> None:
+        self._connections += change
+        served.connections += change
 
     async def _admit(self, ctx: RequestCtx) -> Response:
         """The end of the handshake middleware: open the namespace, and ask the guards."""
@@ -302,39 +340,33 @@ class AquilaSockets:
         try:
             for check in served.checks:
                 await passes(check, handshake)
-            home = await self._namespaces.acquire(
+            admission.home = await self._namespaces.acquire(
                 served.contract,
                 self._apps[served.app.manifest.name],
                 handshake.namespace,
                 handshake.path_params,
             )
-            admission.home = home
             for guard in served.contract.guards:
                 if guard.declaration.on == "handshake":
-                    await passes(getattr(home.controller, guard.handler.attribute), handshake)
+                    await passes(getattr(admission.home.controller, guard.handler.attribute), handshake)
         except Exception as error:
             return self._refusal(error, f"handshake of {served.contract.controller.__qualname__}")
-        response = Response(status_code=101)
-        del response.headers["content-length"]
-        return response
+        return admitted()
 
     def _refusal(self, error: Exception, where: str) -> Response:
-        fault = self._engine.process(error, where, internal=ws_internal_error)
-        return _json_response(fault.status, {"code": fault.code, "message": fault.message})
+        return refusal(self._engine.process(error, where, internal=ws_internal_error))
 
-    async def _converse(
-        self, admission: _Admission, home: Home, profile: Any, receive: Receive, send: Send
-    ) -> None:
-        """From the upgrade to the end of the connection."""
-        settings = admission.served.contract.settings
-        codec = codec_named(profile.codec)
-        transport = ASGITransport(receive, send, binary=codec.binary, tasks=self._tasks)
+    def _connect(self, admission: _Admission, profile: Profile, transport: Transport) -> Connection:
+        """The upgrade is done: from here on the connection is counted, and its dispatcher has it."""
+        home = admission.home
+        assert home is not None
+        settings = home.settings
         rate = settings.message_rate_limit
         conn = Connection(
             id=secrets.token_urlsafe(12),
             handshake=admission.handshake,
             profile=profile,
-            codec=codec,
+            codec=codec_named(profile.codec),
             transport=transport,
             outbox=Outbox(settings.backpressure),
             hub=self.hub,
@@ -344,10 +376,11 @@ class AquilaSockets:
         self.hub.add(conn)
         self.recorder.opened(home.pattern)
         admission.served.dispatcher.on_open(conn)
-        await transport.serve(admission.served.dispatcher, conn)
+        return conn
 
     async def gone(self, conn: Connection) -> None:
         """The end of a connection, called by its dispatcher."""
+        self._count(self._served[conn._home.pattern], -1)
         await self._namespaces.gone(conn)
 
     def live(self) -> dict[str, int]:
@@ -359,42 +392,3 @@ class AquilaSockets:
             "rooms": sum(len(home.rooms) for home in homes),
             "tasks": len(self._tasks),
         }
-
-
-_ADMISSION = "aquilia.admission"
-
-
-def _json_response(status: int, body: dict[str, Any]) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
-
-
-def _code_of(response: Response) -> str:
-    try:
-        return str(msgspec.json.decode(response.body)["code"])
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return f"HTTP {response.status_code}"
-
-
-def _upgrade_headers(response: Response) -> list[tuple[bytes, bytes]]:
-    skipped = (b"content-length", b"content-type")
-    return [(name, value) for name, value in response.raw_headers if name not in skipped]
-
-
-async def _refuse(scope: ASGIScope, send: Send, response: Response, *, told_by_close: bool) -> None:
-    """Say no: by a close code to a v1 client that may be told so, else by HTTP, as far as the server can."""
-    code = _CLOSE_FOR_STATUS.get(response.status_code)
-    if told_by_close and code is not None:
-        v1 = next(s for s in scope["subprotocols"] if s.startswith("aquilia.v1."))
-        await send({"type": "websocket.accept", "subprotocol": v1})
-        await send({"type": "websocket.close", "code": int(code), "reason": _code_of(response)})
-    elif "websocket.http.response" in (scope.get("extensions") or {}):
-        await send(
-            {
-                "type": "websocket.http.response.start",
-                "status": response.status_code,
-                "headers": response.raw_headers,
-            }
-        )
-        await send({"type": "websocket.http.response.body", "body": response.body})
-    else:
-        await send({"type": "websocket.close", "code": int(CloseCode.NORMAL)})

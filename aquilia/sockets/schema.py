@@ -101,7 +101,7 @@ class _Compiler:
 
     def type(self, value: Any, path: str, name: str) -> Any:
         if isinstance(value, Schema):
-            return value.type
+            return self.typed_dict(value._declaration, path, name)
         if isinstance(value, Mapping):
             return self.typed_dict(value, path, name)
         if isinstance(value, list):

@@ -70,7 +70,6 @@ _LEAVES: dict[type[mi.Type], tuple[type, str, tuple[type, ...]]] = {
     mi.StrType: (str, "str", (str,)),
     mi.BytesType: (bytes, "bytes", (bytes, bytearray)),
     mi.ByteArrayType: (bytearray, "bytes", (bytes, bytearray)),
-    mi.MemoryViewType: (memoryview, "bytes", (bytes, bytearray)),
     mi.DateTimeType: (dt.datetime, "datetime (RFC 3339)", (str, dt.datetime)),
     mi.DateType: (dt.date, "date (RFC 3339)", (str, dt.date)),
     mi.TimeType: (dt.time, "time (RFC 3339)", (str, dt.time)),

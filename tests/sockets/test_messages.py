@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from wire import PROFILES, Client, eventually, serving
+from wire import PROFILES, TRANSPORTS, Client, eventually, serving
 
 from aquilia import Fault
 from aquilia.sockets import (
@@ -120,9 +120,9 @@ def app() -> AquilaSockets:
     return AquilaSockets.from_controllers([Desk])
 
 
-@pytest.fixture
-async def url(app: AquilaSockets) -> AsyncIterator[str]:
-    async with serving(app) as base:
+@pytest.fixture(params=list(TRANSPORTS))
+async def url(app: AquilaSockets, request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    async with serving(app, ws=TRANSPORTS[request.param]) as base:
         yield f"{base}/desk/ada"
 
 

@@ -14,7 +14,11 @@ import msgspec
 import uvicorn
 import websockets
 
+from aquilia.sockets.transports.native import NativeProtocol
+
 TIMEOUT = 10.0
+
+TRANSPORTS: dict[str, Any] = {"asgi": "websockets-sansio", "native": NativeProtocol}
 
 PROFILES = {
     "plain": (None, json.dumps, json.loads),
@@ -29,7 +33,7 @@ async def serving(app: Any, **options: Any) -> AsyncIterator[str]:
     """Serve an ASGI application with uvicorn on a free port; gives `ws://127.0.0.1:PORT`."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    options = {"ws": "websockets-sansio", "lifespan": "on", "timeout_graceful_shutdown": 5, **options}
+    options = {"ws": TRANSPORTS["asgi"], "lifespan": "on", "timeout_graceful_shutdown": 5, **options}
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", **options))
     running = asyncio.create_task(server.serve(sockets=[listener]))
     try:

@@ -164,29 +164,20 @@ def settle(tree: Any, depth: int, void: object = None) -> None:
         depth += 1
         if depth > MAX_NESTING:
             raise too_deep()
-        level = [inner for container in level for inner in _containers_in(container, void)]
-
-
-def _containers_in(container: Any, void: object) -> list[Any]:
-    if type(container) is dict:
-        if not _KEYS.issuperset(map(type, container)):
-            raise ws_message_invalid(
-                "a map's keys are strings, numbers, bytes, dates or UUIDs, and one is not"
-            )
-        values = container.values()
-    else:
-        values = container
-    kinds = set(map(type, values)) - _SCALARS
-    if not kinds:
-        return []
-    if void is not None and type(void) in kinds:
-        kinds.remove(type(void))
-        for place, value in list(container.items() if type(container) is dict else enumerate(container)):
-            if value is void:
-                container[place] = None
-    if strange := kinds - {dict, list}:
-        raise ws_message_invalid(f"a value of type {strange.pop().__name__} can be in no message")
-    return [value for value in values if type(value) in (dict, list)]
+        inner: list[Any] = []
+        for container in level:
+            keyed = type(container) is dict
+            for key, value in container.items() if keyed else enumerate(container):
+                if keyed and type(key) is not str and type(key) not in _KEYS:
+                    raise ws_message_invalid("a key of a map is no string, number, bytes, date or UUID")
+                kind = type(value)
+                if kind is dict or kind is list:
+                    inner.append(value)
+                elif kind not in _SCALARS:
+                    if void is None or value is not void:
+                        raise ws_message_invalid(f"a value of type {kind.__name__} can be in no message")
+                    container[key] = None
+        level = inner
 
 
 def as_builtins(value: Any) -> Any:

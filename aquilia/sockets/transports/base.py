@@ -23,7 +23,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Transport", "TransportEvents"]
+__all__ = ["NATIVE", "Transport", "TransportEvents"]
+
+NATIVE = "aquilia.native"
+"""The ASGI extension by which a connection of the native transport can be taken over."""
 
 
 class Transport(Protocol):
@@ -59,6 +62,9 @@ class TransportEvents(Protocol):
 
     def on_writable(self, conn: Any) -> None:
         """The transport takes frames again."""
+
+    def on_shutdown(self, conn: Any) -> None:
+        """The server stops, and wants the connection to end."""
 
     def on_closed(self, conn: Any, code: int, reason: str) -> None:
         """The connection is over: 1005 without a code from the peer, 1006 without a closing handshake."""

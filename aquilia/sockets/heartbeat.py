@@ -1,0 +1,48 @@
+"""The heartbeat wheel: who is due for a ping, so that one timer serves all connections.
+
+Pure: whoever owns it calls `turn` at even intervals; after as many calls as it has slots, everyone was due once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+__all__ = ["HeartbeatWheel"]
+
+T = TypeVar("T", bound=Hashable)
+
+
+class HeartbeatWheel(Generic[T]):
+    """Spreads its members evenly over its slots; members are told apart by identity or equality."""
+
+    def __init__(self, slots: int) -> None:
+        if slots < 1:
+            raise ValueError(f"a wheel has at least one slot, not {slots}")
+        self._slots: list[dict[T, None]] = [{} for _ in range(slots)]
+        self._places: dict[T, int] = {}
+        self._next_place = 0
+        self._at = 0
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def add(self, member: T) -> None:
+        """Add a member. It is due for the first time within one full round."""
+        if member in self._places:
+            return
+        self._slots[self._next_place][member] = None
+        self._places[member] = self._next_place
+        self._next_place = (self._next_place + 1) % len(self._slots)
+
+    def remove(self, member: T) -> None:
+        """Take a member out; one that is not there is no error."""
+        place = self._places.pop(member, None)
+        if place is not None:
+            del self._slots[place][member]
+
+    def turn(self) -> list[T]:
+        """The members that are due now."""
+        due = list(self._slots[self._at])
+        self._at = (self._at + 1) % len(self._slots)
+        return due

@@ -1,0 +1,66 @@
+"""How a handshake ends before there is a connection: the responses, and how a client is told of them."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Scope, Send
+
+from aquilia.faults import Fault
+from aquilia.sockets.faults import CloseCode
+
+__all__ = ["admitted", "code_of", "refusal", "refuse", "upgrade_headers"]
+
+_CLOSE_FOR_STATUS = {
+    400: CloseCode.BAD_HELLO,
+    401: CloseCode.UNAUTHENTICATED,
+    403: CloseCode.FORBIDDEN,
+    404: CloseCode.NO_NAMESPACE,
+}
+
+
+def admitted() -> Response:
+    """What handshake middleware gets for a connection that may be opened; it may add headers."""
+    response = Response(status_code=101)
+    del response.headers["content-length"]
+    return response
+
+
+def upgrade_headers(response: Response) -> list[tuple[bytes, bytes]]:
+    """The headers to send with the upgrade."""
+    skipped = (b"content-length", b"content-type")
+    return [(name, value) for name, value in response.raw_headers if name not in skipped]
+
+
+def refusal(fault: Fault) -> Response:
+    """The response that tells of a fault."""
+    body = msgspec.json.encode({"code": fault.code, "message": fault.message})
+    return Response(body, fault.status, media_type="application/json")
+
+
+def code_of(response: Response) -> str:
+    """The fault in a response; for one that a middleware made, its status."""
+    try:
+        return str(msgspec.json.decode(response.body)["code"])
+    except (AttributeError, msgspec.DecodeError, KeyError, TypeError):
+        return f"HTTP {response.status_code}"
+
+
+async def refuse(scope: Scope, send: Send, response: Response, *, by_close: bool) -> None:
+    """Say no. `by_close`: a v1 client in a browser cannot read the status, so it is let in and told by a code."""
+    code = _CLOSE_FOR_STATUS.get(response.status_code)
+    if by_close and code is not None:
+        v1 = next(name for name in scope["subprotocols"] if name.startswith("aquilia.v1."))
+        await send({"type": "websocket.accept", "subprotocol": v1})
+        await send({"type": "websocket.close", "code": int(code), "reason": code_of(response)[:100]})
+    elif "websocket.http.response" in (scope.get("extensions") or {}):
+        await send(
+            {
+                "type": "websocket.http.response.start",
+                "status": response.status_code,
+                "headers": response.raw_headers,
+            }
+        )
+        await send({"type": "websocket.http.response.body", "body": response.body})
+    else:
+        await send({"type": "websocket.close", "code": int(CloseCode.NORMAL)})

@@ -1,0 +1,335 @@
+"""The wire of the native transport: one open WebSocket on picows, on either of asyncio's and uvloop's transports.
+
+picows splits the bytes into frames, and unmasks them (RFC 6455 sections 5.2 and 5.3). What it leaves to us is here:
+fragments and their order (5.4), reserved bits (5.2), UTF-8 (8.1), control frames, and the closing handshake (7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from picows import WSListener, WSUpgradeResponse
+from picows.common import WSUpgradeResponseWithListener
+from picows.picows import WSProtocol  # type: ignore[attr-defined]  # its stubs leave it out
+
+from aquilia.sockets.faults import CloseCode
+from aquilia.sockets.transports.base import TransportEvents
+
+__all__ = ["NativeTransport", "upgrade"]
+
+CLOSE_TIMEOUT = 5.0
+"""Seconds that the peer may take to answer a close frame, before the connection is cut."""
+MAX_FRAGMENTS = 4096
+
+_CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+_WHEN_IDLE = 1  # picows wants a strategy for the pings that it does not send
+
+
+class _QuietLogger(logging.LoggerAdapter[logging.Logger]):
+    """picows makes a logger for each connection unless it is given an adapter, and reports a peer's mistakes as
+    errors of ours."""
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        super().log(min(level, logging.DEBUG), msg, *args, **kwargs)
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802
+        return self.logger.isEnabledFor(logging.DEBUG)
+
+
+_LOGGER = _QuietLogger(logging.getLogger("aquilia.sockets.native"), {})
+
+
+def frame_header(opcode: int, length: int) -> bytes:
+    """The head of a final, unmasked frame (RFC 6455 section 5.2)."""
+    if length < 126:
+        return bytes((0x80 | opcode, length))
+    if length < 65_536:
+        return bytes((0x80 | opcode, 126)) + length.to_bytes(2, "big")
+    return bytes((0x80 | opcode, 127)) + length.to_bytes(8, "big")
+
+
+class NativeTransport(WSListener):
+    """One open connection. Implements `Transport`; picows calls the `on_ws_…` methods."""
+
+    kind = "native"
+
+    __slots__ = (
+        "_behind", "_close_timer", "_closing", "_conn", "_events", "_fragments", "_heard", "_kind", "_max_size",
+        "_on_gone", "_paused", "_pong", "_protocol", "_silent", "_size", "_websocket", "_wire", "_write_paused",
+    )  # fmt: skip
+
+    def __init__(
+        self, wire: asyncio.Transport, max_size: int, behind: bytes, on_gone: Callable[[], None]
+    ) -> None:
+        self._wire = wire
+        self._behind = behind
+        self._protocol: Any = None
+        self._websocket: Any = None
+        self._heard = False
+        self._silent = 0
+        self._max_size = max_size
+        self._on_gone = on_gone
+        self._events: TransportEvents | None = None
+        self._conn: Any = None
+        self._fragments: list[bytes] | None = None
+        self._kind = 0
+        self._size = 0
+        self._closing: tuple[int, str] | None = None
+        self._pong: bytes | None = None
+        self._close_timer: asyncio.TimerHandle | None = None
+        self._write_paused = self._paused = False
+
+    def start(self, events: TransportEvents, conn: Any) -> None:
+        """Hand messages up to `events` from now on; called in the turn of the loop that made the connection."""
+        self._events, self._conn = events, conn
+        self._wire.resume_reading()
+        if self._behind:
+            asyncio.get_running_loop().call_soon(self._read_behind)
+
+    def _read_behind(self) -> None:
+        """What came in one read with the request's head is the beginning of what is read now."""
+        behind, self._behind = self._behind, b""
+        if not self._wire.is_closing():
+            _feed(self._protocol, behind)
+
+    # What picows calls
+
+    def on_ws_connected(self, transport: Any) -> None:
+        """The upgrade was written."""
+        self._websocket = transport
+
+    def on_ws_frame(self, transport: Any, frame: Any) -> None:
+        """A frame came. Nothing of it may outlive this call: its memory is used again."""
+        events = self._events
+        self._heard = True
+        if self._closing is not None or events is None:
+            if frame.msg_type == _CLOSE:
+                self._wire.close()
+            return
+        opcode = frame.msg_type
+        if frame.rsv1 or frame.rsv2 or frame.rsv3:
+            self._fail(CloseCode.PROTOCOL_ERROR, "a reserved bit is set, and no extension was agreed on")
+        elif opcode == _TEXT and frame.fin and self._fragments is None:
+            data = frame.get_payload_as_bytes()
+            if data.isascii() or self._is_utf8(data):
+                events.on_message(self._conn, data, binary=False)
+        elif opcode == _BINARY and frame.fin and self._fragments is None:
+            events.on_message(self._conn, frame.get_payload_as_bytes(), binary=True)
+        elif opcode == _PING:
+            self._answer_ping(frame.get_payload_as_bytes())
+        elif opcode == _CLOSE:
+            self._answer_close(transport)
+        elif opcode != _PONG:
+            self._on_fragment(int(opcode), frame.get_payload_as_bytes(), bool(frame.fin))
+
+    def _on_fragment(self, opcode: int, data: bytes, final: bool) -> None:
+        if opcode == _CONTINUATION:
+            if self._fragments is None:
+                self._fail(CloseCode.PROTOCOL_ERROR, "a continuation frame continues nothing")
+                return
+        elif self._fragments is not None:
+            self._fail(CloseCode.PROTOCOL_ERROR, "a new message began within a fragmented one")
+            return
+        else:
+            self._fragments, self._kind, self._size = [], opcode, 0
+        self._fragments.append(data)
+        self._size += len(data)
+        if self._size > self._max_size or len(self._fragments) > MAX_FRAGMENTS:
+            self._fail(CloseCode.TOO_BIG, "the message is too big")
+        elif final:
+            self._finish_fragments()
+
+    def _finish_fragments(self) -> None:
+        data = b"".join(self._fragments or ())
+        self._fragments = None
+        binary = self._kind == _BINARY
+        if self._events is not None and (binary or data.isascii() or self._is_utf8(data)):
+            self._events.on_message(self._conn, data, binary=binary)
+
+    def _is_utf8(self, data: bytes) -> bool:
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            self._fail(CloseCode.NOT_UTF8, "a text message is not UTF-8")
+            return False
+        return True
+
+    def _answer_ping(self, payload: bytes) -> None:
+        # Of pings that cannot be answered yet, the latest stands for all (RFC 6455 section 5.5.3).
+        if self._write_paused:
+            self._pong = payload
+        else:
+            self._wire.write(frame_header(_PONG, len(payload)) + payload)
+
+    def _answer_close(self, transport: Any) -> None:
+        handshake = transport.close_handshake.recv
+        code = int(handshake.code) if handshake is not None else 0
+        reason = (handshake.reason or "") if handshake is not None else ""
+        self._closing = (code or CloseCode.NO_STATUS, reason)
+        body = code.to_bytes(2, "big") if code else b""
+        self._write_close(body)
+        self._wire.close()
+
+    def _write_close(self, body: bytes) -> None:
+        self._wire.write(frame_header(_CLOSE, len(body)) + body)
+        self._close_timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._wire.abort)
+
+    def _fail(self, code: int, reason: str) -> None:
+        """The peer broke the protocol (RFC 6455 section 7.1.7)."""
+        self._fragments = None
+        self.close(code, reason)
+
+    def on_ws_disconnected(self, transport: Any) -> None:
+        """The wire is gone."""
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+        sent = transport.close_handshake.sent if transport.close_handshake is not None else None
+        if self._closing is None and sent is not None:
+            self._closing = (int(sent.code), sent.reason or "")  # picows met a broken frame
+        code, reason = self._closing or (CloseCode.ABNORMAL, "")
+        self._on_gone()
+        events, self._events = self._events, None
+        if events is not None:
+            events.on_closed(self._conn, int(code), reason)
+
+    def pause_writing(self) -> None:
+        """The peer reads too slowly."""
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        """The wire takes more."""
+        self._write_paused = False
+        if self._pong is not None:
+            pong, self._pong = self._pong, None
+            self._answer_ping(pong)
+        if self._events is not None:
+            self._events.on_writable(self._conn)
+
+    # The downward half
+
+    def frame(self, message: bytes, *, binary: bool) -> bytes:
+        """See `Transport`."""
+        length = len(message)
+        if length < 126:
+            return (_SHORT_BINARY if binary else _SHORT_TEXT)[length] + message
+        return frame_header(_BINARY if binary else _TEXT, length) + message
+
+    def write(self, frames: Sequence[bytes]) -> bool:
+        """See `Transport`."""
+        # picows may have said goodbye by itself, to a peer that broke the framing.
+        if self._closing is None and not self._websocket.is_close_frame_sent:
+            self._wire.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        return not self._write_paused
+
+    def pause_reading(self) -> None:
+        """See `Transport`."""
+        if not self._paused and not self._wire.is_closing():
+            self._paused = True
+            self._wire.pause_reading()
+
+    def resume_reading(self) -> None:
+        """See `Transport`."""
+        if self._paused and not self._wire.is_closing():
+            self._paused = False
+            self._wire.resume_reading()
+
+    def close(self, code: int, reason: str) -> None:
+        """See `Transport`."""
+        if self._closing is not None:
+            return
+        self._closing = (code, reason)
+        self.resume_reading()  # the peer's close frame has to be read
+        self._write_close(code.to_bytes(2, "big") + reason.encode())
+
+    def abort(self) -> None:
+        """See `Transport`."""
+        if self._closing is None:
+            self._closing = (CloseCode.ABNORMAL, "")
+        self._wire.abort()
+
+    def shutdown(self) -> None:
+        """The server stops: uvicorn calls this for each of its connections."""
+        if self._events is not None:
+            self._events.on_shutdown(self._conn)
+        else:
+            self.close(CloseCode.RESTART, "")
+
+    def beat(self) -> None:
+        """Once per heartbeat: ping the peer, or give it up after two pings that nothing followed.
+
+        While we do not read, its silence says nothing.
+        """
+        if self._closing is not None:
+            return
+        self._silent = 0 if self._heard or self._paused else self._silent + 1
+        self._heard = False
+        if self._silent > 2:
+            self.close(CloseCode.TIMED_OUT, "no answer to pings")
+        elif not self._write_paused:
+            self._wire.write(_PING_FRAME)
+
+
+_PING_FRAME = frame_header(_PING, 0)
+_SHORT_TEXT = [frame_header(_TEXT, length) for length in range(126)]
+_SHORT_BINARY = [frame_header(_BINARY, length) for length in range(126)]
+
+
+_MINIMAL_HEAD = (
+    b"GET / HTTP/1.1\r\nHost: _\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n"
+)
+
+
+def upgrade(
+    wire: asyncio.Transport,
+    key: str,
+    headers: Sequence[tuple[str, str]],
+    *,
+    max_size: int,
+    behind: bytes,
+    on_gone: Callable[[], None],
+) -> NativeTransport:
+    """Answer a handshake with 101, and give the wire to picows. Nothing is read before the transport's `start`.
+
+    `behind` are bytes that came with the request's head. `on_gone` is called once, when the wire is gone.
+    """
+    transport = NativeTransport(wire, max_size, behind, on_gone)
+    response = WSUpgradeResponse.create_101_response(headers)
+    websocket = WSProtocol(
+        host_port=None,
+        ws_path=None,
+        is_client_side=False,
+        ws_listener_factory=lambda request: WSUpgradeResponseWithListener(response, transport),
+        logger=_LOGGER,
+        disconnect_on_exception=True,
+        websocket_handshake_timeout=None,
+        enable_auto_ping=False,
+        auto_ping_idle_timeout=0,
+        auto_ping_reply_timeout=0,
+        auto_ping_strategy=_WHEN_IDLE,
+        enable_auto_pong=False,
+        max_frame_size=max_size,
+        extra_headers=None,
+        read_buffer_init_size=0,
+    )
+    websocket.connection_made(wire)
+    # The head that picows answers is one of our own: only the key matters to it, and long ones overflow it.
+    _feed(websocket, _MINIMAL_HEAD % key.encode())
+    wire.pause_reading()
+    wire.set_protocol(websocket)
+    transport._protocol = websocket
+    return transport
+
+
+def _feed(websocket: Any, data: bytes) -> None:
+    """Give bytes to picows; its buffer may be smaller than they are."""
+    rest = memoryview(data)
+    while rest:
+        buffer = websocket.get_buffer(-1)
+        taken = min(len(buffer), len(rest))
+        buffer[:taken] = rest[:taken]
+        websocket.buffer_updated(taken)
+        rest = rest[taken:]

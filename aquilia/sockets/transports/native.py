@@ -1,0 +1,322 @@
+"""The native transport: a WebSocket server on picows, as uvicorn's protocol class for WebSockets.
+
+    uvicorn app:app --ws aquilia.sockets.transports.native:NativeProtocol
+
+It runs the whole ASGI application for the handshake, so mounts, proxy headers and everybody's middleware work. An
+application that finds `scope["extensions"]["aquilia.native"]` may, after its `websocket.accept`, take the live
+connection over by `attach`: from then on there is no ASGI task and no ASGI message. Any other gets ordinary ASGI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import logging
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
+from weakref import WeakKeyDictionary
+
+from aquilia.sockets.faults import CloseCode
+from aquilia.sockets.heartbeat import HeartbeatWheel
+from aquilia.sockets.transports.base import NATIVE
+from aquilia.sockets.transports.bridge import ASGIBridge
+from aquilia.sockets.transports.frames import NativeTransport, upgrade
+
+if TYPE_CHECKING:
+    from uvicorn.config import Config
+    from uvicorn.server import ServerState
+
+__all__ = ["NativeHandover", "NativeProtocol"]
+
+DEFAULT_MAX_SIZE = 16 * 1024 * 1024
+PULSE_SLOTS = 50
+MAX_BEHIND = 65_536
+"""Bytes that a client may send before its handshake is answered, until reading pauses."""
+
+
+class _Pulse:
+    """One timer for the pings of all connections, spread over the interval by a wheel."""
+
+    def __init__(self, interval: float | None) -> None:
+        self._wheel: HeartbeatWheel[NativeTransport] = HeartbeatWheel(PULSE_SLOTS)
+        self._step = interval / PULSE_SLOTS if interval else None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, transport: NativeTransport) -> None:
+        self._wheel.add(transport)
+        if self._timer is None and self._step is not None:
+            self._timer = asyncio.get_running_loop().call_later(self._step, self._turn)
+
+    def remove(self, transport: NativeTransport) -> None:
+        self._wheel.remove(transport)
+        if not self._wheel and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _turn(self) -> None:
+        assert self._step is not None
+        self._timer = asyncio.get_running_loop().call_later(self._step, self._turn)
+        for transport in self._wheel.turn():
+            transport.beat()
+
+
+class NativeHandover:
+    """`scope["extensions"]["aquilia.native"]`: how an application takes an accepted connection over."""
+
+    __slots__ = ("_protocol", "max_message_size")
+
+    def __init__(self, protocol: NativeProtocol, max_message_size: int) -> None:
+        self._protocol = protocol
+        self.max_message_size = max_message_size
+        """Bytes; to be set before `websocket.accept`."""
+
+    def attach(self) -> NativeTransport:
+        """The connection's transport, to be started at once. Call it right after `websocket.accept`."""
+        return self._protocol._hand_over()
+
+
+class NativeProtocol(asyncio.Protocol):
+    """The handshake of one connection: uvicorn makes it, feeds it the request's head, and forgets it."""
+
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: Any = None
+    ) -> None:
+        self._config = config
+        self._state = server_state
+        self._app_state = app_state
+        self._loop = _loop or asyncio.get_running_loop()
+        self._head = b""
+        self._behind = b""
+        self._task: asyncio.Task[None] | None = None
+        self._gone = self._loop.create_future()
+        self._connected = False
+        self._denial: dict[str, Any] | None = None
+        self._denied = False
+        self._transport: NativeTransport | None = None
+        self._bridge: ASGIBridge | None = None
+        self._handed_over = False
+        self._scope: dict[str, Any] = {}
+        self._key = ""
+
+    # The protocol, up to the upgrade
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.Protocol`."""
+        self._wire = cast(asyncio.Transport, transport)
+        self._state.connections.add(cast(Any, self))
+
+    def data_received(self, data: bytes) -> None:
+        """The request's head; what comes behind it waits for the upgrade."""
+        if self._task is not None:
+            self._behind += data
+            if len(self._behind) > MAX_BEHIND:
+                self._wire.pause_reading()
+            return
+        self._head += data
+        head, end, self._behind = self._head.partition(b"\r\n\r\n")
+        if end:
+            self._begin(head)
+
+    def eof_received(self) -> None:
+        """See `asyncio.Protocol`."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The client left before the upgrade."""
+        self._lost()
+
+    def _lost(self) -> None:
+        self._state.connections.discard(cast(Any, self))
+        if self._transport is not None:
+            _pulse_of(self._config).remove(self._transport)
+        if not self._gone.done():
+            self._gone.set_result(None)
+
+    def shutdown(self) -> None:
+        """The server stops."""
+        if self._transport is not None:
+            self._transport.shutdown()
+        else:
+            self._respond(503, [], b"")
+
+    def _begin(self, head: bytes) -> None:
+        lines = head.split(b"\r\n")
+        method, target, _ = lines[0].split(b" ", 2)
+        headers = []
+        for line in lines[1:]:
+            name, _, value = line.partition(b":")
+            headers.append((name.strip().lower(), value.strip()))
+        problem = self._check(method, headers)
+        if problem is not None:
+            status, text, extra = problem
+            self._respond(status, [(b"content-type", b"text/plain; charset=utf-8"), *extra], text.encode())
+            return
+        self._scope = self._make_scope(target, headers)
+        self._task = self._loop.create_task(self._run())
+        self._state.tasks.add(self._task)
+        self._task.add_done_callback(self._state.tasks.discard)
+
+    def _check(
+        self, method: bytes, headers: list[tuple[bytes, bytes]]
+    ) -> tuple[int, str, list[tuple[bytes, bytes]]] | None:
+        """What RFC 6455 section 4.2.1 asks of a handshake."""
+        found = dict(headers)
+        if method != b"GET":
+            return 405, "a WebSocket handshake is a GET request", [(b"allow", b"GET")]
+        if found.get(b"sec-websocket-version") != b"13":
+            return 426, "the WebSocket version must be 13", [(b"sec-websocket-version", b"13")]
+        keys = [value for name, value in headers if name == b"sec-websocket-key"]
+        try:
+            valid = len(keys) == 1 and len(base64.b64decode(keys[0], validate=True)) == 16
+        except (binascii.Error, ValueError):
+            valid = False
+        if not valid:
+            return 400, "Sec-WebSocket-Key must be 16 bytes in base64", []
+        self._key = keys[0].decode()
+        return None
+
+    def _make_scope(self, target: bytes, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
+        raw_path, _, query = target.partition(b"?")
+        root_path = self._config.root_path
+        subprotocols = [
+            entry.strip()
+            for name, value in headers
+            if name == b"sec-websocket-protocol"
+            for entry in value.decode("latin-1").split(",")
+        ]
+        limit = min(self._config.ws_max_size or DEFAULT_MAX_SIZE, 1 << 40)
+        secure = self._wire.get_extra_info("sslcontext") is not None
+        return {
+            "type": "websocket",
+            "asgi": {"version": self._config.asgi_version, "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "wss" if secure else "ws",
+            "server": _address(self._wire.get_extra_info("sockname")),
+            "client": _address(self._wire.get_extra_info("peername")),
+            "root_path": root_path,
+            "path": root_path + unquote(raw_path.decode("ascii", "replace")),
+            "raw_path": root_path.encode() + raw_path,
+            "query_string": query,
+            "headers": headers,
+            "subprotocols": [entry for entry in subprotocols if entry],
+            "state": self._app_state.copy(),
+            "extensions": {"websocket.http.response": {}, NATIVE: NativeHandover(self, limit)},
+        }
+
+    # The application
+
+    async def _run(self) -> None:
+        try:
+            await self._config.loaded_app(cast(Any, self._scope), self._receive, self._send)
+        except Exception:
+            logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
+            self._end_unfinished(500, CloseCode.INTERNAL)
+        else:
+            if not self._handed_over:
+                self._end_unfinished(500, CloseCode.NORMAL)
+
+    def _end_unfinished(self, status: int, code: int) -> None:
+        if self._transport is not None:
+            self._transport.close(code, "")
+        elif not self._denied:
+            self._respond(status, [(b"content-type", b"text/plain; charset=utf-8")], b"Internal Server Error")
+
+    async def _receive(self) -> dict[str, Any]:
+        if not self._connected:
+            self._connected = True
+            return {"type": "websocket.connect"}
+        if self._transport is not None:
+            return await self._bridged().receive()
+        await self._gone
+        return {"type": "websocket.disconnect", "code": int(CloseCode.ABNORMAL), "reason": ""}
+
+    def _bridged(self) -> ASGIBridge:
+        """The application goes on by ordinary ASGI: nobody has attached."""
+        if self._handed_over or self._transport is None:
+            raise RuntimeError("the WebSocket was taken over by attach")
+        if self._bridge is None:
+            self._bridge = ASGIBridge(self._transport)
+            self._transport.start(self._bridge, None)
+        return self._bridge
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        if self._transport is not None and not self._handed_over:
+            await self._bridged().send(message)
+            return
+        if self._handed_over or self._denied:
+            raise RuntimeError(
+                f"unexpected ASGI message {message['type']!r}: the WebSocket is no longer ours"
+            )
+        if self._gone.done():
+            raise OSError("the client has gone")
+        match message["type"]:
+            case "websocket.accept":
+                self._accept(message)
+            case "websocket.close":
+                self._respond(403, [], b"")
+            case "websocket.http.response.start":
+                self._denial = {**message, "body": b""}
+            case "websocket.http.response.body" if self._denial is not None:
+                self._denial["body"] += message.get("body", b"")
+                if not message.get("more_body", False):
+                    self._respond(
+                        self._denial["status"], list(self._denial.get("headers", ())), self._denial["body"]
+                    )
+            case other:
+                raise RuntimeError(f"unexpected ASGI message {other!r} before the WebSocket was accepted")
+
+    def _accept(self, message: dict[str, Any]) -> None:
+        headers = [
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in message.get("headers", ())
+        ]
+        if message.get("subprotocol"):
+            headers.append(("Sec-WebSocket-Protocol", message["subprotocol"]))
+        headers += [
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in self._state.default_headers
+        ]
+        handover: NativeHandover = self._scope["extensions"][NATIVE]
+        self._transport = upgrade(
+            self._wire,
+            self._key,
+            headers,
+            max_size=handover.max_message_size,
+            behind=self._behind,
+            on_gone=self._lost,
+        )
+        self._behind = b""
+        _pulse_of(self._config).add(self._transport)
+
+    def _hand_over(self) -> NativeTransport:
+        if self._transport is None or self._bridge is not None:
+            raise RuntimeError("attach comes after websocket.accept, and before anything else")
+        self._handed_over = True
+        return self._transport
+
+    def _respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        if self._denied or self._wire.is_closing():
+            return
+        self._denied = True
+        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}".encode()]
+        given = {name.lower() for name, _ in headers}
+        headers = [*headers, *self._state.default_headers]
+        if b"content-length" not in given:
+            headers.append((b"content-length", str(len(body)).encode()))
+        lines += [name + b": " + value for name, value in [*headers, (b"connection", b"close")]]
+        self._wire.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        self._wire.close()
+
+
+_pulses: WeakKeyDictionary[Any, _Pulse] = WeakKeyDictionary()
+
+
+def _pulse_of(config: Config) -> _Pulse:
+    """The heartbeat of a server: all its connections share one timer."""
+    pulse = _pulses.get(config)
+    if pulse is None:
+        pulse = _pulses[config] = _Pulse(config.ws_ping_interval)
+    return pulse
+
+
+def _address(info: Any) -> tuple[str, int] | None:
+    return (str(info[0]), int(info[1])) if isinstance(info, tuple | list) and len(info) >= 2 else None
