@@ -49,6 +49,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/declaration.py",
         "sockets/schema.py",
         "sockets/explanation.py",
+        "sockets/payload.py",
         "sockets/wording.py",
         "sockets/recorder.py",
     ),
@@ -104,6 +105,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
     # assembly
     7: (
         "sockets/__init__.py",  # exports all of its area, so it stands on top of it
+        "sockets/refusal.py",
         "sockets/runtime.py",
         "sockets/admin.py",
         "sockets/publisher.py",

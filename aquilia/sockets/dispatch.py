@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from time import time
+from time import monotonic, time
 from typing import Any, Protocol
 
 import msgspec
@@ -204,7 +204,7 @@ class Dispatcher:
         bucket = conn._bucket
         if bucket is None:
             return None
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         if bucket.take(now):
             return None
         if conn._strikes is None:

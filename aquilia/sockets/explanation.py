@@ -33,7 +33,7 @@ Detail = dict[str, str]
 MAX_DETAILS = 50
 """Wrong fields told for one payload."""
 
-MAX_VISITS = 5_000
+MAX_VISITS = 2_000
 """Values looked at in one payload."""
 
 NATIVE_IN_BINARY = (bytes, bytearray)
@@ -46,7 +46,7 @@ def explain(node: Node, value: Any, *, text: bool) -> list[Detail]:
     search = Search(text=text)
     with suppress(RecursionError):  # a publisher's own objects may contain themselves
         node.visit(value, "$", search)
-    return search.details
+    return search.details[:MAX_DETAILS]
 
 
 def spoken(error: BaseException) -> Detail:

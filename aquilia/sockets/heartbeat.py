@@ -14,26 +14,28 @@ T = TypeVar("T", bound=Hashable)
 
 
 class HeartbeatWheel(Generic[T]):
-    """Spreads its members evenly over its slots; members are told apart by identity or equality."""
+    """Spreads its members over its slots; members are told apart by identity or equality."""
 
     def __init__(self, slots: int) -> None:
         if slots < 1:
             raise ValueError(f"a wheel has at least one slot, not {slots}")
         self._slots: list[dict[T, None]] = [{} for _ in range(slots)]
         self._places: dict[T, int] = {}
-        self._next_place = 0
+        self._spread = 0
         self._at = 0
 
     def __len__(self) -> int:
         return len(self._places)
 
     def add(self, member: T) -> None:
-        """Add a member. It is due for the first time within one full round."""
+        """Add a member. It is due for the first time in the last quarter of a full round."""
         if member in self._places:
             return
-        self._slots[self._next_place][member] = None
-        self._places[member] = self._next_place
-        self._next_place = (self._next_place + 1) % len(self._slots)
+        # Many that come at once are not to be due at once for ever after.
+        self._spread = (self._spread + 1) % max(1, len(self._slots) // 4)
+        place = (self._at - 1 - self._spread) % len(self._slots)
+        self._slots[place][member] = None
+        self._places[member] = place
 
     def remove(self, member: T) -> None:
         """Take a member out; one that is not there is no error."""

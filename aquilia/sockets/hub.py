@@ -142,9 +142,11 @@ class Hub:
         self._behind: deque[Audience] = deque()
         self._slicing = False
         self._flushing = False
+        self._loop: asyncio.AbstractEventLoop
 
     async def start(self) -> None:
         """Connect to the broker."""
+        self._loop = asyncio.get_running_loop()
         await self._broker.start(self.deliver)
 
     async def stop(self) -> None:
@@ -268,7 +270,7 @@ class Hub:
         audience = self._audience(publication)
         if audience is not None and len(audience.backlog) >= BACKLOG:
             if audience.caught_up is None:
-                audience.caught_up = asyncio.get_running_loop().create_future()
+                audience.caught_up = self._loop.create_future()
             await asyncio.shield(audience.caught_up)
 
     async def members(self, namespace: str, room: str) -> Sequence[Member]:
@@ -320,7 +322,7 @@ class Hub:
         try:
             while self._behind:
                 if not self._advance(self._behind[0], deadline):
-                    asyncio.get_running_loop().call_soon(self._run_slice)
+                    self._loop.call_soon(self._run_slice)
                     return
                 audience = self._behind.popleft()
                 if audience.backlog:
@@ -366,7 +368,7 @@ class Hub:
         self._dirty.append(conn)
         if not self._flushing:
             self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         """Write for the connections that are dirty now, and give the loop back after a slice of them."""
@@ -377,7 +379,7 @@ class Hub:
             if turn % CLOCK_EVERY == CLOCK_EVERY - 1 and self._clock() >= deadline:
                 break
         if dirty:
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._loop.call_soon(self._flush)
         else:
             self._flushing = False
 

@@ -8,6 +8,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 from starlette.requests import HTTPConnection
@@ -202,6 +203,7 @@ class AquilaSockets:
                     self._apps[app.manifest.name] = await self.services.root.enter(Scope.APP)
             else:
                 self._apps = dict(apps or {})
+            self._tasks.bind(asyncio.get_running_loop())
             await self.hub.start()
             self._started = True
 
@@ -371,7 +373,7 @@ class AquilaSockets:
             outbox=Outbox(settings.backpressure),
             hub=self.hub,
             home=home,
-            bucket=TokenBucket(rate, max(1.0, 2 * rate), asyncio.get_running_loop().time()) if rate else None,
+            bucket=TokenBucket(rate, max(1.0, 2 * rate), monotonic()) if rate else None,
         )
         self.hub.add(conn)
         self.recorder.opened(home.pattern)

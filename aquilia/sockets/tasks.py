@@ -14,10 +14,15 @@ __all__ = ["TaskSet"]
 class TaskSet:
     """Tasks that belong together, held until they end."""
 
-    __slots__ = ("_tasks",)
+    __slots__ = ("_loop", "_tasks")
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop that runs them. Asking for the running one costs a system call before Python 3.12."""
+        self._loop = loop
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -29,7 +34,7 @@ class TaskSet:
 
         From Python 3.12 it runs up to its first real wait here and now, which spares a turn of the loop.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop or asyncio.get_running_loop()
         task: asyncio.Task[None]
         if sys.version_info >= (3, 12):
             task = asyncio.Task(coroutine, loop=loop, context=context, eager_start=True)

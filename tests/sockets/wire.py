@@ -33,8 +33,14 @@ async def serving(app: Any, **options: Any) -> AsyncIterator[str]:
     """Serve an ASGI application with uvicorn on a free port; gives `ws://127.0.0.1:PORT`."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    options = {"ws": TRANSPORTS["asgi"], "lifespan": "on", "timeout_graceful_shutdown": 5, **options}
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", **options))
+    options = {
+        "log_level": "warning",
+        "ws": TRANSPORTS["asgi"],
+        "lifespan": "on",
+        "timeout_graceful_shutdown": 5,
+        **options,
+    }
+    server = uvicorn.Server(uvicorn.Config(app, **options))
     running = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         async with asyncio.timeout(TIMEOUT):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -36,9 +35,6 @@ _REASON = 200
 _BIG_INTEGER = 128
 """Bytes: as many as fit a double's range, so that every codec can write what was read."""
 _NATIVE = (bytes, bytearray)
-_END = b"\x48" + os.urandom(8)
-"""A byte string that goes behind a message. cbor2 does not tell whether it read all, but if this comes out second,
-it did: nobody can foresee it. (Asking its decoder for one more byte costs more than decoding.)"""
 
 
 class CborCodec:
@@ -91,11 +87,14 @@ class CborCodec:
 
 
 def _tree(data: bytes) -> Any:
+    # cbor2 does not tell whether it read all, and asking its decoder for one more byte costs more than decoding.
+    # So the hash of the message goes behind it, and has to come out second: a message cannot contain its own.
+    digest = hash(data) & 0xFFFF_FFFF_FFFF_FFFF
     try:
         # Two levels more than are allowed: one for the array around, one since a tag counts as one. cbor2 lets an
         # empty container pass a level deeper still, so the exact bound is ours to keep.
-        items = cbor2.loads(
-            b"\x82" + data + _END,
+        tree, end = cbor2.loads(
+            b"\x82" + data + b"\x1b" + digest.to_bytes(8),
             max_depth=MAX_NESTING + 2,
             tag_hook=_refuse_tag,
             semantic_decoders=_TAGS,
@@ -104,8 +103,7 @@ def _tree(data: bytes) -> Any:
         if "nesting depth" in str(error):
             raise too_deep() from None
         raise ws_message_invalid(f"not valid CBOR: {str(error.__cause__ or error)[:_REASON]}") from None
-    tree, end = items
-    if end != _END[1:]:
+    if end != digest:
         raise ws_message_invalid("not valid CBOR: there are bytes behind the message")
     if _UNUSUAL.search(data) or len(data.translate(None, _NO_CONTAINERS)) > MAX_NESTING:
         settle(tree, 1, cbor2.undefined)

@@ -105,7 +105,7 @@ class NativeTransport(WSListener):
         """A frame came. Nothing of it may outlive this call: its memory is used again."""
         events = self._events
         self._heard = True
-        if self._closing is not None or events is None:
+        if self._closing is not None or events is None or transport.is_close_frame_sent:
             if frame.msg_type == _CLOSE:
                 self._wire.close()
             return

@@ -1,0 +1,102 @@
+"""uvicorn's HTTP protocol, with what it lacks: a bound and a timer on a request's head, and the bytes behind it.
+
+`aq serve` uses it; elsewhere it is `uvicorn.Config(http=HTTPProtocol)`. Bytes that came in one read behind the head
+of a WebSocket handshake are handed on; uvicorn's own class drops them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+__all__ = ["HEAD_TIMEOUT", "MAX_HEAD", "HTTPProtocol"]
+
+MAX_HEAD = 65_536
+"""Bytes of a request's line and headers together."""
+HEAD_TIMEOUT = 10.0
+"""Seconds in which they must have come."""
+
+
+class HTTPProtocol(HttpToolsProtocol):
+    """One connection, from its first request on."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _head_size: int | None = 0
+    """Bytes of the head so far; None while no head is being read."""
+    _refused = False
+
+    def connection_made(self, transport: Any) -> None:
+        """See `asyncio.Protocol`."""
+        super().connection_made(transport)
+        self._start_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if self._refused:
+            return
+        if self._head_size is not None:
+            self._head_size += len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            if not self._refused:
+                self.send_400_response("Invalid HTTP request received.")
+        else:
+            if self._head_size is not None and self._head_size > MAX_HEAD:
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        if self._head_size is None:
+            self._head_size = 0
+            self._start_head_timer()
+
+    def on_headers_complete(self) -> None:
+        """The head is there."""
+        self._stop_head_timer()
+        self._head_size = None
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            raise ValueError("the head is too large")  # ends the parsing
+        super().on_headers_complete()
+
+    def _upgrade(self, behind: bytes) -> None:
+        self._stop_head_timer()
+        if not self._should_upgrade():
+            self._unsupported_upgrade_warning()
+            return
+        self.handle_websocket_upgrade()
+        if behind:
+            self.transport.get_protocol().data_received(behind)  # type: ignore[attr-defined]
+
+    def _start_head_timer(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT, self._refuse, HTTPStatus.REQUEST_TIMEOUT)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        self._refused = True
+        self._stop_head_timer()
+        if not self.transport.is_closing():
+            head = (
+                f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode())
+            self.transport.close()
