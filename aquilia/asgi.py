@@ -12,7 +12,7 @@ from starlette.types import Scope as AsgiScope
 
 from aquilia.aquilary import BootError, Problem, Registry
 from aquilia.controller import Controller, RequestCtx
-from aquilia.di import Scope, ScopeContainer, Services
+from aquilia.di import DIError, Scope, ScopeContainer, Services
 from aquilia.faults import FaultEngine
 from aquilia.http import HttpApp, HttpRouter
 from aquilia.middleware import split, wrap
@@ -31,8 +31,7 @@ class Application:
     `overrides` puts ready objects in the place of services, by the type that they provide: for tests.
 
     Raises:
-        BootError: with every problem of manifests, controllers and routes.
-        DIError: with every problem of the services.
+        BootError: with every problem of manifests, controllers, routes and services.
     """
 
     def __init__(
@@ -49,15 +48,23 @@ class Application:
         wrappers: list[AsgiMiddleware] = []
         self.http = HttpRouter.build(list(self._http_apps(problems, wrappers)), self.faults)
         problems += self.http.problems
+        try:
+            self.services = Services.build(
+                [service for app in registry.apps for service in app.services],
+                [*self.http.consumers(), *plan.consumers()],
+                provided={**PROVIDED, Scope.REQUEST: [*PROVIDED[Scope.REQUEST], RequestCtx]},
+                overrides=overrides,
+            )
+            self.http.prepare(self.services)
+        except DIError as error:
+            problems += [
+                Problem(problem.chain[0].where if problem.chain else "services", str(problem))
+                for problem in error.problems
+            ]
+        except BootError as error:
+            problems += error.problems
         if problems:
             raise BootError(problems)
-        self.services = Services.build(
-            [service for app in registry.apps for service in app.services],
-            [*self.http.consumers(), *plan.consumers()],
-            provided={**PROVIDED, Scope.REQUEST: [*PROVIDED[Scope.REQUEST], RequestCtx]},
-            overrides=overrides,
-        )
-        self.http.prepare(self.services)
         self.sockets = AquilaSockets(
             registry,
             plan=plan,

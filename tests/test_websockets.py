@@ -25,7 +25,7 @@ import websockets
 AQ = Path(sys.executable).with_name("aq")
 TIMEOUT = 20.0
 
-CONTROLLER = '''\
+CONTROLLER = """\
 from aquilia.sockets import (
     SocketController, Socket, OnConnect, Event, Connection, Schema
 )
@@ -39,9 +39,9 @@ class ChatSocket(SocketController):
     @Event("message.send", schema=Schema({"text": str}))
     async def handle_message(self, conn: Connection, payload):
         await self.publish_room("general", "message.receive", payload)
-'''  # noqa: W293
+"""  # noqa: W293
 
-LOBBY = '''
+LOBBY = """
 
 @Socket("/lobby/:namespace")
 class LobbySocket(ChatSocket):
@@ -49,9 +49,9 @@ class LobbySocket(ChatSocket):
     async def on_connect(self, conn: Connection):
         await conn.join("general")
         await conn.send_event("welcome", {"msg": "Hi!"})
-'''
+"""
 
-MANIFEST = '''\
+MANIFEST = """\
 from aquilia.manifest import AppManifest
 from controllers import ChatSocket
 
@@ -60,7 +60,7 @@ manifest = AppManifest(
     controllers=[ChatSocket],
     websockets={"adapter": "redis"}
 )
-'''
+"""
 
 # What the client's JavaScript sends: JSON.stringify of the seed's object.
 HELLO = '{"type":"event","event":"message.send","payload":{"text":"Hello!"}}'
@@ -72,7 +72,9 @@ class Workspace:
 
     root: Path
 
-    def write(self, *, controllers: str = CONTROLLER, manifest: str = MANIFEST, adapter: str = "inmemory") -> None:
+    def write(
+        self, *, controllers: str = CONTROLLER, manifest: str = MANIFEST, adapter: str = "inmemory"
+    ) -> None:
         module = self.root / "modules" / "chat"
         module.mkdir(parents=True, exist_ok=True)
         (module / "controllers.py").write_text(controllers)
@@ -81,7 +83,13 @@ class Workspace:
     def aq(self, *words: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "300"}
         return subprocess.run(
-            [AQ, *words], cwd=self.root, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+            [AQ, *words],
+            cwd=self.root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
         )
 
     def refused(self, *words: str) -> str:
@@ -252,7 +260,7 @@ def test_an_adapter_that_never_was_is_refused_with_the_nearest(workspace: Worksp
 
 async def test_a_controller_can_be_named_instead_of_imported(workspace: Workspace) -> None:
     workspace.write(
-        manifest='from aquilia.manifest import AppManifest\n\n'
+        manifest="from aquilia.manifest import AppManifest\n\n"
         'manifest = AppManifest(name="chat", controllers=["controllers:ChatSocket"])\n'
     )
     workspace.compile()

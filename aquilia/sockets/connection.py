@@ -16,8 +16,8 @@ from aquilia.sockets.codecs import Codec
 from aquilia.sockets.decorators import Emits
 from aquilia.sockets.envelope import MessageEnvelope, Profile
 from aquilia.sockets.faults import (
+    ClientFault,
     CloseCode,
-    SocketFault,
     ws_ack_timeout,
     ws_connection_closed,
     ws_messages_dropped,
@@ -455,9 +455,9 @@ class Connection:
         return self._scope
 
 
-def _client_fault(error: Any) -> SocketFault:
+def _client_fault(error: Any) -> ClientFault:
     fields = error if isinstance(error, dict) else {}
-    return SocketFault(
+    return ClientFault(
         str(fields.get("code", "WS_CLIENT_ERROR"))[:64],
         str(fields.get("message", "the client answered with an error"))[:500],
         retryable=fields.get("retryable") is True,

@@ -20,6 +20,7 @@ from aquilia.sockets.connection import INBOX_LIMIT, Connection, ConnectionState,
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import (
+    ClientFault,
     CloseCode,
     SocketFault,
     ws_connection_timeout,
@@ -32,9 +33,9 @@ from aquilia.sockets.faults import (
     ws_unsupported_event,
 )
 from aquilia.sockets.limits import Strikes
-from aquilia.sockets.routes import Hook, Route, RouteCompiler, connection_container
+from aquilia.sockets.routes import Hook, RouteCompiler, connection_container
 from aquilia.sockets.settings import NodeSettings
-from aquilia.sockets.tasks import TaskSet
+from aquilia.sockets.tasks import TaskSet, own_error
 
 __all__ = ["Dispatcher"]
 
@@ -103,15 +104,13 @@ class Dispatcher:
         conn._hello_timer = None
         self._answer(conn, ws_connection_timeout("no hello came"), None)
 
-    def _hello(self, conn: Connection, envelope: MessageEnvelope) -> None:
-        if envelope.type != "control" or envelope.event != "hello":
-            raise ws_handshake_failed("the first frame must be the control frame hello")
-        greeting = conn._codec.plain(envelope.payload)
-        if not isinstance(greeting, dict | None):
-            raise ws_handshake_failed("the payload of hello is a map")
-        asked = greeting or {}
-        if asked.get("token") is not None:
-            raise ws_handshake_failed("this server checks no tokens: it has no AuthManager")
+    def _hello(self, conn: Connection, data: bytes) -> None:
+        """The first frame of protocol v1: whatever it is but `hello`, it ends the connection."""
+        try:
+            asked = _hello_payload(conn, conn._codec.decode(data))
+        except SocketFault as fault:
+            self._answer(conn, ws_handshake_failed(fault.message), None)
+            return
         conn._cancel_hello_timer()
         conn._system("welcome", {"connection": conn.id, "heartbeat": self._node.heartbeat})
         if asked.get("resume") is not None:
@@ -121,9 +120,10 @@ class Dispatcher:
 
     def _connected(self, conn: Connection) -> None:
         conn.phase = ConnectionState.CONNECTED
-        conn._started = True
         if self._on_connect:
             self._enqueue(conn, _CONNECT)
+        else:
+            conn._started = True
 
     # One message
 
@@ -139,6 +139,8 @@ class Dispatcher:
         elif binary is not conn._codec.binary:
             wanted = "binary" if conn._codec.binary else "text"
             conn._end(CloseCode.UNSUPPORTED_DATA, f"this subprotocol has {wanted} frames")
+        elif conn.phase is ConnectionState.CONNECTING:
+            self._hello(conn, data)
         else:
             self._take(conn, data)
 
@@ -162,9 +164,7 @@ class Dispatcher:
         limited = self._over_rate(conn)
         if limited is not None:
             raise limited
-        if conn.phase is ConnectionState.CONNECTING:
-            self._hello(conn, envelope)
-        elif kind == "event":
+        if kind == "event":
             self._event(conn, envelope)
         elif kind == "control" and conn._profile.v1:
             self._control(conn, envelope)
@@ -197,8 +197,12 @@ class Dispatcher:
 
     def _acked(self, conn: Connection, envelope: MessageEnvelope) -> None:
         payload = conn._codec.plain(envelope.payload)
-        if not conn._settle(envelope.id or "", payload):
-            conn._home.recorder.unmatched_ack(self._pattern)
+        if conn._settle(envelope.id or "", payload):
+            return
+        conn._home.recorder.unmatched_ack(self._pattern)
+        limited = self._over_rate(conn)  # nobody asked for it: it counts like an event
+        if limited is not None and limited.close_code is not None:
+            raise limited
 
     def _over_rate(self, conn: Connection) -> SocketFault | None:
         bucket = conn._bucket
@@ -235,34 +239,32 @@ class Dispatcher:
                     conn._balance_reading()
                 if item is _CONNECT:
                     await self._greet(conn)
-                else:
-                    await self._handle(conn, *item)
+                    continue
+                route, envelope = item
+                try:
+                    data = await route.handle(conn, envelope)
+                    if envelope.ack or route.acks:
+                        _ack(conn, envelope, data)
+                except (Exception, asyncio.CancelledError) as error:
+                    fault = self._engine.process(own_error(error), route.where, internal=ws_internal_error)
+                    self._answer(conn, fault, envelope)
         finally:
             conn._pump = None
 
-    async def _handle(self, conn: Connection, route: Route, envelope: MessageEnvelope) -> None:
-        try:
-            data = await route.handle(conn, envelope)
-            if envelope.ack or route.acks:
-                answer: dict[str, Any] = {"status": "ok"}
-                if data is not None:
-                    answer["data"] = data
-                conn._push_urgent(MessageEnvelope(type="ack", id=envelope.id, payload=answer))
-        except Exception as error:
-            fault = self._engine.process(error, route.where, internal=ws_internal_error)
-            self._answer(conn, fault, envelope)
-
     async def _greet(self, conn: Connection) -> None:
+        conn._started = True
         for hook in self._on_connect:
             try:
                 await self._run_hook(conn, hook)
-            except Exception as error:
-                fault = self._engine.process(error, hook.where, internal=_internal_error_in_opening)
+            except (Exception, asyncio.CancelledError) as error:
+                fault = self._engine.process(
+                    own_error(error), hook.where, internal=_internal_error_in_opening
+                )
                 self._refuse_opening(conn, fault)
                 return
 
     def _refuse_opening(self, conn: Connection, fault: Fault) -> None:
-        conn._home.recorder.fault(self._pattern, fault.code)
+        conn._home.recorder.fault(self._pattern, _label(fault))
         code = getattr(fault, "close_code", None)
         if code is None:
             code = CloseCode.FORBIDDEN if fault.status in (401, 403) else CloseCode.INTERNAL
@@ -279,18 +281,15 @@ class Dispatcher:
 
     def _answer(self, conn: Connection, fault: Fault, envelope: MessageEnvelope | None) -> None:
         """Tell a client of a fault: as an error ack, an error event, or by closing. The one place that decides."""
-        conn._home.recorder.fault(self._pattern, fault.code)
+        conn._home.recorder.fault(self._pattern, _label(fault))
         if isinstance(fault, SocketFault) and fault.close_code is not None:
             conn._end(fault.close_code, _close_text(fault))
             return
-        error = fault.as_dict()
-        if envelope is not None and envelope.id is not None:
-            answer = MessageEnvelope(type="ack", id=envelope.id, payload={"status": "error", "error": error})
-        else:
-            if envelope is not None and envelope.event is not None:
-                error["event"] = envelope.event
-            answer = MessageEnvelope(event="error", payload=error)
-        conn._push_urgent(answer)
+        try:
+            conn._push_urgent(_error_message(fault, envelope))
+        except TypeError as error:  # the application's own fault, with details that the codec cannot write
+            fault = self._engine.process(error, f"the answer {fault.code}", internal=ws_internal_error)
+            conn._push_urgent(_error_message(fault, envelope))
 
     # The end
 
@@ -310,6 +309,19 @@ class Dispatcher:
         self._tasks.start(self._finish(conn, ended, by_server=by_server))
 
     async def _finish(self, conn: Connection, reason: DisconnectReason, *, by_server: bool) -> None:
+        try:
+            await self._end_pump(conn, by_server=by_server)
+            for hook in self._on_disconnect if conn._started else ():
+                try:
+                    await self._run_hook(conn, hook, reason)
+                except (Exception, asyncio.CancelledError) as error:
+                    self._engine.process(own_error(error), hook.where, internal=ws_internal_error)
+        finally:  # also when the process waits for the application no longer
+            await self._close_scope(conn._scope)
+            conn._scope = None
+            await self._ends.gone(conn)
+
+    async def _end_pump(self, conn: Connection, *, by_server: bool) -> None:
         pump = conn._pump
         if isinstance(pump, asyncio.Task):
             if by_server:
@@ -317,15 +329,6 @@ class Dispatcher:
                 await asyncio.wait([pump], timeout=HANDLER_GRACE)
             pump.cancel()
             await asyncio.wait([pump])
-        if conn._started:
-            for hook in self._on_disconnect:
-                try:
-                    await self._run_hook(conn, hook, reason)
-                except Exception as error:
-                    self._engine.process(error, hook.where, internal=ws_internal_error)
-        await self._close_scope(conn._scope)
-        conn._scope = None
-        await self._ends.gone(conn)
 
     async def _close_scope(self, scope: ScopeContainer | None) -> None:
         if scope is not None:
@@ -336,6 +339,42 @@ class Dispatcher:
 
 
 _STARTING: Any = object()
+
+
+def _ack(conn: Connection, envelope: MessageEnvelope, data: Any) -> None:
+    answer: dict[str, Any] = {"status": "ok"}
+    if data is not None:
+        answer["data"] = data
+    conn._push_urgent(MessageEnvelope(type="ack", id=envelope.id, payload=answer))
+
+
+def _hello_payload(conn: Connection, envelope: MessageEnvelope) -> dict[str, Any]:
+    if envelope.type != "control" or envelope.event != "hello":
+        raise ws_handshake_failed("the first frame must be the control frame hello")
+    asked = conn._codec.plain(envelope.payload)
+    if not isinstance(asked, dict | None):
+        raise ws_handshake_failed("the payload of hello is a map")
+    asked = asked or {}
+    if asked.get("token") is not None:
+        raise ws_handshake_failed("this server checks no tokens: it has no AuthManager")
+    if not isinstance(asked.get("resume"), dict | None):
+        raise ws_handshake_failed("resume in hello is a map of token and rooms")
+    return asked
+
+
+def _error_message(fault: Fault, envelope: MessageEnvelope | None) -> MessageEnvelope:
+    """The error ack for a message with an id, else the error event."""
+    error = fault.as_dict()
+    if envelope is not None and envelope.id is not None:
+        return MessageEnvelope(type="ack", id=envelope.id, payload={"status": "error", "error": error})
+    if envelope is not None and envelope.event is not None:
+        error["event"] = envelope.event
+    return MessageEnvelope(event="error", payload=error)
+
+
+def _label(fault: Fault) -> str:
+    """What is counted. A client's own codes would be labels without end."""
+    return "WS_CLIENT_ERROR" if isinstance(fault, ClientFault) else fault.code
 
 
 def _sender(conn: Connection, data: bytes) -> MessageEnvelope | None:

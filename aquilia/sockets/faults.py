@@ -10,6 +10,7 @@ from typing import Any
 from aquilia.faults import Fault, FaultDomain, Severity
 
 __all__ = [
+    "ClientFault",
     "CloseCode",
     "SocketFault",
     "ws_ack_timeout",
@@ -103,6 +104,10 @@ class SocketFault(Fault):
     def recoverable(self) -> bool:
         """Whether the connection that met this fault goes on."""
         return self.close_code is None
+
+
+class ClientFault(SocketFault):
+    """The error with which a client answered a `request`: its code and message are the client's own words."""
 
 
 def ws_handshake_failed(message: str) -> SocketFault:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 __all__ = ["Backpressure", "Outbox", "Strategy"]
 
@@ -54,7 +54,7 @@ class Outbox:
     may be said.
     """
 
-    __slots__ = ("_bytes", "_frames", "_limits", "_size", "_urgent_bytes", "dropped")
+    __slots__ = ("_bytes", "_frames", "_limits", "_marks", "_size", "_urgent_bytes", "dropped")
 
     def __init__(self, limits: Backpressure) -> None:
         self._limits: Final = limits
@@ -62,6 +62,8 @@ class Outbox:
         self._size = 0
         self._bytes = 0
         self._urgent_bytes = 0
+        self._marks = 0
+        """Entries that are no plain frame."""
         self.dropped = 0
 
     def __len__(self) -> int:
@@ -84,9 +86,12 @@ class Outbox:
 
         Under the dropping strategies it is always True; what was lost is counted in `dropped`.
         """
-        if self._size and self._too_full_for(frame):
+        limits, size, waiting = self._limits, self._size, self._bytes + len(frame)
+        if size and (size >= limits.buffer_size or waiting > limits.buffer_bytes):
             return self._overflow(frame)
-        self._append(frame)
+        self._frames.append(frame)
+        self._size = size + 1
+        self._bytes = waiting
         return True
 
     def push_urgent(self, frame: bytes) -> None:
@@ -96,6 +101,7 @@ class Outbox:
         since a connection is not read from while it is `half_full`.
         """
         self._frames.append(_Urgent(frame))
+        self._marks += 1
         self._urgent_bytes += len(frame)
 
     def take(self, max_bytes: int, gap: Callable[[int], bytes]) -> list[bytes]:
@@ -103,14 +109,20 @@ class Outbox:
 
         `gap` makes the frame that tells of so many lost messages; it is asked only when one is due.
         """
+        frames = self._frames
+        if not self._marks and self._bytes <= max_bytes:
+            everything = cast(list[bytes], list(frames))
+            self.clear()
+            return everything
         taken: list[bytes] = []
         total = 0
-        frames = self._frames
         while frames and total < max_bytes:
             entry = frames.popleft()
             if isinstance(entry, _Gap):
+                self._marks -= 1
                 frame = gap(entry.dropped)
             elif isinstance(entry, _Urgent):
+                self._marks -= 1
                 frame = entry.frame
                 self._urgent_bytes -= len(frame)
             else:
@@ -129,7 +141,7 @@ class Outbox:
     def clear(self) -> None:
         """Forget all that waits: the connection is gone."""
         self._frames.clear()
-        self._size = self._bytes = self._urgent_bytes = 0
+        self._size = self._bytes = self._urgent_bytes = self._marks = 0
 
     def _too_full_for(self, frame: bytes) -> bool:
         limits = self._limits
@@ -155,6 +167,7 @@ class Outbox:
             last.dropped += dropped
         else:
             self._frames.append(_Gap(dropped))
+            self._marks += 1
 
     def _drop_oldest_for(self, frame: bytes) -> None:
         dropped = 0
@@ -165,6 +178,7 @@ class Outbox:
                 kept.append(oldest)
                 continue
             if isinstance(oldest, _Gap):
+                self._marks -= 1
                 dropped += oldest.dropped
                 self.dropped -= oldest.dropped
                 continue
@@ -175,6 +189,7 @@ class Outbox:
             first.dropped += dropped
         else:
             self._frames.appendleft(_Gap(dropped))
+            self._marks += 1
         self._frames.extendleft(reversed(kept))
         self.dropped += dropped
         self._append(frame)

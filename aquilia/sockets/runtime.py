@@ -29,6 +29,8 @@ from aquilia.sockets.adapters.inmemory import InMemoryAdapter
 from aquilia.sockets.codecs import codec as codec_named
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract, guard_checks
+from aquilia.sockets.controller import SocketController
+from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.dispatch import Dispatcher
 from aquilia.sockets.envelope import Profile
 from aquilia.sockets.faults import (
@@ -46,7 +48,7 @@ from aquilia.sockets.outbox import Outbox
 from aquilia.sockets.plan import PROVIDED, SocketPlan
 from aquilia.sockets.recorder import Counters, Recorder
 from aquilia.sockets.refusal import admitted, code_of, refusal, refuse, upgrade_headers
-from aquilia.sockets.tasks import TaskSet
+from aquilia.sockets.tasks import TaskSet, own_error
 from aquilia.sockets.transports.asgi import ASGITransport
 from aquilia.sockets.transports.base import NATIVE, Transport
 
@@ -154,11 +156,18 @@ class AquilaSockets:
         development: bool = False,
         **settings: Any,
     ) -> AquilaSockets:
-        """Serve these controllers without a manifest; `settings` are those of `AppManifest(websockets={…})`."""
+        """Serve these controllers without a manifest; `settings` are those of `AppManifest(websockets={…})`.
+
+        Raises:
+            BootError: also for what the host would have to serve: HTTP controllers, and pure ASGI middleware.
+        """
         manifest = AppManifest(
             "sockets", controllers=controllers, services=services, middleware=middleware, websockets=settings
         )
-        return cls(Registry.build([manifest]), development=development)
+        registry = Registry.build([manifest])
+        if problems := _misplaced(registry.apps[0]):
+            raise BootError(problems)
+        return cls(registry, development=development)
 
     def _serve_contract(self, app: App, contract: SocketContract, development: bool) -> None:
         dispatcher = Dispatcher(
@@ -351,8 +360,8 @@ class AquilaSockets:
             for guard in served.contract.guards:
                 if guard.declaration.on == "handshake":
                     await passes(getattr(admission.home.controller, guard.handler.attribute), handshake)
-        except Exception as error:
-            return self._refusal(error, f"handshake of {served.contract.controller.__qualname__}")
+        except (Exception, asyncio.CancelledError) as error:
+            return self._refusal(own_error(error), f"handshake of {served.contract.controller.__qualname__}")
         return admitted()
 
     def _refusal(self, error: Exception, where: str) -> Response:
@@ -394,3 +403,20 @@ class AquilaSockets:
             "rooms": sum(len(home.rooms) for home in homes),
             "tasks": len(self._tasks),
         }
+
+
+def _misplaced(app: App) -> list[Problem]:
+    """What is given to the sockets alone, and would be left out in silence."""
+    where = "AquilaSockets.from_controllers"
+    middleware = split(app.middleware, f"{where}: middleware")
+    problems = [
+        Problem(where, f"{each.__qualname__} is no SocketController with @Socket(path)")
+        for each in app.controllers
+        if socket_declaration(each) is None and not issubclass(each, SocketController)
+    ]
+    problems += middleware.problems
+    for entry in middleware.asgi:
+        problems.append(
+            Problem(where, f"{entry.cls!r} is pure ASGI middleware: give it to the host application")
+        )
+    return problems

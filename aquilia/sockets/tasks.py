@@ -8,7 +8,23 @@ from collections.abc import Coroutine
 from contextvars import Context
 from typing import Any
 
-__all__ = ["TaskSet"]
+__all__ = ["TaskSet", "own_error"]
+
+
+def own_error(error: BaseException) -> Exception:
+    """The error of what the current task ran: a cancellation counts as one where nobody cancelled the task itself.
+
+    Such a one comes from an awaited task or future that was cancelled, and ends no more than what awaited it. A
+    cancellation that is meant for the current task is raised again.
+    """
+    if isinstance(error, Exception):
+        return error
+    task = asyncio.current_task()
+    if not isinstance(error, asyncio.CancelledError) or (task is not None and task.cancelling()):
+        raise error
+    stray = RuntimeError("what it awaited was cancelled")
+    stray.__cause__ = error
+    return stray
 
 
 class TaskSet:

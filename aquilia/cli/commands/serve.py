@@ -1,0 +1,188 @@
+"""`aq serve`: run the workspace."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.text import Text
+
+from aquilia import __version__
+from aquilia.aquilary import BootError
+from aquilia.cli.commands.compile import AppOption
+from aquilia.cli.console import columns, fail, show_problems, stderr, stdout
+from aquilia.cli.reload import Reloader
+from aquilia.server import Booted, Endpoint, ServerError, boot, configuration, listen, serve, tls
+from aquilia.sockets.artifact import ARTIFACT_PATH, Artifact, ArtifactError, differences, read
+from aquilia.workspace import environment
+
+__all__ = ["serve_command"]
+
+LogLevel = Literal["debug", "info", "warning", "error", "critical"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What a serving process needs to know; a child process gets it pickled."""
+
+    root: Path
+    app: str | None
+    log_level: str
+    certificate: Path | None
+    key: Path | None
+    uds: Path | None
+    host: str
+
+    def context(self) -> ssl.SSLContext | None:
+        return tls(self.certificate, self.key) if self.certificate else None
+
+
+def serve_command(
+    app: AppOption = None,
+    host: Annotated[
+        str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="The port; 0 is any free one.", show_default="8000"),
+    ] = None,
+    uds: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Listen on a Unix socket instead of host and port.")
+    ] = None,
+    reload: Annotated[
+        bool,
+        typer.Option("--reload", help="Start anew when a Python file changes. Implies AQ_ENV=development."),
+    ] = False,
+    ssl_certfile: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Serve https and wss, with this certificate (PEM).")
+    ] = None,
+    ssl_keyfile: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Its key, where the certificate's file has none.")
+    ] = None,
+    log_level: Annotated[
+        LogLevel, typer.Option(case_sensitive=False, help="info also logs every request.")
+    ] = "info",
+    workers: Annotated[int, typer.Option(min=1, help="How many processes; this version has one.")] = 1,
+) -> None:
+    """Serve the workspace in this folder, as compiled."""
+    if workers > 1:
+        raise typer.BadParameter(
+            "each process would have rooms of its own with the in-memory adapter; rooms that several share "
+            "are planned, and not in this version yet: leave it out",
+            param_hint="--workers",
+        )
+    if uds is not None and (host is not None or port is not None):
+        raise typer.BadParameter(
+            "stands in the place of --host and --port: leave those out", param_hint="--uds"
+        )
+    if ssl_keyfile is not None and ssl_certfile is None:
+        raise typer.BadParameter("needs --ssl-certfile", param_hint="--ssl-keyfile")
+    host = host or "127.0.0.1"
+    options = _Options(Path.cwd(), app, log_level, ssl_certfile, ssl_keyfile, uds, host)
+    endpoint = Endpoint(host, 8000 if port is None else port, uds)
+    try:
+        if reload:
+            _serve_reloading(options, endpoint)
+        else:
+            _serve_compiled(options, endpoint)
+    except BootError as error:
+        show_problems(error.problems, options.root)
+        raise typer.Exit(1) from None
+    except (ServerError, ArtifactError) as error:
+        fail(str(error))
+    finally:
+        if uds is not None:
+            uds.unlink(missing_ok=True)
+
+
+def _serve_compiled(options: _Options, endpoint: Endpoint) -> None:
+    booted = boot(options.root, options.app)
+    if environment() == "production":
+        _refuse_stale(options.root, booted.artifact)
+    context = options.context()
+    _serve(options, booted, listen(endpoint), context)
+
+
+def _refuse_stale(root: Path, now: Artifact) -> None:
+    compiled = read(root / ARTIFACT_PATH)
+    if compiled.fingerprint == now.fingerprint:
+        return
+    changes = differences(compiled, now)
+    shown = [*changes[:8], *([f"and {len(changes) - 8} more"] if len(changes) > 8 else [])]
+    listed = "".join(f"\n  {change}" for change in shown)
+    raise ServerError(
+        f"{ARTIFACT_PATH.as_posix()} is older than the code: run `aq compile` (or serve with --reload while "
+        f"you work){listed}"
+    )
+
+
+def _serve(
+    options: _Options,
+    booted: Booted,
+    sockets: Sequence[socket.socket],
+    context: ssl.SSLContext | None,
+) -> None:
+    serve(
+        booted.application,
+        sockets,
+        log_level=options.log_level,
+        context=context,
+        on_started=partial(_announce, options, booted.artifact, sockets),
+    )
+
+
+def _serve_reloading(options: _Options, endpoint: Endpoint) -> None:
+    os.environ["AQ_ENV"] = "development"
+    options.context()  # its problems are told at once
+    sockets = listen(endpoint)
+    config = configuration(
+        "aquilia.server:create_application",
+        options.log_level,
+        factory=True,
+        reload=True,
+        reload_dirs=[str(options.root)],
+    )
+    Reloader(config, partial(_serve_reloaded, options), sockets, options.root).run()
+
+
+def _serve_reloaded(options: _Options, sockets: list[socket.socket] | None) -> None:
+    """Runs in the child process."""
+    try:
+        _serve(options, boot(options.root, options.app), sockets or (), options.context())
+    except BootError as error:
+        show_problems(error.problems, options.root)
+        stderr.print("waiting for a change")
+        sys.exit(1)
+    except ServerError as error:
+        fail(str(error), root=options.root)
+
+
+def _announce(options: _Options, artifact: Artifact, sockets: Sequence[socket.socket]) -> None:
+    stdout.print(Text.assemble(("Aquilia", "bold"), f" {__version__}, {environment()}; Ctrl-C stops it"))
+    secure = "s" if options.certificate else ""
+    if options.uds is not None:
+        address = ""
+        stdout.print(Text(f"  unix:{options.uds}", "bold cyan"))
+    else:
+        address = _address(options.host, sockets[0].getsockname()[1])
+        stdout.print(Text(f"  http{secure}://{address}", "bold cyan"))
+    table = columns("", "")
+    for namespace in artifact.namespaces:
+        controller = Text(namespace.controller.partition(":")[2], "dim")
+        path = namespace.path if options.uds else f"ws{secure}://{address}{namespace.path}"
+        table.add_row(f"  {path}", controller)
+    stdout.print(table)
+
+
+def _address(host: str, port: int) -> str:
+    """How a browser on this machine reaches it: "every address" is none that one can go to."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,333 @@
+"""The server: the workspace in a folder, booted, and served by uvicorn over the native transport.
+
+`aq serve` is the usual way. By hand, without its check of the artifact:
+
+    uvicorn aquilia.server:create_application --factory --ws aquilia.sockets.transports.native:NativeProtocol
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import socket
+import ssl
+import stat
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from aquilia.aquilary import BootError, Problem, Registry
+from aquilia.asgi import Application
+from aquilia.sockets.artifact import Artifact
+from aquilia.sockets.compile import artifact_of
+from aquilia.sockets.transports.native import NativeProtocol
+from aquilia.workspace import Workspace, environment, load_workspace
+
+__all__ = [
+    "Booted",
+    "Endpoint",
+    "ServerError",
+    "boot",
+    "configuration",
+    "create_application",
+    "listen",
+    "serve",
+    "tls",
+]
+
+GRACE = 10
+"""Seconds that requests and connections may still take when the server stops."""
+
+
+class ServerError(Exception):
+    """The server cannot start; the message says why, and what to do."""
+
+
+def create_application() -> Application:
+    """The application of the workspace in the current folder, as `AQ_APP` and `AQ_ENV` say: for any ASGI server.
+
+    Raises:
+        BootError: with every problem.
+    """
+    return boot(Path.cwd(), os.environ.get("AQ_APP") or None).application
+
+
+# Booting
+
+
+@dataclass(frozen=True, slots=True)
+class Booted:
+    """A workspace, which stays open, and its application."""
+
+    workspace: Workspace
+    application: Application
+
+    @property
+    def artifact(self) -> Artifact:
+        """What `aq compile` writes."""
+        return artifact_of(self.application.sockets.plan)
+
+
+def boot(root: Path, app: str | None = None) -> Booted:
+    """Load the workspace in `root`, or the manifests that `app` names in it, and check all of it.
+
+    Raises:
+        BootError: with every problem of manifests, controllers, routes, settings and services; also where the
+            code of the workspace wants to end the process.
+    """
+    try:
+        workspace = load_workspace(root, app)
+        try:
+            registry = Registry.build(
+                workspace.manifests, places=workspace.places, import_module=workspace.import_module
+            )
+            return Booted(workspace, Application(registry, environment=environment()))
+        except BaseException:
+            workspace.close()
+            raise
+    except SystemExit as error:
+        where = _place(error, root.resolve())
+        raise BootError([Problem(where, f"ends the process while it is imported: {error!r}")]) from error
+
+
+def _place(error: BaseException, root: Path) -> str:
+    """The last line within the workspace that an exception came through."""
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = [f"{file}:{line}" for file, line in frames if file.startswith(f"{root}{os.sep}")]
+    return own[-1] if own else str(root)
+
+
+# Listening
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to listen: a host and port (0: any free one), or a Unix socket."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    uds: Path | None = None
+
+    def __str__(self) -> str:
+        if self.uds is not None:
+            return f"unix:{self.uds}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def listen(endpoint: Endpoint) -> list[socket.socket]:
+    """Bind the endpoint: a socket for each address of the host.
+
+    Raises:
+        ServerError: it is taken, or cannot be had.
+    """
+    try:
+        return [_unix_socket(endpoint.uds)] if endpoint.uds is not None else _internet_sockets(endpoint)
+    except OSError as error:
+        raise ServerError(_refusal(endpoint, error)) from error
+
+
+def _internet_sockets(endpoint: Endpoint) -> list[socket.socket]:
+    bound: list[socket.socket] = []
+    refusal: OSError | None = None
+    port = endpoint.port
+    addresses = socket.getaddrinfo(
+        endpoint.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
+    )
+    for family, kind, protocol, _, address in dict.fromkeys(addresses):
+        listener = socket.socket(family, kind, protocol)
+        try:
+            if os.name == "posix":  # elsewhere it would let a second server take the port over
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind((address[0], port, *address[2:]))
+        except OSError as error:
+            listener.close()
+            refusal = error
+            if error.errno == errno.EADDRNOTAVAIL:  # "localhost" may have an address that the machine lacks
+                continue
+            break
+        bound.append(listener)
+        port = listener.getsockname()[1]
+    if refusal is not None and (not bound or refusal.errno != errno.EADDRNOTAVAIL):
+        for listener in bound:
+            listener.close()
+        raise refusal
+    return bound
+
+
+def _unix_socket(path: Path) -> socket.socket:
+    if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+        with closing(socket.socket(socket.AF_UNIX)) as probe, suppress(ConnectionRefusedError):
+            probe.connect(str(path))
+            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+        path.unlink()  # left behind by a server that was killed
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(path))
+    except OSError:
+        listener.close()
+        raise
+    path.chmod(0o666)  # who may connect is for its folder to say: the proxy is mostly another user
+    return listener
+
+
+def _refusal(endpoint: Endpoint, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        other = "another --uds" if endpoint.uds else "another --port, such as --port 0 for any free one"
+        return f"{endpoint} is taken by another process: end it, or choose {other}"
+    if error.errno == errno.EACCES:
+        return f"{endpoint} needs rights that this user does not have"
+    return f"cannot listen on {endpoint}: {error.strerror or error}"
+
+
+def tls(certificate: Path, key: Path | None) -> ssl.SSLContext:
+    """The TLS context of a server with this chain of certificates, in PEM.
+
+    Raises:
+        ServerError: a file is missing, or not what it should be.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    for file in (certificate, key):
+        if file is not None and not file.is_file():
+            raise ServerError(f"TLS: there is no file {file}")
+    try:
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        files = f"{certificate} and {key}" if key else f"{certificate}"
+        raise ServerError(
+            f"TLS: {files} cannot be used: {getattr(error, 'reason', None) or error}"
+        ) from error
+    return context
+
+
+# Serving
+
+
+def configuration(
+    application: ASGIApp | str, log_level: str = "info", context: ssl.SSLContext | None = None, **options: Any
+) -> uvicorn.Config:
+    """How uvicorn runs here; `options` are further ones of `uvicorn.Config`."""
+    if context is not None:
+        options["ssl_context_factory"] = lambda config, default: context
+    return uvicorn.Config(
+        cast(Any, application),
+        http="httptools",
+        ws=NativeProtocol,
+        lifespan="on",
+        interface="asgi3",
+        log_config=_logging(log_level.upper()),
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+        workers=1,
+        **options,
+    )
+
+
+def serve(
+    application: Application,
+    sockets: Sequence[socket.socket],
+    *,
+    log_level: str = "info",
+    context: ssl.SSLContext | None = None,
+    on_started: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve on these sockets until SIGINT or SIGTERM, after which clients are told to come back.
+
+    `on_started` is called when clients can connect.
+
+    Raises:
+        ServerError: the application did not start; the log says why.
+    """
+    config = configuration(
+        _AccessLog(application), log_level, context, ws_ping_interval=application.sockets.plan.node.heartbeat
+    )
+    server = _Server(config, on_started)
+    with suppress(KeyboardInterrupt), _ending_cleanly():
+        try:
+            server.run(sockets=list(sockets))
+        except SystemExit as error:
+            if error.code:
+                raise ServerError("the application did not start") from error
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self._on_started()
+
+
+@contextmanager
+def _ending_cleanly() -> Iterator[None]:
+    """uvicorn, once it has stopped, raises the signal again that stopped it: then SIGTERM is a success as well."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _AccessLog:
+    """Notes WebSocket handshakes, as uvicorn does requests. Paths are without their query: it may hold a token."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._logger = logging.getLogger("uvicorn.access")
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket" or not self._logger.isEnabledFor(logging.INFO):
+            await self._app(scope, receive, send)
+            return
+        answered = False
+
+        async def note(message: Message) -> None:
+            nonlocal answered
+            if not answered:
+                answered = True
+                status = {"websocket.accept": 101, "websocket.close": 403}.get(message["type"])
+                client = scope.get("client")
+                self._logger.info(
+                    '%s - "WebSocket %s" %d',
+                    f"{client[0]}:{client[1]}" if client else "",
+                    quote(scope["path"]),
+                    status or message["status"],
+                )
+            await send(message)
+
+        await self._app(scope, receive, note)
+
+
+def _logging(level: str) -> dict[str, Any]:
+    """One line for each record, of whatever logger, on stderr."""
+    quiet = (
+        "INFO" if level == "DEBUG" else "WARNING"
+    )  # how uvicorn starts and stops is told by `aq serve` itself
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "line": {"format": "%(asctime)s %(levelname)-8s %(message)s", "datefmt": "%Y-%m-%d %H:%M:%S"}
+        },
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"handlers": ["stderr"], "level": level},
+        "loggers": {
+            "uvicorn": {"level": level},
+            "uvicorn.error": {"level": quiet if level in ("DEBUG", "INFO") else level},
+            "uvicorn.access": {"level": level},
+        },
+    }
