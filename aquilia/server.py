@@ -89,16 +89,34 @@ def boot(root: Path, app: str | None = None) -> Booted:
     try:
         workspace = load_workspace(root, app)
         try:
-            registry = Registry.build(
-                workspace.manifests, places=workspace.places, import_module=workspace.import_module
-            )
-            return Booted(workspace, Application(registry, environment=environment()))
+            return Booted(workspace, _application(workspace))
         except BaseException:
             workspace.close()
             raise
     except SystemExit as error:
         where = _place(error, root.resolve())
         raise BootError([Problem(where, f"ends the process while it is imported: {error!r}")]) from error
+
+
+def _application(workspace: Workspace) -> Application:
+    registry = Registry.build(
+        workspace.manifests, places=workspace.places, import_module=workspace.import_module
+    )
+    try:
+        return Application(registry, environment=environment())
+    except BootError as error:
+        raise BootError([_located(problem, workspace) for problem in error.problems]) from error
+
+
+def _located(problem: Problem, workspace: Workspace) -> Problem:
+    """A problem of a manifest, by its file instead of its name."""
+    for name, file in workspace.places.items():
+        label = f"manifest {name!r}"
+        if problem.where == label:
+            return Problem(file, problem.message)
+        if problem.where.startswith(f"{label}: "):
+            return Problem(file, f"{problem.where.removeprefix(f'{label}: ')}: {problem.message}")
+    return problem
 
 
 def _place(error: BaseException, root: Path) -> str:

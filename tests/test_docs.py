@@ -2,8 +2,8 @@
 
 A fenced block says after its language what it is, and nothing else is needed to keep it true:
 
-- `python`: the blocks of one section (`##`) are one module. It is imported, its controllers and manifests boot,
-  and mypy --strict accepts it; `untyped` leaves that out.
+- `python`: the blocks of one section (`##`) are one module, which begins with `from aquilia.sockets import *`. It is
+  imported, its controllers and manifests boot, and mypy --strict accepts it; `untyped` leaves that out.
 - `python file=NAME`: a file of a workspace, which the section's files make up, and `aq compile` accepts.
 - `text wire=PATH [subprotocol=NAME]`: a conversation with the document's controllers. `→` is sent, and `←` is what
   comes, whole; "…" stands for any value. Names before the arrows are clients, connected where they first appear.
@@ -22,6 +22,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -41,7 +42,7 @@ from aquilia.asgi import Application
 from aquilia.controller import Controller
 from aquilia.manifest import AppManifest
 from aquilia.sockets import Socket, SocketController
-from aquilia.sockets.declaration import SocketDeclaration, socket_declaration
+from aquilia.sockets.declaration import SocketDeclaration
 from aquilia.sockets.faults import SocketFault
 from aquilia.sockets.outbox import Backpressure
 from aquilia.sockets.settings import (
@@ -51,6 +52,7 @@ from aquilia.sockets.settings import (
     node_settings,
     socket_settings,
 )
+from aquilia.sockets.transports.native import NativeProtocol
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDE = ROOT / "docs" / "WEBSOCKETS.md"
@@ -126,9 +128,19 @@ def sections(document: Path) -> dict[str, list[Block]]:
     return found
 
 
+def typed_sections(document: Path) -> dict[str, list[Block]]:
+    """The Python of a document for a type checker, by section; not a manifest's, which imports its neighbours."""
+    found: dict[str, list[Block]] = {}
+    for block in blocks(document):
+        file = block.options.get("file", "")
+        if block.language == "python" and "untyped" not in block.words and not file.endswith("manifest.py"):
+            found.setdefault(block.section, []).append(block)
+    return found
+
+
 def as_module(blocks: list[Block]) -> str:
     """Blocks as one module, each on the lines that it has in the document."""
-    lines: list[str] = []
+    lines = ["from aquilia.sockets import *"]
     for block in blocks:
         lines += [""] * (block.line - 1 - len(lines))
         lines += block.text.splitlines()
@@ -185,19 +197,10 @@ def test_the_python_of_the_guide_is_imported_and_boots(application: Application)
 
 def test_type_checkers_accept_the_typed_examples(tmp_path: Path) -> None:
     pytest.importorskip("mypy", reason="needs mypy: `make check` installs it")
-    files = []
     for document in DOCUMENTS:
-        for block in blocks(document):
-            typed = block.language == "python" and "untyped" not in block.words
-            if typed and block.options.get("file", "").endswith("manifest.py"):
-                continue  # it imports its neighbour; the neighbour is what has types
-            if typed:
-                file = tmp_path / f"documented_{document.stem}_{block.section}.py".replace("-", "_").lower()
-                so_far = file.read_text().splitlines() if file.exists() else []
-                padding = [""] * (block.line - 1 - len(so_far))
-                file.write_text("\n".join([*so_far, *padding, *block.text.splitlines()]) + "\n")
-                files.append(file.name)
-    assert files
+        for section, python in typed_sections(document).items():
+            name = f"documented_{document.stem}_{section}.py".replace("-", "_").lower()
+            (tmp_path / name).write_text(as_module(python))
 
     checked = subprocess.run(
         [
@@ -207,7 +210,7 @@ def test_type_checkers_accept_the_typed_examples(tmp_path: Path) -> None:
             "--strict",
             "--cache-dir",
             ROOT / ".mypy_cache",
-            *dict.fromkeys(files),
+            *tmp_path.iterdir(),
         ],
         cwd=tmp_path,
         env={**os.environ, "MYPYPATH": str(ROOT)},
@@ -313,16 +316,29 @@ async def test_a_conversation_goes_as_written(block: Block, application: Applica
         await application.shutdown()
 
 
+class Server(uvicorn.Server):
+    """Says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+
 @pytest.fixture
 async def origin(application: Application) -> AsyncIterator[str]:
-    config = uvicorn.Config(application, port=0, log_level="warning", ws="websockets-sansio")
-    server = uvicorn.Server(config)
-    running = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.005)
-    yield f"localhost:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    await running
+    """The host and port at which the guide's application is served."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = Server(uvicorn.Config(application, log_level="warning", ws=NativeProtocol))
+        running = asyncio.create_task(server.serve([listener]))
+        async with asyncio.timeout(TIMEOUT):
+            await server.listening.wait()
+        yield f"localhost:{listener.getsockname()[1]}"
+        server.should_exit = True
+        await running
 
 
 @pytest.mark.parametrize("block", every("js"))
@@ -544,3 +560,17 @@ def test_targets_of_make_in_the_documents_exist() -> None:
     ]
     assert named
     assert not set(named) - set(targets)
+
+
+def test_the_options_of_the_server_are_in_the_guide() -> None:
+    wide = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
+    shown = subprocess.run(
+        [AQ, "serve", "--help"], env=wide, capture_output=True, text=True, check=True
+    ).stdout
+
+    documented = {
+        option
+        for row in table("Running", "option of `aq serve`")
+        for option in row[next(iter(row))].split(", ")
+    }
+    assert documented == set(re.findall(r"--[a-z-]+", shown)) - {"--help"}

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from aquilia.aquilary import Problem
 
-__all__ = ["columns", "fail", "note_printed", "print_json", "show_problems", "stderr", "stdout"]
+__all__ = ["columns", "count", "fail", "note_printed", "print_json", "show_problems", "stderr", "stdout"]
 
 # No markup: paths like /chat/:room: and events like [x] are text, and mean nothing else.
 stdout = Console(markup=False, emoji=False, highlight=False)
@@ -30,7 +30,8 @@ def fail(message: str, *, root: Path | None = None) -> NoReturn:
 
 
 def show_problems(problems: Sequence[Problem], root: Path) -> None:
-    """List what is wrong with a workspace: each place, and below it what is wrong there."""
+    """List what is wrong with a workspace, by file and line: each place, and below it what is wrong there."""
+    problems = sorted(dict.fromkeys(problems), key=_place)
     for problem in problems:
         where, message = relative(problem.where, root), relative(problem.message, root)
         if stderr.is_terminal:
@@ -38,15 +39,19 @@ def show_problems(problems: Sequence[Problem], root: Path) -> None:
             stderr.print(Padding(Text(message), (0, 0, 1, 2)))
         else:  # one line that an editor understands
             stderr.print(f"{where}: {message}", soft_wrap=True)
-    count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-    stderr.print(Text(count, "bold red"))
+    stderr.print(Text(count(len(problems), "problem"), "bold red"))
 
 
-def note_printed(printed: str) -> None:
+def _place(problem: Problem) -> tuple[str, int]:
+    file, _, line = problem.where.rpartition(":")
+    return (file, int(line)) if line.isdigit() else (problem.where, 0)
+
+
+def note_printed(printed: str, root: Path) -> None:
     """Show what the workspace printed while it was imported."""
     if printed.strip():
         stderr.print(Text("printed while the workspace was imported:", "dim"))
-        for line in printed.rstrip().splitlines():
+        for line in relative(printed, root).rstrip().splitlines():
             stderr.print(Text(f"  {line}", "dim"), soft_wrap=True)
 
 
@@ -55,6 +60,11 @@ def relative(text: str, root: Path) -> str:
     root = root.resolve()
     text = text.replace(f"{root}{os.sep}", "")
     return "." if text == str(root) else text
+
+
+def count(number: int, what: str) -> str:
+    """A number of things, in words."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def print_json(text: str) -> None:

@@ -1,6 +1,6 @@
 """A workspace, booted in a process of its own: whatever its code does there, it does to that process alone.
 
-As a program (`python -m aquilia.cli.examination ROOT APP RESULT`), this file is that process.
+`examine` starts that process, and `main` is what runs in it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def examine(root: Path, app: str | None) -> Examination:
     with tempfile.TemporaryDirectory(prefix="aq-") as folder:
         result, printed = Path(folder, "result"), Path(folder, "printed")
         # -P: a file of the workspace must not take the place of a module that is imported before it.
-        command = [sys.executable, "-P", "-X", "faulthandler", "-m", __spec__.name]
+        program = f"from {__name__} import main; main()"
+        command = [sys.executable, "-P", "-X", "faulthandler", "-c", program]
         with printed.open("wb") as output:  # no pipe: processes that the workspace starts could keep it open
             child = subprocess.run(
                 [*command, str(root), app or "", str(result)],
@@ -135,10 +137,7 @@ def main() -> None:
     root, app, result = sys.argv[1:]
     found = _examined(Path(root), app or None)
     Path(result).write_bytes(msgspec.json.encode(found))
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # the workspace may have closed or replaced it
+            stream.flush()
     os._exit(0)  # whatever threads and exit handlers the workspace has left behind
-
-
-if __name__ == "__main__":
-    main()

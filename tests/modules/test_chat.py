@@ -48,7 +48,7 @@ async def address(application: Application) -> AsyncIterator[str]:
 async def eventually(condition: Any) -> None:
     """Wait until a condition holds that nothing announces."""
     async with asyncio.timeout(TIMEOUT):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 

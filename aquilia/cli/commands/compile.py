@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from aquilia.cli.console import columns, fail, note_printed, show_problems, stdout
+from aquilia.cli.console import columns, count, fail, note_printed, show_problems, stdout
 from aquilia.sockets.artifact import ARTIFACT_PATH, Artifact, ArtifactError, write
 
 __all__ = ["AppOption", "compile_command"]
@@ -30,7 +30,7 @@ def compile_command(app: AppOption = None) -> None:
 
     root = Path.cwd()
     found = examine(root, app)
-    note_printed(found.printed)
+    note_printed(found.printed, root)
     if found.artifact is None:
         show_problems(found.problems, root)
         raise typer.Exit(1)
@@ -48,7 +48,7 @@ def _summarise(artifact: Artifact) -> None:
         table.add_row(
             f"  {namespace.path}",
             controller,
-            f"{len(namespace.events)} events in, {len(namespace.emits)} out",
+            f"{count(len(namespace.events), 'event')} in, {len(namespace.emits)} out",
         )
     if not artifact.namespaces:
         table.add_row("  no namespaces: no controller has @Socket")

@@ -1,0 +1,455 @@
+"""The page of the chat example in a real browser, against a real `aq serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    Locator,
+    Page,
+    WebSocketRoute,
+    async_playwright,
+    expect,
+)
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "modules/chat"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+TIMEOUT = 20.0
+
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: sudo make system-deps"),
+]
+expect.set_options(timeout=TIMEOUT * 1000)
+
+
+class Server:
+    """`aq serve` in a process of its own, which can be stopped and started again at the same address."""
+
+    def __init__(self, workspace: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        self._workspace = workspace
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    async def start(self) -> None:
+        self._process = await self._aq("serve", "--port", str(self.port), "--log-level", "warning")
+        async with asyncio.timeout(TIMEOUT), httpx.AsyncClient() as client:
+            while True:
+                assert self._process.returncode is None, "the server ended"
+                try:
+                    await client.get(self.url)
+                    return
+                except httpx.TransportError:
+                    await asyncio.sleep(0.02)
+
+    async def compile(self) -> None:
+        assert await (await self._aq("compile")).wait() == 0
+
+    async def stop(self) -> None:
+        assert self._process is not None
+        self._process.terminate()
+        assert await asyncio.wait_for(self._process.wait(), TIMEOUT) == 0
+
+    async def _aq(self, *arguments: str) -> asyncio.subprocess.Process:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "aquilia.cli", *arguments, cwd=self._workspace, env=environment
+        )
+
+
+def under_strict_policy(html: str) -> str:
+    """The page with a Content-Security-Policy that allows its own script and style, and its own server."""
+    hashes = {
+        tag: base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+        for tag, code in re.findall(r"<(style|script)[^>]*>(.*?)</\1>", html, re.DOTALL)
+    }
+    policy = (
+        "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"script-src 'sha256-{hashes['script']}'; style-src 'sha256-{hashes['style']}'"
+    )
+    return html.replace("<head>", f'<head><meta http-equiv="Content-Security-Policy" content="{policy}">', 1)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    """The example alone in a workspace, as somebody would copy it, with the strictest policy for its page."""
+    workspace = tmp_path_factory.mktemp("workspace")
+    for name in ("manifest.py", "controllers.py", "client.html"):
+        shutil.copy(EXAMPLE / name, workspace)
+    page = workspace / "client.html"
+    page.write_text(under_strict_policy(page.read_text("utf-8")), "utf-8")
+    server = Server(workspace)
+    await server.compile()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        await browser.close()
+
+
+class Tab:
+    """One person at the page."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.status = page.locator("#status")
+        self.bubbles = page.locator("#log .bubble")
+        self.own = page.locator("#log .own")
+        self.members = page.locator("#members .member bdi")
+        self.rooms = page.locator("#list bdi")
+        self.typing = page.locator("#typing")
+        self.message = page.get_by_label("Message", exact=True)
+
+    async def enter(self, name: str) -> None:
+        await self.page.get_by_label("Name", exact=True).fill(name)
+        await self.page.get_by_role("button", name="Continue").click()
+        await expect(self.status).to_have_text("Connected")
+
+    async def say(self, text: str) -> None:
+        await self.message.fill(text)
+        await self.message.press("Enter")
+
+    async def open_room(self, name: str) -> None:
+        await self.page.get_by_label("Create or join a room").fill(name)
+        await self.page.get_by_role("button", name="Join", exact=True).click()
+
+    def room(self, name: str) -> Locator:
+        return self.page.locator(f"#list li[class~=room]:has(bdi:text-is('{name}'))")
+
+
+OpenTab = Callable[..., Awaitable[Tab]]
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def open_tab(
+    server: Server, browser: Browser, request: pytest.FixtureRequest
+) -> AsyncIterator[OpenTab]:
+    """Opens the page for a person, in a namespace of this test. Its errors fail the test, in scripts and policy."""
+    contexts: list[BrowserContext] = []
+    errors: list[str] = []
+
+    async def open_tab(
+        name: str | None,
+        prepare: Callable[[Page], Awaitable[Any]] | None = None,
+        team: str = "",
+        **options: Any,
+    ) -> Tab:
+        context = await browser.new_context(**options)
+        contexts.append(context)
+        page = await context.new_page()
+        page.on("pageerror", lambda error: errors.append(f"{name}: {error}"))
+        page.on("console", lambda said: errors.append(said.text) if "Security Policy" in said.text else None)
+        if prepare is not None:
+            await prepare(page)
+        await page.goto(f"{server.url}?team={team or request.node.name}")
+        tab = Tab(page)
+        if name is not None:
+            await tab.enter(name)
+        return tab
+
+    yield open_tab
+    for context in contexts:
+        await context.close()
+    assert errors == []
+
+
+async def test_what_one_types_appears_at_the_other(open_tab: OpenTab) -> None:
+    ada, bob = await open_tab("Ada"), await open_tab("Bob")
+    await expect(ada.members).to_have_text(["Ada", "Bob"])
+    await ada.say("hello")
+    await ada.message.fill("two")
+    await ada.message.press("Shift+Enter")
+    await ada.message.press_sequentially("lines")
+    await ada.page.get_by_role("button", name="Send").click()
+    await bob.say("hi Ada")
+    for tab in (ada, bob):
+        await expect(tab.bubbles).to_have_text(["hello", "two\nlines", "hi Ada"])
+    await expect(ada.own).to_have_count(2)
+    await expect(ada.page.locator(".unsent")).to_have_count(0)
+    # Messages of one author follow each other under one name.
+    await expect(bob.page.locator("#log .first .head bdi")).to_have_text(["Ada", "Bob"])
+    await expect(bob.page.locator("#log time").first).to_have_text(re.compile(r"\d\d:\d\d"))
+    await expect(ada.message).to_have_value("")
+
+
+async def test_the_others_see_who_is_typing_until_it_is_sent_or_taken_back(open_tab: OpenTab) -> None:
+    ada, bob = await open_tab("Ada"), await open_tab("Bob")
+    await ada.message.press_sequentially("hel")
+    await expect(bob.typing).to_have_text("Ada is typing…")
+    await bob.message.press_sequentially("no")
+    await expect(ada.typing).to_have_text("Bob is typing…")
+    await ada.message.press("Enter")
+    await expect(bob.typing).to_have_text("")
+    await bob.message.fill("")
+    await expect(ada.typing).to_have_text("")
+
+
+async def test_somebody_who_pauses_is_not_typing_any_more(open_tab: OpenTab) -> None:
+    ada, bob = await open_tab("Ada", lambda page: page.clock.install()), await open_tab("Bob")
+    await ada.message.press_sequentially("hel")
+    await expect(bob.typing).to_have_text("Ada is typing…")
+    await ada.page.clock.run_for(5_000)
+    await expect(bob.typing).to_have_text("")
+
+
+async def test_the_list_of_people_follows_who_comes_renames_leaves_and_closes_the_tab(
+    open_tab: OpenTab,
+) -> None:
+    ada, bob, eve = await open_tab("Ada"), await open_tab("Bob"), await open_tab("Eve")
+    await expect(ada.members).to_have_text(["Ada", "Bob", "Eve"])
+    await expect(ada.page.locator("#members .member", has_text="you")).to_have_text(re.compile("Ada"))
+    await bob.page.get_by_role("button", name="Rename").click()
+    await bob.enter("Robert")
+    await expect(ada.members).to_have_text(["Ada", "Eve", "Robert"])
+    await eve.message.press_sequentially("…")
+    await expect(ada.typing).to_have_text("Eve is typing…")
+    await eve.page.close()
+    await expect(ada.members).to_have_text(["Ada", "Robert"])
+    await expect(ada.typing).to_have_text("")
+    await bob.page.get_by_role("button", name="Leave general").click()
+    await expect(ada.members).to_have_text(["Ada"])
+    await expect(bob.members).to_have_count(0)
+    await expect(bob.message).to_be_disabled()
+
+
+async def test_rooms_are_apart_and_tell_of_unread_messages(open_tab: OpenTab) -> None:
+    ada, bob = await open_tab("Ada"), await open_tab("Bob")
+    await ada.open_room(" #Design Talk ")
+    await expect(ada.page.get_by_role("heading", level=1)).to_have_text("#design-talk")
+    await expect(bob.rooms).to_have_text(["design-talk", "general"])
+    await expect(bob.room("design-talk")).to_have_text("design-talkjoin")
+    await ada.say("only for designers")
+    await bob.say("anybody there?")
+    await expect(bob.bubbles).to_have_text(["anybody there?"])
+    await expect(ada.bubbles).to_have_text(["only for designers"])
+    await expect(ada.room("general").locator(".badge")).to_have_text("1")
+    await expect(ada.page).to_have_title("(1) #design-talk · Aquilia chat")
+    await ada.room("general").get_by_role("button", name="general").first.click()
+    await expect(ada.bubbles).to_have_text(["anybody there?"])
+    await expect(ada.room("general").locator(".badge")).to_have_text("")
+    await bob.room("design-talk").get_by_role("button").first.click()
+    await expect(bob.members).to_have_text(["Ada", "Bob"])
+    await expect(bob.bubbles).to_have_count(0)
+    await ada.page.get_by_role("button", name="Leave design-talk").click()
+    await expect(bob.members).to_have_text(["Bob"])
+    await bob.page.get_by_role("button", name="Leave design-talk").click()
+    for tab in (ada, bob):
+        await expect(tab.rooms).to_have_text(["general"])
+
+
+async def test_a_tab_keeps_its_name_and_its_rooms_when_it_is_loaded_again(open_tab: OpenTab) -> None:
+    ada, bob = await open_tab("Ada"), await open_tab("Bob")
+    await ada.open_room("design")
+    await ada.page.reload()
+    await expect(ada.status).to_have_text("Connected")
+    await expect(ada.page.get_by_role("heading", level=1)).to_have_text("#design")
+    await expect(ada.rooms).to_have_text(["design", "general"])
+    await expect(bob.members).to_have_text(["Ada", "Bob"])
+    # Another tab of the same browser is another person.
+    other = Tab(await ada.page.context.new_page())
+    await other.page.goto(ada.page.url)
+    await other.enter("Eve")
+    await expect(other.members).to_have_text(["Ada", "Eve"])
+
+
+async def test_what_looks_like_html_is_shown_as_it_was_typed(open_tab: OpenTab) -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    ada, bob = await open_tab(evil), await open_tab("Bob")
+    dialogs: list[str] = []
+    bob.page.on("dialog", lambda dialog: dialogs.append(dialog.message))
+    await ada.say(f"<b>bold</b> {evil} <script>alert(2)</script>")
+    await ada.open_room("<img/src=x/onerror=alert(3)>")
+    await expect(bob.bubbles).to_have_text([f"<b>bold</b> {evil} <script>alert(2)</script>"])
+    await expect(bob.page.locator("#log .head bdi")).to_have_text([evil])
+    await expect(bob.rooms).to_have_text(["<img/src=x/onerror=alert(3)>", "general"])
+    await bob.room("<img/src=x/onerror=alert(3)>").get_by_role("button").first.click()
+    await expect(bob.members).to_have_text([evil, "Bob"])
+    await ada.message.press_sequentially("x")
+    await expect(bob.typing).to_have_text(f"{evil} is typing…")
+    assert await bob.page.locator("img, b, main script").count() == 0
+    assert dialogs == []
+
+
+async def test_the_page_comes_back_when_the_server_does(open_tab: OpenTab, server: Server) -> None:
+    ada, bob = await open_tab("Ada"), await open_tab("Bob")
+    await ada.open_room("design")
+    await ada.room("general").get_by_role("button").first.click()
+    await ada.say("before")
+    await expect(bob.bubbles).to_have_text(["before"])
+    await server.stop()
+    try:
+        for tab in (ada, bob):
+            await expect(tab.status).to_have_text(re.compile(r"Reconnecting in \d+ s…|Connecting…"))
+        await ada.say("meanwhile")
+        await ada.say("and more")
+        await expect(ada.page.locator(".unsent .state")).to_have_text(["sending…", "sending…"])
+    finally:
+        await server.start()
+    for tab in (ada, bob):
+        await expect(tab.status).to_have_text("Connected")
+        await expect(tab.members).to_have_text(["Ada", "Bob"])
+    await expect(ada.page.locator(".unsent")).to_have_count(0)
+    await bob.say("after")
+    await expect(ada.bubbles).to_have_text(["before", "meanwhile", "and more", "after"])
+    # Bob may have come back after Ada had sent what waited.
+    await expect(bob.bubbles.last).to_have_text("after")
+    await expect(bob.page.locator(".note")).to_have_text(re.compile("Back again"))
+    await expect(bob.room("design")).to_have_text("designjoin")
+
+
+class Wire:
+    """Stands between a page and the server, and may keep frames back."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.keep_down: Callable[[dict[str, Any]], bool] = lambda frame: False
+        self.keep_up: Callable[[dict[str, Any]], bool] = lambda frame: False
+        self.opened = 0
+        self.route: WebSocketRoute
+
+    async def install(self, page: Page) -> None:
+        await page.route_web_socket(re.compile("/chat/"), self._connect)
+
+    def _connect(self, route: WebSocketRoute) -> None:
+        self.route, server = route, route.connect_to_server()
+        self.opened += 1
+
+        def up(data: str | bytes) -> None:
+            frame = json.loads(data)
+            self.sent.append(frame)
+            if not self.keep_up(frame):
+                server.send(data)
+
+        def down(data: str | bytes) -> None:
+            if not self.keep_down(json.loads(data)):
+                route.send(data)
+
+        route.on_message(up)
+        server.on_message(down)
+
+
+async def test_a_message_whose_ack_got_lost_is_sent_again_and_seen_once(open_tab: OpenTab) -> None:
+    wire = Wire()
+    bob, ada = await open_tab("Bob"), await open_tab("Ada", wire.install)
+    wire.keep_down = lambda frame: frame.get("event") == "message.receive" or frame["type"] == "ack"
+    await ada.say("only once")
+    await expect(bob.bubbles).to_have_text(["only once"])
+    await expect(ada.page.locator(".unsent .state")).to_have_text(["sending…"])
+    wire.keep_down = lambda frame: False
+    await wire.route.close(code=1012)
+    await expect(ada.page.locator(".unsent")).to_have_count(0)
+    await ada.say("and this")
+    for tab in (ada, bob):
+        await expect(tab.bubbles).to_have_text(["only once", "and this"])
+    assert [frame["payload"]["text"] for frame in wire.sent if frame["event"] == "message.send"] == [
+        "only once",
+        "only once",
+        "and this",
+    ]
+
+
+async def test_a_message_that_nobody_answers_can_be_tried_again_or_discarded(open_tab: OpenTab) -> None:
+    async def prepare(page: Page) -> None:
+        await page.clock.install()
+        await wire.install(page)
+
+    wire = Wire()
+    bob, ada = await open_tab("Bob"), await open_tab("Ada", prepare)
+    wire.keep_up = lambda frame: frame["event"] == "message.send"
+    for text in ("first", "second"):
+        await ada.say(text)
+        await ada.page.clock.run_for(10_000)
+        await expect(ada.page.locator(".failed", has_text=text)).to_contain_text("Not sent: no answer.")
+    wire.keep_up = lambda frame: False
+    failed = ada.page.locator(".failed")
+    await failed.filter(has_text="first").get_by_role("button", name="Discard").click()
+    await failed.filter(has_text="second").get_by_role("button", name="Try again").click()
+    await expect(bob.bubbles).to_have_text(["second"])
+    await expect(ada.bubbles).to_have_text(["second"])
+    await expect(failed).to_have_count(0)
+
+
+async def test_a_link_that_went_dead_in_silence_is_noticed(open_tab: OpenTab) -> None:
+    async def prepare(page: Page) -> None:
+        await page.clock.install()
+        await wire.install(page)
+
+    wire = Wire()
+    ada = await open_tab("Ada", prepare)
+    await ada.page.clock.run_for(40_000)  # a link that is only idle is asked, and answers
+    await expect(ada.status).to_have_text("Connected")
+    assert [frame["event"] for frame in wire.sent].count("ping") == 1
+    wire.keep_down = lambda frame: True
+    await ada.page.clock.run_for(43_000)
+    await expect(ada.status).not_to_have_text("Connected")
+    wire.keep_down = lambda frame: False
+    await ada.page.clock.run_for(11_000)
+    await expect(ada.status).to_have_text("Connected")
+    assert wire.opened > 1
+
+
+async def test_a_close_that_is_final_is_not_followed_by_another_try(open_tab: OpenTab) -> None:
+    ada = await open_tab("Ada", Wire().install)
+    lost = await open_tab(None, team="no/such/path")
+    await lost.page.get_by_role("button", name="Continue").press("Escape")
+    await expect(lost.status).to_have_text("There is no such chat · Try again")
+    await expect(lost.status).to_be_enabled()
+    await expect(lost.page.locator("#my-name")).to_have_text(re.compile(r"Guest \d+"))
+    await expect(ada.status).to_have_text("Connected")
+
+
+async def test_on_a_phone_rooms_and_people_slide_in_and_nothing_is_cut_off(open_tab: OpenTab) -> None:
+    ada = await open_tab("Ada", viewport={"width": 375, "height": 667}, has_touch=True, is_mobile=True)
+    await ada.say("a-very-long-word-" * 20)
+    await expect(ada.bubbles).to_have_count(1)
+    assert await ada.page.evaluate("document.documentElement.scrollWidth") == 375
+    await expect(ada.rooms).not_to_be_visible()
+    await ada.page.get_by_role("button", name="Rooms").tap()
+    await expect(ada.rooms).to_be_visible()
+    await ada.open_room("design")
+    await expect(ada.rooms.first).not_to_be_visible()
+    await expect(ada.page.get_by_role("heading", level=1)).to_have_text("#design")
+    people = ada.page.get_by_role("button", name="People")
+    await expect(people).to_have_text("1")
+    await people.tap()
+    await expect(ada.members).to_be_visible()
+    await ada.page.keyboard.press("Escape")
+    await expect(ada.members).not_to_be_visible()
+    await expect(people).to_be_focused()
