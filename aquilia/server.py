@@ -41,7 +41,7 @@ __all__ = [
     "boot",
     "configuration",
     "create_application",
-    "listen",
+    "listening",
     "serve",
     "tls",
 ]
@@ -143,16 +143,24 @@ class Endpoint:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def listen(endpoint: Endpoint) -> list[socket.socket]:
-    """Bind the endpoint: a socket for each address of the host.
+@contextmanager
+def listening(endpoint: Endpoint) -> Iterator[list[socket.socket]]:
+    """Bind the endpoint, a socket for each address of the host, and give it back in the end.
 
     Raises:
         ServerError: it is taken, or cannot be had.
     """
     try:
-        return [_unix_socket(endpoint.uds)] if endpoint.uds is not None else _internet_sockets(endpoint)
+        sockets = [_unix_socket(endpoint.uds)] if endpoint.uds is not None else _internet_sockets(endpoint)
     except OSError as error:
         raise ServerError(_refusal(endpoint, error)) from error
+    try:
+        yield sockets
+    finally:
+        for listener in sockets:
+            listener.close()
+        if endpoint.uds is not None:
+            endpoint.uds.unlink(missing_ok=True)
 
 
 def _internet_sockets(endpoint: Endpoint) -> list[socket.socket]:
@@ -223,10 +231,8 @@ def tls(certificate: Path, key: Path | None) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
-        files = f"{certificate} and {key}" if key else f"{certificate}"
-        raise ServerError(
-            f"TLS: {files} cannot be used: {getattr(error, 'reason', None) or error}"
-        ) from error
+        problem = f"{key} is not the key of {certificate}" if key else f"{certificate} holds no certificate and key"
+        raise ServerError(f"TLS: {problem}, in PEM ({error})") from error
     return context
 
 

@@ -39,7 +39,7 @@ class Reloader(BaseReload):
         self.pause()
         now = dict(_stamps(self._root))
         before, self._seen = self._seen, now
-        return sorted(path for path, _ in before.items() ^ now.items()) or None
+        return sorted({path for path, _ in before.items() ^ now.items()}) or None
 
 
 def _stamps(root: Path) -> Iterator[tuple[Path, Stamp]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,11 +42,7 @@ class SocketPlan:
         table: PatternTable[SocketContract] = PatternTable()
         for index, app in enumerate(registry.apps):
             where = f"manifest {app.manifest.name!r}"
-            try:
-                node = node_settings(app.manifest.websockets, where)
-            except SettingsError as error:
-                problems.append(Problem(where, f"websockets: {error.key}: {error.problem}"))
-                node = NodeSettings()
+            node = _node_settings(app.manifest.websockets, where, problems)
             if index == 0 or app.manifest.websockets:
                 plan._agree(node, where, problems)
             for controller in app.controllers:
@@ -79,6 +76,18 @@ class SocketPlan:
     def consumers(self) -> list[Consumer]:
         """What DI has to provide for the sockets."""
         return [consumer for _, contract in self.contracts for consumer in contract.consumers()]
+
+
+def _node_settings(websockets: Mapping[str, Any], where: str, problems: list[Problem]) -> NodeSettings:
+    """The settings of one manifest, as far as they can be honoured."""
+    sound = {}
+    for key, value in websockets.items():
+        try:
+            node_settings({key: value}, where)
+            sound[key] = value
+        except SettingsError as error:
+            problems.append(Problem(where, f"websockets: {error.key}: {error.problem}"))
+    return node_settings(sound, where)
 
 
 def _process_settings(node: NodeSettings) -> dict[str, Any]:

@@ -61,6 +61,10 @@ class Door(SocketController):
     async def echo(self, conn: Connection, payload: Any) -> Any:
         return payload
 
+    @Event("where")
+    async def where(self, conn: Connection) -> str:
+        return conn.namespace
+
     @AckEvent("note", schema=Schema({"text": str}))
     async def note(self, conn: Connection, payload: dict[str, Any]) -> None:
         pass
@@ -142,6 +146,10 @@ class Bouncer(SocketGuard):
                 raise ws_auth_required("sign in")
             case "ill":
                 raise ZeroDivisionError("a secret")
+            case "cancelled":
+                future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+                future.cancel()
+                return await future
             case "busy":
                 raise Fault("BUSY", "too many of you", status=429)
         return True

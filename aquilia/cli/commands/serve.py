@@ -20,7 +20,7 @@ from aquilia.aquilary import BootError
 from aquilia.cli.commands.compile import AppOption
 from aquilia.cli.console import columns, fail, show_problems, stderr, stdout
 from aquilia.cli.reload import Reloader
-from aquilia.server import Booted, Endpoint, ServerError, boot, configuration, listen, serve, tls
+from aquilia.server import Booted, Endpoint, ServerError, boot, configuration, listening, serve, tls
 from aquilia.sockets.artifact import ARTIFACT_PATH, Artifact, ArtifactError, differences, read
 from aquilia.workspace import environment
 
@@ -98,9 +98,6 @@ def serve_command(
         raise typer.Exit(1) from None
     except (ServerError, ArtifactError) as error:
         fail(str(error))
-    finally:
-        if uds is not None:
-            uds.unlink(missing_ok=True)
 
 
 def _serve_compiled(options: _Options, endpoint: Endpoint) -> None:
@@ -108,7 +105,8 @@ def _serve_compiled(options: _Options, endpoint: Endpoint) -> None:
     if environment() == "production":
         _refuse_stale(options.root, booted.artifact)
     context = options.context()
-    _serve(options, booted, listen(endpoint), context)
+    with listening(endpoint) as sockets:
+        _serve(options, booted, sockets, context)
 
 
 def _refuse_stale(root: Path, now: Artifact) -> None:
@@ -142,7 +140,6 @@ def _serve(
 def _serve_reloading(options: _Options, endpoint: Endpoint) -> None:
     os.environ["AQ_ENV"] = "development"
     options.context()  # its problems are told at once
-    sockets = listen(endpoint)
     config = configuration(
         "aquilia.server:create_application",
         options.log_level,
@@ -150,7 +147,8 @@ def _serve_reloading(options: _Options, endpoint: Endpoint) -> None:
         reload=True,
         reload_dirs=[str(options.root)],
     )
-    Reloader(config, partial(_serve_reloaded, options), sockets, options.root).run()
+    with listening(endpoint) as sockets:
+        Reloader(config, partial(_serve_reloaded, options), sockets, options.root).run()
 
 
 def _serve_reloaded(options: _Options, sockets: list[socket.socket] | None) -> None:
@@ -159,7 +157,7 @@ def _serve_reloaded(options: _Options, sockets: list[socket.socket] | None) -> N
         _serve(options, boot(options.root, options.app), sockets or (), options.context())
     except BootError as error:
         show_problems(error.problems, options.root)
-        stderr.print("waiting for a change")
+        stderr.print("the server starts when they are mended")
         sys.exit(1)
     except ServerError as error:
         fail(str(error), root=options.root)
