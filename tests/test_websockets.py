@@ -1,4 +1,4 @@
-"""The acceptance story: a chat module written as the README of a user would say, compiled, served, and talked to.
+"""The acceptance story: the example that the guide begins with, compiled, served, and talked to.
 
 Everything is real: the command `aq` in processes of its own, a workspace on disk, and a client on a socket.
 """
@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -105,24 +104,23 @@ class Workspace:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[Server]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         process = await asyncio.create_subprocess_exec(
             AQ,
             "serve",
             "--port",
-            str(port),
+            "0",
             cwd=self.root,
             env={**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        server = Server(process, f"ws://127.0.0.1:{port}")
+        server = Server(process)
         try:
-            await server.until(f"http://127.0.0.1:{port}")
+            await server.started()
             yield server
         finally:
+            with contextlib.suppress(ProcessLookupError, TimeoutError):
+                await server.interrupt()
             if process.returncode is None:
                 process.kill()
             await process.communicate()
@@ -133,17 +131,18 @@ class Server:
     """A running `aq serve`."""
 
     process: asyncio.subprocess.Process
-    url: str
-    output: str = ""
+    url: str = ""
 
-    async def until(self, text: str) -> None:
-        """Read what it prints until `text` is in it."""
+    async def started(self) -> None:
+        """Read what it prints until it says where it listens."""
         assert self.process.stdout is not None
+        printed = ""
         async with asyncio.timeout(TIMEOUT):
-            while text not in self.output:
+            while (address := re.search(r"http(://127\.0\.0\.1:\d+)\n", printed)) is None:
                 line = await self.process.stdout.readline()
-                assert line, f"aq serve ended: {self.output}"
-                self.output += line.decode()
+                assert line, f"aq serve ended: {printed}"
+                printed += line.decode()
+        self.url = f"ws{address[1]}"
 
     async def interrupt(self) -> int:
         """Press Ctrl-C; its exit code."""

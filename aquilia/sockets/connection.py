@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "ConnectionState", "DisconnectReason", "Variant", "emitted"]
 
 INBOX_LIMIT = 64
-"""Messages of one connection that wait for its handlers before reading pauses."""
+INBOX_BYTES = 1 << 18
+"""So many messages of one connection wait for its handlers, or so many bytes came behind the first of them, before
+reading pauses."""
 FLUSH_BYTES = 1 << 16
 CLOSE_GRACE = 5.0
 """Seconds that a closing connection may take to write what waits, before the rest is dropped."""
@@ -90,10 +92,10 @@ class Connection:
         "_created",
         "_dirty",
         "_handshake",
-        "_hello_timer",
         "_home",
         "_hub",
         "_inbox",
+        "_inbox_since",
         "_last_activity",
         "_outbox",
         "_paused",
@@ -107,6 +109,7 @@ class Connection:
         "_started",
         "_state",
         "_strikes",
+        "_timer",
         "_transport",
         "_variant",
         "_waiters",
@@ -157,12 +160,13 @@ class Connection:
         self._rooms: set[str] = set()
         self._state: dict[str, Any] | None = None
         self._inbox: deque[Any] = deque()
+        self._inbox_since = 0  # the value of bytes_received when it was last empty
         self._pump: asyncio.Task[None] | None = None
         self._pending: dict[str, asyncio.Future[Any]] | None = None
         self._requests = 0
         self._scope: ScopeContainer | None = None
         self._scope_lock: asyncio.Lock | None = None
-        self._hello_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # for what ends the connection: no hello, a slow goodbye
         self._waiters: list[asyncio.Future[None]] | None = None
         self._close: DisconnectReason | None = None
         self._dirty = self._blocked = self._paused = self._started = False
@@ -303,6 +307,8 @@ class Connection:
 
     def _push(self, frame: bytes) -> None:
         """Queue an event's frame, under the backpressure policy."""
+        if self._dirty and not self._blocked and self._outbox.half_full:
+            self._flush()  # the transport takes more: only the loop's turn is too long
         if not self._outbox.push(frame):
             self._overflow()
         elif not self._dirty:
@@ -329,9 +335,8 @@ class Connection:
         self._home.recorder.dropped(self._home.pattern, "slow_consumer", len(self._outbox) + 1)
         self._outbox.clear()
         self._end(CloseCode.TOO_SLOW, fault.message)
-        self._transport.close(
-            CloseCode.TOO_SLOW, fault.message
-        )  # it reads nothing: there is nothing to wait for
+        # It reads nothing: there is nothing to wait for.
+        self._transport.close(CloseCode.TOO_SLOW, fault.message)
 
     def _gap_frame(self, dropped: int) -> bytes:
         self._home.recorder.dropped(self._home.pattern, "slow_consumer", dropped)
@@ -346,14 +351,12 @@ class Connection:
         if self._blocked or self.phase is ConnectionState.CLOSED:
             return
         outbox = self._outbox
-        while not outbox.empty:
+        while not outbox.empty and not self._blocked:
             frames = outbox.take(FLUSH_BYTES, self._gap_frame)
             self.messages_sent += len(frames)
             self.bytes_sent += sum(map(len, frames))
-            if not self._transport.write(frames):
-                self._blocked = True
-                return
-        if self._close is not None:
+            self._blocked = not self._transport.write(frames)
+        if self._close is not None and outbox.empty:
             self._transport.close(*self._close)
         if self._waiters:
             self._wake()
@@ -365,6 +368,7 @@ class Connection:
         self._flush()
 
     async def _drained(self) -> None:
+        """Wait until something has been written, or there is nobody left to write to."""
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._waiters is None:
             self._waiters = []
@@ -389,10 +393,11 @@ class Connection:
         self._close = DisconnectReason(code, reason)
         self.phase = ConnectionState.CLOSING
         self._inbox.clear()
-        self._cancel_hello_timer()
-        if self._blocked:
-            asyncio.get_running_loop().call_later(CLOSE_GRACE, self._transport.close, code, reason)
-        elif not self._dirty:
+        self._cancel_timer()
+        self._timer = asyncio.get_running_loop().call_later(
+            CLOSE_GRACE, self._transport.close, code, reason
+        )
+        if not self._dirty:
             self._dirty = True
             self._hub.mark_dirty(self)
 
@@ -401,7 +406,7 @@ class Connection:
         if self._close is None:
             self._close = DisconnectReason(code, reason)
         self.phase = ConnectionState.CLOSED
-        self._cancel_hello_timer()
+        self._cancel_timer()
         self._inbox.clear()
         self._outbox.clear()
         self._wake()
@@ -410,28 +415,34 @@ class Connection:
                 future.set_exception(ws_connection_closed())
         return self._close
 
-    def _cancel_hello_timer(self) -> None:
-        if self._hello_timer is not None:
-            self._hello_timer.cancel()
-            self._hello_timer = None
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     # The machinery: inbound
 
     def _balance_reading(self) -> None:
-        """Read while there is room for what comes, or while an ack is awaited."""
+        """Read while there is room for what comes and for its answers.
+
+        An ack that is awaited must get through, even if the inbox is full; not so if the client reads nothing.
+        """
         if self.phase is ConnectionState.CLOSED:
             return
-        if self._pending:
-            pause = False
-        else:
-            limit = INBOX_LIMIT // 4 if self._paused else INBOX_LIMIT
-            pause = len(self._inbox) >= limit or self._outbox.half_full
+        limit = INBOX_LIMIT // 4 if self._paused else INBOX_LIMIT
+        pause = self._outbox.answers_half_full or (not self._pending and self._inbox_full(limit))
         if pause is not self._paused:
             self._paused = pause
             if pause:
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
+
+    def _inbox_full(self, limit: int) -> bool:
+        inbox = self._inbox
+        if not inbox:
+            return False
+        return len(inbox) >= limit or self.bytes_received - self._inbox_since > INBOX_BYTES
 
     def _settle(self, id: str, payload: Any) -> bool:
         """Give an ack to the request that waits for it. False: nobody does."""

@@ -16,7 +16,7 @@ import msgspec
 
 from aquilia.di import ScopeContainer, Services
 from aquilia.faults import Fault, FaultEngine
-from aquilia.sockets.connection import INBOX_LIMIT, Connection, ConnectionState, DisconnectReason
+from aquilia.sockets.connection import INBOX_BYTES, INBOX_LIMIT, Connection, ConnectionState, DisconnectReason
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import (
@@ -94,14 +94,14 @@ class Dispatcher:
     def on_open(self, conn: Connection) -> None:
         """The upgrade is done. A plain client is connected; one of protocol v1 speaks first."""
         if conn._profile.v1:
-            conn._hello_timer = asyncio.get_running_loop().call_later(
+            conn._timer = asyncio.get_running_loop().call_later(
                 self._node.handshake_timeout, self._hello_missing, conn
             )
         else:
             self._connected(conn)
 
     def _hello_missing(self, conn: Connection) -> None:
-        conn._hello_timer = None
+        conn._timer = None
         self._answer(conn, ws_connection_timeout("no hello came"), None)
 
     def _hello(self, conn: Connection, data: bytes) -> None:
@@ -111,7 +111,7 @@ class Dispatcher:
         except SocketFault as fault:
             self._answer(conn, ws_handshake_failed(fault.message), None)
             return
-        conn._cancel_hello_timer()
+        conn._cancel_timer()
         conn._system("welcome", {"connection": conn.id, "heartbeat": self._node.heartbeat})
         if asked.get("resume") is not None:
             # Nothing is resumable here: no room was joined again, and the client has to know.
@@ -179,7 +179,7 @@ class Dispatcher:
             raise ws_unsupported_event(envelope.event or "", self._routes if self._development else ())
         if route.acks and envelope.id is None:
             raise ws_message_invalid(f"{envelope.event!r} is acked: it needs an id")
-        if len(conn._inbox) >= INBOX_LIMIT and conn._pending:
+        if conn._pending and conn._inbox_full(INBOX_LIMIT):
             raise ws_overloaded("too many events wait behind one that waits for your ack")
         self._enqueue(conn, (route, envelope))
 
@@ -224,17 +224,23 @@ class Dispatcher:
         if conn._pump is None:
             # Set before it starts: an eager task may end before `start` returns, and must not be overwritten.
             conn._pump = _STARTING
+            conn._inbox_since = conn.bytes_received
             task = self._tasks.start(self._run(conn), context=conn._context)
             if conn._pump is _STARTING:
                 conn._pump = task
-        elif len(conn._inbox) >= INBOX_LIMIT:
+        elif len(conn._inbox) >= INBOX_LIMIT or conn.bytes_received - conn._inbox_since > INBOX_BYTES:
             conn._balance_reading()
 
     async def _run(self, conn: Connection) -> None:
         inbox = conn._inbox
         try:
             while inbox:
+                if conn._paused and conn._outbox.answers_half_full:
+                    await conn._drained()  # whoever does not read answers gets no more of them
+                    continue
                 item = inbox.popleft()
+                if not inbox:
+                    conn._inbox_since = conn.bytes_received
                 if conn._paused:
                     conn._balance_reading()
                 if item is _CONNECT:

@@ -77,9 +77,14 @@ class Outbox:
 
     @property
     def half_full(self) -> bool:
-        """Past the mark above which a direct sender waits, and its client is not read from."""
+        """Past the mark above which a direct sender waits."""
         limits = self._limits
         return self._size * 2 > limits.buffer_size or self.waiting_bytes * 2 > limits.buffer_bytes
+
+    @property
+    def answers_half_full(self) -> bool:
+        """Past that mark in answers alone: whoever asked for them is not listened to until they are read."""
+        return self._urgent_bytes * 2 > self._limits.buffer_bytes
 
     def push(self, frame: bytes) -> bool:
         """Queue a message. False: it does not fit, and the policy is to end the connection.
@@ -98,7 +103,7 @@ class Outbox:
         """Queue a frame that no policy may drop: an answer, or word of the protocol itself.
 
         It counts in `waiting_bytes` but not against the bound: whoever causes answers is bounded by them,
-        since a connection is not read from while it is `half_full`.
+        since a connection is not read from while `answers_half_full`.
         """
         self._frames.append(_Urgent(frame))
         self._marks += 1

@@ -261,12 +261,16 @@ async def test_rooms_are_apart_and_tell_of_unread_messages(open_tab: OpenTab) ->
     await expect(ada.bubbles).to_have_text(["only for designers"])
     await expect(ada.room("general").locator(".badge")).to_have_text("1")
     await expect(ada.page).to_have_title("(1) #design-talk · Aquilia chat")
-    await ada.room("general").get_by_role("button", name="general").first.click()
+    await ada.message.fill("half a thought")
+    await ada.room("general").get_by_role("button").first.click()
+    await expect(ada.message).to_have_value("")
     await expect(ada.bubbles).to_have_text(["anybody there?"])
     await expect(ada.room("general").locator(".badge")).to_have_text("")
     await bob.room("design-talk").get_by_role("button").first.click()
     await expect(bob.members).to_have_text(["Ada", "Bob"])
     await expect(bob.bubbles).to_have_count(0)
+    await ada.room("design-talk").get_by_role("button").first.click()
+    await expect(ada.message).to_have_value("half a thought")
     await ada.page.get_by_role("button", name="Leave design-talk").click()
     await expect(bob.members).to_have_text(["Bob"])
     await bob.page.get_by_role("button", name="Leave design-talk").click()
@@ -370,8 +374,8 @@ class Wire:
     async def has_received(self, what: str) -> None:
         """Wait for a frame of this type, or event of this name."""
         async with asyncio.timeout(TIMEOUT):
-            while not any(what in (frame["type"], frame.get("event")) for frame in self.received):
-                await asyncio.sleep(0.01)  # noqa: ASYNC110
+            while not any(what in (each["type"], each.get("event")) for each in self.received):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
 
 async def test_a_message_whose_ack_got_lost_is_sent_again_and_seen_once(open_tab: OpenTab) -> None:

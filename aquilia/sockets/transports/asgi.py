@@ -24,6 +24,8 @@ logger = logging.getLogger("aquilia.sockets")
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that the closing handshake may take."""
+TURN = 64
+"""Messages of one connection that are handled in one turn of the loop."""
 
 
 class ASGITransport:
@@ -67,11 +69,13 @@ class ASGITransport:
             events.on_closed(conn, *(self._closing or (code, reason)))
 
     async def _read(self, events: TransportEvents, conn: Any) -> tuple[int, str]:
-        while True:
-            if self._resume is not None:
-                await self._resume
+        for turn in itertools.count(1):
             message = await self._receive()
             if message["type"] == "websocket.receive":
+                if self._resume is not None:
+                    await self._resume  # with a message in hand: of the client's end we hear all the same
+                if turn % TURN == 0:
+                    await asyncio.sleep(0)  # a server that has them queued gives the loop no turn by itself
                 text = message.get("text")
                 if text is not None:
                     events.on_message(conn, text.encode(), binary=False)
@@ -79,6 +83,7 @@ class ASGITransport:
                     events.on_message(conn, message["bytes"], binary=True)
             elif message["type"] == "websocket.disconnect":
                 return int(message.get("code") or CloseCode.NO_STATUS), message.get("reason") or ""
+        raise AssertionError("endless")
 
     # The downward half
 
