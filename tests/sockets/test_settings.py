@@ -1,0 +1,152 @@
+"""The settings: what is accepted, what is refused, and which one wins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aquilia.sockets.declaration import SocketDeclaration
+from aquilia.sockets.outbox import Backpressure
+from aquilia.sockets.settings import (
+    NodeSettings,
+    SettingsError,
+    SocketSettings,
+    node_settings,
+    socket_settings,
+)
+
+
+def test_the_defaults() -> None:
+    assert node_settings({}, "m") == NodeSettings(
+        adapter="inmemory",
+        max_connections=10_000,
+        max_namespaces=10_000,
+        allowed_hosts=None,
+        heartbeat=25,
+        handshake_timeout=10,
+        handler_timeout=None,
+        sockets=SocketSettings(
+            max_message_size=65_536, backpressure=Backpressure("buffer", 1000, 1 << 20), max_rooms=100
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("adaptor", "inmemory", "did you mean 'adapter'"),
+        ("adapter", "redis", "'redis' is planned, and not in this version yet; choose 'inmemory'"),
+        ("adapter", "inmemry", "did you mean 'inmemory'"),
+        ("adapter_url", "nats://h", "choose 'memory://'"),
+        ("redis_url", "redis://h", "planned"),
+        ("store_url", "redis://h", "planned"),
+        ("max_connections", 0, "at least 1"),
+        ("max_connections", True, "at least 1"),
+        ("max_namespaces", "many", "at least 1"),
+        ("max_message_size", 1.5, "at least 1"),
+        ("message_rate_limit", 0, "above 0"),
+        ("message_rate_limit", float("inf"), "above 0"),
+        ("heartbeat", "25", "above 0"),
+        ("handshake_timeout", -1, "above 0"),
+        ("handler_timeout", False, "above 0"),
+        ("require_auth", True, "AuthManager"),
+        ("require_auth", "yes", "True or False"),
+        ("compression", True, "planned"),
+        ("compression", 1, "True or False"),
+        ("allowed_origins", "https://a", "a list of strings"),
+        ("allowed_origins", ["example.com"], "a scheme and a host"),
+        ("allowed_hosts", [""], "each entry is a string"),
+        ("allowed_hosts", 7, "a list of strings"),
+        ("backpressure", "buffer", "a mapping like"),
+        ("backpressure", {"strategy": "bufer"}, "did you mean 'buffer'"),
+        ("backpressure", {"buffersize": 1}, "did you mean 'buffer_size'"),
+        ("backpressure", {"buffer_bytes": 0}, "at least 1"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(key: str, value: Any, told: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        node_settings({key: value}, "manifest 'chat'")
+    assert refused.value.where == "manifest 'chat'"
+    assert refused.value.key.startswith(key)
+    assert told in str(refused.value)
+
+
+def test_every_key_is_taken() -> None:
+    taken = node_settings(
+        {
+            "adapter": "inmemory",
+            "adapter_url": "memory://",
+            "redis_url": None,
+            "max_connections": 5,
+            "max_namespaces": 6,
+            "message_rate_limit": 7,
+            "max_message_size": 8,
+            "backpressure": {"strategy": "drop_oldest", "buffer_size": 9},
+            "allowed_origins": ["https://a.example", "*"],
+            "allowed_hosts": ["a.example"],
+            "require_auth": False,
+            "compression": False,
+            "heartbeat": 10,
+            "handshake_timeout": 11,
+            "handler_timeout": 12,
+        },
+        "m",
+    )
+    assert (taken.max_connections, taken.max_namespaces) == (5, 6)
+    assert (taken.heartbeat, taken.handshake_timeout, taken.handler_timeout) == (10, 11, 12)
+    assert taken.allowed_hosts == ("a.example",)
+    assert taken.sockets == SocketSettings(
+        message_rate_limit=7,
+        max_message_size=8,
+        backpressure=Backpressure("drop_oldest", 9),
+        allowed_origins=("https://a.example", "*"),
+    )
+
+
+def test_a_controllers_own_settings_win_over_its_manifests() -> None:
+    node = node_settings({"max_message_size": 100, "message_rate_limit": 5, "max_connections": 7}, "m")
+    settings = socket_settings(
+        SocketDeclaration("/a", max_message_size=200, max_rooms=3, room_size=4), node, "w"
+    )
+    assert (settings.max_message_size, settings.message_rate_limit) == (200, 5)
+    assert (settings.max_rooms, settings.room_size) == (3, 4)
+    assert settings.max_connections is None  # the process's bound is no controller's
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"history": object()}, "room history is planned"),
+        ({"presence": True}, "presence is planned"),
+        ({"resume": True}, "resume is planned"),
+        ({"compression": True}, "compression is planned"),
+        ({"require_auth": True}, "AuthManager"),
+        ({"max_rooms": 0}, "at least 1"),
+        ({"room_size": "big"}, "at least 1"),
+        ({"subprotocols": "chat"}, "a list of strings"),
+    ],
+)
+def test_a_controller_that_asks_for_what_is_not_there_is_refused(fields: Any, told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        socket_settings(SocketDeclaration("/a", **fields), NodeSettings(), "w")
+
+
+def test_the_seeds_configuration_names_what_is_not_there_yet() -> None:
+    seed = {
+        "adapter": "redis",
+        "redis_url": "redis://localhost:6379",
+        "max_connections": 10000,
+        "message_rate_limit": 10,
+        "max_message_size": 65536,
+        "backpressure": {"strategy": "buffer", "buffer_size": 100},
+        "allowed_origins": ["https://example.com"],
+        "require_auth": True,
+    }
+    refused = set()
+    for key, value in seed.items():
+        try:
+            node_settings({key: value}, "m")
+        except SettingsError as error:
+            refused.add(error.key)
+    assert refused == {"adapter", "redis_url", "require_auth"}
