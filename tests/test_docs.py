@@ -273,7 +273,11 @@ class Client:
 
     async def receive(self) -> dict[str, Any]:
         async with asyncio.timeout(TIMEOUT):
-            return await self.received.get()
+            message = asyncio.ensure_future(self.received.get())
+            await asyncio.wait([message, self.ended], return_when=asyncio.FIRST_COMPLETED)
+            if not message.done():
+                self.ended.result()  # tells what went wrong
+            return await message
 
     async def leave(self) -> None:
         self._sent.put_nowait({"type": "websocket.disconnect", "code": 1000})

@@ -166,7 +166,8 @@ class Client:
 
     async def receive(self) -> dict[str, Any]:
         async with asyncio.timeout(TIMEOUT):
-            return json.loads(await self.connection.recv())
+            frame: dict[str, Any] = json.loads(await self.connection.recv())
+            return frame
 
     async def close_code(self) -> int | None:
         async with asyncio.timeout(TIMEOUT):

@@ -54,11 +54,13 @@ class Outbox:
     may be said.
     """
 
-    __slots__ = ("_bytes", "_frames", "_limits", "_marks", "_size", "_urgent_bytes", "dropped")
+    __slots__ = ("_bytes", "_frames", "_limits", "_marks", "_passed", "_size", "_urgent_bytes", "dropped")
 
     def __init__(self, limits: Backpressure) -> None:
         self._limits: Final = limits
         self._frames: deque[bytes | _Urgent | _Gap] = deque()
+        self._passed: deque[bytes | _Urgent | _Gap] | None = None
+        """What `drop_oldest` went past. It stands before the frames, and nothing in it can be dropped."""
         self._size = 0
         self._bytes = 0
         self._urgent_bytes = 0
@@ -114,15 +116,14 @@ class Outbox:
 
         `gap` makes the frame that tells of so many lost messages; it is asked only when one is due.
         """
-        frames = self._frames
         if not self._marks and self._bytes <= max_bytes:
-            everything = cast(list[bytes], list(frames))
+            everything = cast(list[bytes], list(self._frames))
             self.clear()
             return everything
         taken: list[bytes] = []
         total = 0
-        while frames and total < max_bytes:
-            entry = frames.popleft()
+        while (queue := self._passed or self._frames) and (not taken or total < max_bytes):
+            entry = queue.popleft()
             if isinstance(entry, _Gap):
                 self._marks -= 1
                 frame = gap(entry.dropped)
@@ -141,11 +142,12 @@ class Outbox:
     @property
     def empty(self) -> bool:
         """Nothing waits, not even word of a gap."""
-        return not self._frames
+        return not self._frames and not self._passed
 
     def clear(self) -> None:
         """Forget all that waits: the connection is gone."""
         self._frames.clear()
+        self._passed = None
         self._size = self._bytes = self._urgent_bytes = self._marks = 0
 
     def _too_full_for(self, frame: bytes) -> bool:
@@ -159,42 +161,33 @@ class Outbox:
 
     def _overflow(self, frame: bytes) -> bool:
         if self._limits.strategy == "drop_newest":
-            self._mark_tail(1)
+            self._count_lost(self._frames)
             return True
         if self._limits.strategy == "drop_oldest":
             self._drop_oldest_for(frame)
             return True
         return False
 
-    def _mark_tail(self, dropped: int) -> None:
-        self.dropped += dropped
-        if self._frames and isinstance(last := self._frames[-1], _Gap):
-            last.dropped += dropped
+    def _count_lost(self, queue: deque[bytes | _Urgent | _Gap]) -> None:
+        """One more message is lost at the end of `queue`."""
+        self.dropped += 1
+        if queue and isinstance(last := queue[-1], _Gap):
+            last.dropped += 1
         else:
-            self._frames.append(_Gap(dropped))
+            queue.append(_Gap(1))
             self._marks += 1
 
     def _drop_oldest_for(self, frame: bytes) -> None:
-        dropped = 0
-        kept: list[_Urgent] = []
+        # What cannot be dropped is gone past once, not again for each message: answers may be many.
+        passed = self._passed
+        if passed is None:
+            passed = self._passed = deque()
         while self._size and self._too_full_for(frame):
             oldest = self._frames.popleft()
-            if isinstance(oldest, _Urgent):
-                kept.append(oldest)
-                continue
-            if isinstance(oldest, _Gap):
-                self._marks -= 1
-                dropped += oldest.dropped
-                self.dropped -= oldest.dropped
-                continue
-            dropped += 1
-            self._size -= 1
-            self._bytes -= len(oldest)
-        if self._frames and isinstance(first := self._frames[0], _Gap):
-            first.dropped += dropped
-        else:
-            self._frames.appendleft(_Gap(dropped))
-            self._marks += 1
-        self._frames.extendleft(reversed(kept))
-        self.dropped += dropped
+            if isinstance(oldest, bytes):
+                self._size -= 1
+                self._bytes -= len(oldest)
+                self._count_lost(passed)
+            else:
+                passed.append(oldest)
         self._append(frame)

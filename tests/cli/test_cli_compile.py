@@ -109,13 +109,13 @@ class Other(SocketController): ...
 """
 
 ALL_WRONG = [
-    (13, "Page.show: path pattern '/{x}': '{' in '{x}': a parameter is written \":name\" or \":name:int\""),
-    (17, "EchoSocket → Narrow: Narrow is provided, but in the narrower scope connection"),
-    (17, "EchoSocket → Missing: nothing provides Missing, which EchoSocket needs as 'missing'"),
-    (21, "say must take (self, conn, payload)"),
-    (24, "typed: the payload: object is no type that a payload can have; accepted: None, bool"),
-    (30, f"event 'twice' is handled by second, and already by first at {CONTROLLERS}:27"),
-    (34, f"path pattern '/echo/:other' ({CONTROLLERS}:34) matches the same paths as '/echo/:room'"),
+    (14, "Page.show: path pattern '/{x}': '{' in '{x}': a parameter is written \":name\" or \":name:int\""),
+    (18, "EchoSocket → Narrow: Narrow is provided, but in the narrower scope connection"),
+    (18, "EchoSocket → Missing: nothing provides Missing, which EchoSocket needs as 'missing'"),
+    (22, "say must take (self, conn, payload)"),
+    (25, "typed: the payload: object is no type that a payload can have; accepted: None, bool"),
+    (31, f"event 'twice' is handled by second, and already by first at {CONTROLLERS}:28"),
+    (35, f"path pattern '/echo/:other' ({CONTROLLERS}:35) matches the same paths as '/echo/:room'"),
 ]
 
 
@@ -178,7 +178,7 @@ def test_code_that_fails_or_ends_the_process_at_import_is_a_problem(
     "code",
     [
         "import threading, time; threading.Thread(target=time.sleep, args=(60,)).start()",
-        "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)",
+        "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(25)'])",
         "import atexit, os; atexit.register(os._exit, 5)",
         "import sys; sys.modules['json'] = None; sys.stdout = None",
     ],

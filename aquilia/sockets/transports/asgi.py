@@ -1,8 +1,8 @@
 """The ASGI transport: a WebSocket under any ASGI server (uvicorn, Hypercorn, Granian …).
 
 ASGI gives every connection a task of its own, and `send` may wait. So each burst of frames is written by a short
-task, and while it waits `write` has said False. What ASGI cannot do: cut a connection, or notice that a client has
-left while reading is paused.
+task, and while it waits `write` has said False. What ASGI cannot do: cut a connection, or notice at once that a
+client has left behind messages that wait because reading is paused.
 """
 
 from __future__ import annotations
@@ -69,12 +69,14 @@ class ASGITransport:
             events.on_closed(conn, *(self._closing or (code, reason)))
 
     async def _read(self, events: TransportEvents, conn: Any) -> tuple[int, str]:
-        for turn in itertools.count(1):
+        messages = 0
+        while True:
             message = await self._receive()
             if message["type"] == "websocket.receive":
                 if self._resume is not None:
-                    await self._resume  # with a message in hand: of the client's end we hear all the same
-                if turn % TURN == 0:
+                    await self._resume  # with the message in hand: of the client's end we hear even so
+                messages += 1
+                if messages % TURN == 0:
                     await asyncio.sleep(0)  # a server that has them queued gives the loop no turn by itself
                 text = message.get("text")
                 if text is not None:
@@ -83,7 +85,6 @@ class ASGITransport:
                     events.on_message(conn, message["bytes"], binary=True)
             elif message["type"] == "websocket.disconnect":
                 return int(message.get("code") or CloseCode.NO_STATUS), message.get("reason") or ""
-        raise AssertionError("endless")
 
     # The downward half
 
@@ -109,6 +110,7 @@ class ASGITransport:
         except Exception as error:
             # Servers raise errors of many kinds when the client has gone; `receive` tells of it properly.
             logger.debug("a write to a connection that is gone: %r", error)
+            self.resume_reading()
 
     def _written(self, writer: asyncio.Task[None]) -> None:
         self._writer = None

@@ -1,0 +1,350 @@
+"""The hub: membership, and the fan-out of publications in slices, in order, encoded once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from starlette.requests import HTTPConnection
+
+from aquilia.sockets import Handshake, InMemoryAdapter, Namespace, SocketFault
+from aquilia.sockets import hub as hub_module
+from aquilia.sockets.codecs import codec
+from aquilia.sockets.connection import Connection
+from aquilia.sockets.envelope import PLAIN_JSON, V1_JSON, V1_MSGPACK, Profile
+from aquilia.sockets.hub import Home, Hub
+from aquilia.sockets.outbox import Backpressure, Outbox
+from aquilia.sockets.recorder import Counters
+from aquilia.sockets.settings import SocketSettings
+
+
+class Wire:
+    """A transport without a network: what was written is in `frames`."""
+
+    kind = "test"
+    framed = 0
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.ended: tuple[int, str] | None = None
+        self.open = True
+
+    def frame(self, message: bytes, *, binary: bool) -> bytes:
+        Wire.framed += 1
+        return message
+
+    def write(self, frames: Sequence[bytes]) -> bool:
+        self.frames += frames
+        return self.open
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def close(self, code: int, reason: str) -> None:
+        self.ended = (code, reason)
+
+    def abort(self) -> None: ...
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(frame) for frame in self.frames]
+
+
+class House:
+    """A hub with one open namespace."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.now = 0.0
+        self.hub = Hub(InMemoryAdapter().broker, clock=lambda: self.now)
+        self.recorder = Counters()
+        self.home = Home(Namespace("/n"), "/n", SocketSettings(**settings), self.recorder)
+        self.home.controller = object()
+        self.made = 0
+
+    def connect(
+        self, profile: Profile = PLAIN_JSON, identity: str | None = None, **limits: Any
+    ) -> Connection:
+        self.made += 1
+        handshake = Handshake(HTTPConnection({"type": "websocket", "headers": []}), "/n")
+        handshake.identity = SimpleNamespace(id=identity) if identity else None
+        conn = Connection(
+            id=f"c{self.made}",
+            handshake=handshake,
+            profile=profile,
+            codec=codec(profile.codec),
+            transport=Wire(),
+            outbox=Outbox(Backpressure(**limits)),
+            hub=self.hub,
+            home=self.home,
+            bucket=None,
+        )
+        self.hub.add(conn)
+        return conn
+
+    async def members(self, count: int, **options: Any) -> list[Connection]:
+        found = [self.connect(**options) for _ in range(count)]
+        for conn in found:
+            await conn.join("r")
+        return found
+
+    async def publish(self, payload: Any, **options: Any) -> None:
+        await self.hub.publish("/n", "e", payload, **{"room": "r", **options})
+
+
+def heard(conn: Connection) -> list[Any]:
+    wire: Any = conn._transport
+    return [frame.get("payload") for frame in wire.events if frame["type"] == "event"]
+
+
+async def turns(count: int = 3) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    house = House(max_rooms=3, room_size=200)
+    await house.hub.start()
+    await house.hub.enter(house.home)
+    yield house
+    await house.hub.exit(house.home)
+    await house.hub.stop()
+
+
+async def test_members_hear_in_order_and_others_do_not(house: House) -> None:
+    members = await house.members(3)
+    stranger = house.connect()
+    for n in range(10):
+        await house.publish(n)
+    await turns()
+    assert [heard(conn) for conn in members] == [list(range(10))] * 3
+    assert heard(stranger) == []
+
+
+async def test_a_publication_is_encoded_once_for_each_variant(house: House) -> None:
+    await house.members(50)
+    await house.members(50, profile=V1_JSON)
+    await house.members(50, profile=V1_MSGPACK)
+    before = Wire.framed
+    await house.publish("x")
+    await turns()
+    assert Wire.framed - before == 3
+
+
+async def test_exclude_and_identity_choose_among_the_members(house: House) -> None:
+    ada, bob, again = (
+        house.connect(identity="ada"),
+        house.connect(identity="bob"),
+        house.connect(identity="ada"),
+    )
+    for conn in (ada, bob, again):
+        await conn.join("r")
+    await house.publish(1, exclude=ada.id)
+    await house.publish(2, identity="ada")
+    await house.publish(3, room=None, identity="bob")
+    await house.publish(4, room=None)
+    await turns()
+    assert [heard(ada), heard(bob), heard(again)] == [[2, 4], [1, 3, 4], [1, 2, 4]]
+
+
+async def test_a_long_fan_out_gives_the_loop_back_and_keeps_the_order(house: House) -> None:
+    members = await house.members(200)
+    clock = iter(range(10**6))
+    house.hub._clock = lambda: float(next(clock))  # every look at the clock finds the slice over
+    await house.publish("a")
+    await house.publish("b")
+    assert sum(len(conn._outbox) for conn in members) == hub_module.CLOCK_EVERY
+    late = house.connect()
+    members[-1]._rooms.discard("r")
+    house.home.rooms["r"].members.pop(members[-1].id)
+    house.home.rooms["r"].members[late.id] = late
+    late._rooms.add("r")
+    await turns(40)
+    assert [heard(conn) for conn in members[:-1]] == [["a", "b"]] * 199
+    assert heard(members[-1]) == []  # it left before its turn
+    assert heard(late) == ["b"]  # it came after the first was published
+
+
+async def test_publishers_wait_while_a_room_is_far_behind(house: House) -> None:
+    members = await house.members(200)
+    clock = iter(range(10**6))
+    house.hub._clock = lambda: float(next(clock))
+    published = 0
+
+    async def flood() -> None:
+        nonlocal published
+        for n in range(150):
+            await house.publish(n)
+            published += 1
+
+    flooding = asyncio.create_task(flood())
+    await asyncio.sleep(0)
+    assert published < 150
+    assert len(house.home.rooms["r"].backlog) <= hub_module.BACKLOG
+    await flooding
+    await turns(1000)
+    assert heard(members[0]) == list(range(150))
+
+
+async def test_a_payload_that_cannot_be_encoded_fails_its_publisher_and_nobody_else(house: House) -> None:
+    (member,) = await house.members(1)
+    with pytest.raises(SocketFault) as refused:
+        await house.publish(object())
+    assert refused.value.code == "WS_PUBLISH_FAILED"
+    await house.publish("next")
+    await turns()
+    assert heard(member) == ["next"]
+
+
+async def test_a_member_whose_codec_cannot_write_a_payload_is_told(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    (binary,) = await house.members(1, profile=V1_MSGPACK)
+    (plain,) = await house.members(1)
+    await house.publish({True: 1})  # JSON has no such keys
+    await turns()
+    wire: Any = binary._transport
+    assert codec("msgpack").plain(msgspec.Raw(wire.frames[-1]))["payload"] == {True: 1}
+    (apology,) = heard(plain)
+    assert apology["code"] == "WS_PUBLISH_FAILED"
+    assert "cannot be written as json" in caplog.text
+
+
+async def test_a_full_room_refuses_and_is_not_changed(house: House) -> None:
+    await house.members(200)
+    late = house.connect()
+    with pytest.raises(SocketFault) as refused:
+        await late.join("r")
+    assert refused.value.code == "WS_ROOM_FULL"
+    assert late.rooms == set()
+    assert len(await house.hub.members("/n", "r")) == 200
+
+
+async def test_a_connection_has_a_bounded_number_of_rooms(house: House) -> None:
+    conn = house.connect()
+    for room in "abc":
+        await conn.join(room)
+    with pytest.raises(SocketFault) as refused:
+        await conn.join("d")
+    assert (refused.value.code, refused.value.close_code) == ("WS_QUOTA_EXCEEDED", None)
+    await conn.join("a")  # there already
+    await conn.leave("a")
+    await conn.leave("a")
+    await conn.join("d")
+    assert conn.rooms == {"b", "c", "d"}
+    assert set(house.home.rooms) == {"b", "c", "d"}
+
+
+@pytest.mark.parametrize("room", ["", "x" * 257, 7, None])
+async def test_a_room_needs_a_proper_name(house: House, room: Any) -> None:
+    with pytest.raises(SocketFault) as refused:
+        await house.connect().join(room)
+    assert refused.value.code == "WS_MESSAGE_INVALID"
+
+
+async def test_concurrent_joins_and_leaves_end_where_they_should(house: House) -> None:
+    conns = [house.connect() for _ in range(20)]
+    await asyncio.gather(*(conn.join("r") for conn in conns for _ in range(2)))
+    await asyncio.gather(*(conn.leave("r") for conn in conns[:10]))
+    assert {member.connection for member in await house.hub.members("/n", "r")} == {c.id for c in conns[10:]}
+    for conn in conns[10:]:
+        for room in house.hub.forget(conn):
+            await house.hub.close_room(house.home, room)
+    assert house.home.rooms == {}
+
+
+async def test_who_has_gone_joins_nothing(house: House) -> None:
+    conn = house.connect()
+    conn._closed(1006, "")
+    with pytest.raises(SocketFault) as refused:
+        await conn.join("r")
+    assert refused.value.code == "WS_CONNECTION_CLOSED"
+    assert house.home.rooms == {}
+
+
+async def test_members_and_kick(house: House) -> None:
+    conn = house.connect(identity="ada")
+    await conn.join("r")
+    (member,) = await house.hub.members("/n", "r")
+    assert (member.connection, member.identity) == (conn.id, "ada")
+    assert await house.hub.members("/n", "empty") == []
+    assert await house.hub.members("/other", "r") == []
+    assert await house.hub.kick("/n", conn.id)
+    assert not await house.hub.kick("/n", conn.id)
+    assert not await house.hub.kick("/other", conn.id)
+    await turns()
+    wire: Any = conn._transport
+    assert wire.ended == (4409, "kicked")
+
+
+async def test_publications_to_nobody_are_no_error(house: House) -> None:
+    await house.publish(1)
+    await house.hub.publish("/other", "e", 1)
+
+
+async def test_a_member_that_reads_nothing_is_ended_and_the_others_go_on(house: House) -> None:
+    slow, fast = house.connect(buffer_size=5), house.connect(buffer_size=5)
+    for conn in (slow, fast):
+        await conn.join("r")
+    wire: Any = slow._transport
+    wire.open = False
+    for n in range(20):
+        await house.publish(n)
+        await turns(2)
+    assert wire.ended is not None
+    assert wire.ended[0] == 4531
+    assert heard(fast) == list(range(20))
+    assert house.recorder.counts["dropped", "/n", "slow_consumer"] > 0
+
+
+@pytest.mark.parametrize(
+    ("profile", "told"), [(PLAIN_JSON, "WS_MESSAGES_DROPPED"), (V1_JSON, "slow_consumer")]
+)
+async def test_what_a_slow_member_loses_is_told_in_its_place(
+    house: House, profile: Profile, told: str
+) -> None:
+    conn = house.connect(profile, strategy="drop_oldest", buffer_size=3)
+    await conn.join("r")
+    await turns()
+    wire: Any = conn._transport
+    wire.open = False
+    await house.publish("written")
+    await turns()
+    for n in range(10):
+        await house.publish(n)
+    wire.open = True
+    conn._writable()
+    frames = [frame for frame in wire.events if frame.get("event") != "joined"]
+    assert told in str(frames[1])
+    assert [frame["payload"] for frame in (frames[0], *frames[2:])] == ["written", 7, 8, 9]
+    assert house.recorder.counts["dropped", "/n", "slow_consumer"] == 7
+
+
+async def test_a_direct_sender_waits_for_a_slow_client(house: House) -> None:
+    conn = house.connect(buffer_size=4)
+    wire: Any = conn._transport
+    wire.open = False
+    sent = 0
+
+    async def stream() -> None:
+        nonlocal sent
+        for n in range(20):
+            await conn.send_event("token", n)
+            sent += 1
+
+    streaming = asyncio.create_task(stream())
+    await turns(10)
+    assert sent < 20
+    assert wire.ended is None
+    wire.open = True
+    while not streaming.done():
+        conn._writable()
+        await asyncio.sleep(0)
+    await turns()
+    assert heard(conn) == list(range(20))

@@ -1,0 +1,281 @@
+"""The outbox: its bound, its order, and what each strategy makes of a message that does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from aquilia.sockets.outbox import Backpressure, Outbox, Strategy
+
+ENDING = ["buffer", "disconnect"]
+DROPPING = ["drop_oldest", "drop_newest"]
+PLENTY = 1 << 20
+
+
+def gap(dropped: int) -> bytes:
+    return b"<%d lost>" % dropped
+
+
+def outbox(strategy: str, size: int = 3, bytes: int = PLENTY) -> Outbox:
+    return Outbox(Backpressure(strategy, size, bytes))  # type: ignore[arg-type]
+
+
+def everything(box: Outbox) -> list[bytes]:
+    return box.take(PLENTY, gap)
+
+
+def push_all(box: Outbox, *frames: bytes) -> list[bool]:
+    return [box.push(frame) for frame in frames]
+
+
+@pytest.mark.parametrize("strategy", get_args(Strategy))
+def test_frames_come_out_in_the_order_in_which_they_went_in(strategy: str) -> None:
+    box = outbox(strategy)
+    push_all(box, b"1", b"2")
+    box.push_urgent(b"answer")
+    box.push(b"3")
+    assert everything(box) == [b"1", b"2", b"answer", b"3"]
+    assert box.empty
+
+
+@pytest.mark.parametrize("strategy", ENDING)
+def test_the_message_beyond_the_bound_is_refused_and_what_waits_is_kept(strategy: str) -> None:
+    box = outbox(strategy, size=2)
+    assert push_all(box, b"1", b"2", b"3") == [True, True, False]
+    assert (len(box), box.dropped) == (2, 0)
+    assert everything(box) == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("strategy", ENDING)
+def test_bytes_are_bounded_as_well(strategy: str) -> None:
+    box = outbox(strategy, bytes=10)
+    assert push_all(box, b"12345", b"67890", b"!") == [True, True, False]
+
+
+def test_drop_oldest_puts_the_gap_where_the_lost_messages_stood() -> None:
+    box = outbox("drop_oldest", size=2)
+    assert push_all(box, b"1", b"2", b"3", b"4") == [True] * 4
+    assert everything(box) == [b"<2 lost>", b"3", b"4"]
+
+
+def test_drop_newest_puts_the_gap_where_the_lost_messages_would_have_come() -> None:
+    box = outbox("drop_newest", size=2)
+    push_all(box, b"1", b"2", b"3", b"4")
+    assert box.take(1, gap) == [b"1"]
+    push_all(box, b"5", b"6")
+    assert everything(box) == [b"2", b"<2 lost>", b"5", b"<1 lost>"]
+
+
+def test_each_run_of_losses_has_its_own_gap_between_answers() -> None:
+    box = outbox("drop_oldest", size=2)
+    box.push(b"1")
+    box.push_urgent(b"a")
+    box.push(b"2")
+    box.push_urgent(b"b")
+    push_all(box, b"3", b"4", b"5")
+    assert everything(box) == [b"<1 lost>", b"a", b"<1 lost>", b"b", b"<1 lost>", b"4", b"5"]
+
+
+def test_a_large_message_drops_as_many_small_ones_as_it_needs() -> None:
+    box = outbox("drop_oldest", size=10, bytes=10)
+    push_all(box, b"123", b"456", b"789", b"x" * 7)
+    assert everything(box) == [b"<2 lost>", b"789", b"x" * 7]
+
+
+@pytest.mark.parametrize("strategy", get_args(Strategy))
+def test_an_empty_outbox_lets_a_message_through_that_is_larger_than_its_bound(strategy: str) -> None:
+    box = outbox(strategy, bytes=10)
+    assert box.push(b"x" * 100) is True
+    assert everything(box) == [b"x" * 100]
+
+
+def test_answers_fit_however_full_it_is_and_count_as_bytes_that_wait() -> None:
+    box = outbox("buffer", size=1, bytes=10)
+    box.push(b"12345")
+    for _ in range(5):
+        box.push_urgent(b"123")
+    assert (len(box), box.waiting_bytes) == (1, 20)
+    assert everything(box) == [b"12345", *[b"123"] * 5]
+    assert box.waiting_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("frames", "urgent", "half_full"),
+    [
+        ([], [], False),
+        ([b"1"] * 5, [], False),
+        ([b"1"] * 6, [], True),
+        ([b"x" * 50], [], False),
+        ([b"x" * 51], [], True),
+        ([b"x" * 30], [b"y" * 21], True),
+        ([], [b"y" * 51], True),
+    ],
+)
+def test_it_is_half_full_above_half_of_either_bound(
+    frames: list[bytes], urgent: list[bytes], half_full: bool
+) -> None:
+    box = outbox("buffer", size=10, bytes=100)
+    push_all(box, *frames)
+    for frame in urgent:
+        box.push_urgent(frame)
+    assert box.half_full is half_full
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize(
+    ("max_bytes", "taken"), [(0, 1), (1, 1), (5, 1), (6, 2), (10, 2), (11, 3), (15, 3), (1000, 3)]
+)
+def test_taking_stops_at_the_first_frame_that_reaches_the_asked_size(
+    max_bytes: int, taken: int, mixed: bool
+) -> None:
+    box = outbox("buffer", size=10)
+    if mixed:
+        box.push_urgent(b"12345")
+    else:
+        box.push(b"12345")
+    push_all(box, b"12345", b"12345")
+    assert len(box.take(max_bytes, gap)) == taken
+
+
+def test_nothing_is_taken_from_an_empty_one() -> None:
+    assert outbox("buffer").take(100, gap) == []
+
+
+def test_the_gap_frame_is_made_only_when_it_is_due() -> None:
+    asked: list[int] = []
+
+    def count(dropped: int) -> bytes:
+        asked.append(dropped)
+        return b"gap"
+
+    box = outbox("drop_newest", size=1)
+    push_all(box, b"1", b"2", b"3")
+    assert box.take(1, count) == [b"1"]
+    assert asked == []
+    assert not box.empty
+    assert box.take(1, count) == [b"gap"]
+    assert asked == [2]
+
+
+@pytest.mark.parametrize("strategy", DROPPING)
+def test_a_cleared_outbox_is_as_new(strategy: str) -> None:
+    box = outbox(strategy, size=2)
+    push_all(box, b"1", b"2", b"3")
+    box.push_urgent(b"a")
+    box.clear()
+    assert (box.empty, len(box), box.waiting_bytes, box.half_full) == (True, 0, 0, False)
+    push_all(box, b"4", b"5")
+    assert everything(box) == [b"4", b"5"]
+
+
+class Model:
+    """What the outbox promises, as slowly and plainly as it can be said."""
+
+    def __init__(self, limits: Backpressure) -> None:
+        self.limits = limits
+        self.entries: list[Any] = []  # (kind, frame) or ("gap", count)
+        self.dropped = 0
+
+    def messages(self) -> list[bytes]:
+        return [frame for kind, frame in self.entries if kind == "message"]
+
+    def fits(self, frame: bytes) -> bool:
+        waiting = self.messages()
+        if not waiting:
+            return True
+        size = sum(map(len, waiting)) + len(frame)
+        return len(waiting) < self.limits.buffer_size and size <= self.limits.buffer_bytes
+
+    def push(self, frame: bytes) -> bool:
+        if not self.fits(frame):
+            if self.limits.strategy in ENDING:
+                return False
+            self.dropped += 1
+            if self.limits.strategy == "drop_newest":
+                self.entries.append(("gap", 1))
+                self.join_gaps()
+                return True
+            oldest = next(place for place, (kind, _) in enumerate(self.entries) if kind == "message")
+            self.entries[oldest] = ("gap", 1)
+            self.join_gaps()
+            return self.push(frame)
+        self.entries.append(("message", frame))
+        return True
+
+    def join_gaps(self) -> None:
+        joined: list[Any] = []
+        for kind, content in self.entries:
+            if kind == "gap" and joined and joined[-1][0] == "gap":
+                joined[-1] = ("gap", joined[-1][1] + content)
+            else:
+                joined.append((kind, content))
+        self.entries = joined
+
+    def frames(self) -> list[bytes]:
+        return [gap(content) if kind == "gap" else content for kind, content in self.entries]
+
+
+class OutboxMachine(RuleBasedStateMachine):
+    box: Outbox
+    model: Model
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: Iterator[int] = iter(range(PLENTY))
+
+    @initialize(
+        strategy=st.sampled_from(get_args(Strategy)), size=st.integers(1, 5), bytes=st.integers(1, 60)
+    )
+    def open(self, strategy: Strategy, size: int, bytes: int) -> None:
+        limits = Backpressure(strategy, size, bytes)
+        self.box, self.model = Outbox(limits), Model(limits)
+
+    def frame(self, kind: str, length: int) -> bytes:
+        return f"{kind}{next(self.numbers)}".encode().ljust(length, b".")
+
+    @rule(length=st.integers(1, 30))
+    def push(self, length: int) -> None:
+        frame = self.frame("m", length)
+        assert self.box.push(frame) is self.model.push(frame)
+
+    @rule(length=st.integers(1, 30))
+    def push_urgent(self, length: int) -> None:
+        frame = self.frame("u", length)
+        self.box.push_urgent(frame)
+        self.model.entries.append(("urgent", frame))
+
+    @precondition(lambda self: self.model.entries)
+    @rule(max_bytes=st.integers(1, 80))
+    def take(self, max_bytes: int) -> None:
+        expected = self.model.frames()
+        taken = self.box.take(max_bytes, gap)
+        assert taken
+        assert taken == expected[: len(taken)]
+        assert sum(map(len, taken[:-1])) < max_bytes
+        assert len(taken) == len(expected) or sum(map(len, taken)) >= max_bytes
+        del self.model.entries[: len(taken)]
+
+    @invariant()
+    def it_says_what_it_holds(self) -> None:
+        if not hasattr(self, "box"):
+            return
+        waiting = self.model.messages()
+        urgent = [frame for kind, frame in self.model.entries if kind == "urgent"]
+        assert len(self.box) == len(waiting) <= self.model.limits.buffer_size
+        assert self.box.waiting_bytes == sum(map(len, waiting + urgent))
+        assert self.box.empty is (not self.model.entries)
+        assert self.box.dropped == self.model.dropped
+        if len(waiting) > 1:
+            assert sum(map(len, waiting)) <= self.model.limits.buffer_bytes
+
+    def teardown(self) -> None:
+        if hasattr(self, "box"):
+            assert self.box.take(PLENTY, gap) == self.model.frames()
+            assert self.box.empty
+
+
+TestAnySequence = OutboxMachine.TestCase

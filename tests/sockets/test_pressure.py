@@ -1,0 +1,276 @@
+"""Too much at once: bursts that healthy clients must survive, and floods by clients that read nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from rawsocket import PING, TEXT, RawSocket, frame
+from wire import TRANSPORTS, Client, eventually, serving
+
+from aquilia.sockets import (
+    AquilaSockets,
+    Connection,
+    Event,
+    OnDisconnect,
+    Socket,
+    SocketController,
+    Subscribe,
+    Unsubscribe,
+)
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Stage(SocketController):
+    ended: list[int]
+    handled = 0
+
+    def __init__(self) -> None:
+        self.ended = []
+        self.gate = asyncio.Event()
+
+    @OnDisconnect()
+    async def close(self, conn: Connection, reason: Any) -> None:
+        self.ended.append(reason.code)
+
+    @Subscribe("enter")
+    async def enter(self, conn: Connection) -> str:
+        return "hall"
+
+    @Unsubscribe("leave")
+    async def leave(self, conn: Connection) -> str:
+        return "hall"
+
+    @Event("burst")
+    async def burst(self, conn: Connection, payload: dict[str, int]) -> None:
+        for number in range(payload["count"]):
+            await self.publish_room("hall", "note", [number, "x" * payload["size"]])
+
+    @Event("say")
+    async def say(self, conn: Connection, payload: Any) -> None:
+        await self.publish_room("hall", "note", payload)
+
+    @Event("size")
+    async def size(self, conn: Connection, payload: int) -> str:
+        self.handled += 1
+        return "x" * payload
+
+    @Event("echo")
+    async def echo(self, conn: Connection, payload: Any) -> Any:
+        return payload
+
+    @Event("ask")
+    async def ask(self, conn: Connection) -> Any:
+        return await conn.request("question", timeout=30)
+
+    @Event("wait")
+    async def wait(self, conn: Connection) -> None:
+        await self.gate.wait()
+
+
+@Socket("/stage/:name")
+class Normal(Stage):
+    pass
+
+
+@Socket("/narrow", backpressure={"strategy": "buffer", "buffer_size": 10})
+class Narrow(Stage):
+    pass
+
+
+@Socket("/lossy", backpressure={"strategy": "drop_oldest", "buffer_size": 10})
+class Lossy(Stage):
+    pass
+
+
+@pytest.fixture
+def app() -> AquilaSockets:
+    return AquilaSockets.from_controllers([Normal, Narrow, Lossy])
+
+
+@pytest.fixture(params=TRANSPORTS.values(), ids=list(TRANSPORTS))
+async def base(request: pytest.FixtureRequest, app: AquilaSockets) -> AsyncIterator[str]:
+    async with serving(app, ws=request.param) as base:
+        yield base
+
+
+def stage(app: AquilaSockets, namespace: str) -> Any:
+    return app.hub.homes[namespace].controller
+
+
+def connection(app: AquilaSockets, namespace: str) -> Connection:
+    (conn,) = app.hub.homes[namespace].connections.members.values()
+    return conn
+
+
+def said(event: str, payload: Any = None, **fields: Any) -> bytes:
+    return frame(TEXT, json.dumps({"event": event, "payload": payload, **fields}).encode())
+
+
+# Healthy clients
+
+
+@pytest.mark.parametrize(("count", "size"), [(3000, 10), (100, 50 * KIB)], ids=["many", "large"])
+async def test_a_burst_of_publications_reaches_every_member_that_reads(
+    base: str, count: int, size: int
+) -> None:
+    async with Client.connect(f"{base}/stage/a") as ada, Client.connect(f"{base}/stage/a", "v1.cbor") as bob:
+        for client in (ada, bob):
+            await client.request("enter")
+        await ada.send("burst", {"count": count, "size": size})
+        for client in (ada, bob):
+            notes = [(await client.expect("note"))["payload"][0] for _ in range(count)]
+            assert notes == list(range(count))
+
+
+async def test_a_client_with_a_small_outbox_survives_a_burst_if_it_reads(base: str) -> None:
+    async with Client.connect(f"{base}/narrow") as client:
+        await client.request("enter")
+        await client.send("burst", {"count": 200, "size": 10})
+        for number in range(200):
+            assert (await client.expect("note"))["payload"][0] == number
+
+
+async def test_nothing_is_dropped_for_a_client_that_reads(base: str) -> None:
+    async with Client.connect(f"{base}/lossy") as client:
+        await client.request("enter")
+        await client.send("burst", {"count": 200, "size": 10})
+        for number in range(200):
+            assert (await client.expect("note"))["payload"][0] == number
+
+
+async def test_a_flood_of_large_messages_does_not_end_those_who_hear_it(base: str) -> None:
+    async with Client.connect(f"{base}/stage/a") as ada, Client.connect(f"{base}/stage/a") as eve:
+        await ada.request("enter")
+        for _ in range(100):
+            await eve.send("say", "x" * 60_000)
+        for _ in range(100):
+            await ada.expect("note")
+
+
+async def test_a_publisher_that_never_pauses_does_not_stop_the_others(base: str) -> None:
+    async with Client.connect(f"{base}/stage/a") as eve, Client.connect(f"{base}/stage/b") as bob:
+        await eve.request("enter")
+        await eve.send("burst", {"count": 20_000, "size": 1}, id="burst", ack=True)
+        await eve.expect("note")
+        assert (await bob.request("echo", 1))["data"] == 1
+        frames = 1
+        while (await eve.receive()).get("id") != "burst":
+            frames += 1
+        assert frames == 20_000
+
+
+# Clients that do not read
+
+
+async def test_a_client_that_reads_no_answers_is_not_read_from(base: str, app: AquilaSockets) -> None:
+    async with RawSocket.open(f"{base}/stage/a") as eve:
+        for _ in range(64):
+            eve.send(said("size", MIB, id="1", ack=True))
+        await eventually(lambda: connection(app, "/stage/a")._blocked)
+        await asyncio.sleep(0.1)  # it would go on by now
+        assert stage(app, "/stage/a").handled < 64
+        assert connection(app, "/stage/a")._outbox.waiting_bytes < 3 * MIB
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["not asked", "asked"])
+async def test_a_flood_of_mistakes_by_a_client_that_reads_nothing_is_bounded(
+    base: str, app: AquilaSockets, asked: bool
+) -> None:
+    async with RawSocket.open(f"{base}/stage/a") as eve:
+        if asked:  # then its ack is awaited
+            eve.send(said("ask"))
+            await eve.read()
+        conn = connection(app, "/stage/a")
+        mistakes = frame(TEXT, b"[]") * 2000
+        async with asyncio.timeout(20):
+            for _ in range(1000):
+                eve.send(mistakes)
+                try:
+                    async with asyncio.timeout(0.5):
+                        await eve.writer.drain()
+                except TimeoutError:
+                    break  # the server has stopped reading
+            else:
+                pytest.fail("it read all of it")
+        assert conn._outbox.waiting_bytes < 2 * MIB
+
+
+async def test_what_waits_for_a_handler_is_bounded_in_bytes_too(base: str, app: AquilaSockets) -> None:
+    async with RawSocket.open(f"{base}/stage/a") as eve:
+        eve.send(said("wait"))
+        await eventually(lambda: connection(app, "/stage/a")._pump is not None)
+        for _ in range(60):
+            eve.send(said("say", "x" * 60_000))
+        conn = connection(app, "/stage/a")
+        await eventually(lambda: conn._paused)
+        await asyncio.sleep(0.1)  # it would go on by now
+        assert conn.bytes_received < 512 * KIB
+        stage(app, "/stage/a").gate.set()
+        await eventually(lambda: conn.messages_received == 61)
+
+
+async def test_a_slow_client_under_a_lossy_policy_can_still_leave(base: str, app: AquilaSockets) -> None:
+    async with RawSocket.open(f"{base}/lossy") as eve, Client.connect(f"{base}/lossy") as ada:
+        eve.send(said("enter"))
+        room = app.hub.homes["/lossy"].rooms
+        await eventually(lambda: "hall" in room)
+        for _ in range(200):
+            await ada.send("say", "x" * 60_000)
+        await ada.request("echo")
+        eve.send(said("leave"))
+        await eventually(lambda: "hall" not in room)
+
+
+async def test_a_member_that_reads_nothing_is_shown_out_and_stalls_nobody(
+    base: str, app: AquilaSockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aquilia.sockets.connection.CLOSE_GRACE", 0.05)
+    monkeypatch.setattr("aquilia.sockets.transports.asgi.CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr("aquilia.sockets.transports.frames.CLOSE_TIMEOUT", 0.05)
+    async with RawSocket.open(f"{base}/stage/a") as eve, Client.connect(f"{base}/stage/a") as ada:
+        eve.send(said("enter"))
+        await ada.request("enter")
+        for _ in range(300):
+            await ada.send("say", "x" * 60_000)
+            await ada.expect("note")
+        await eventually(lambda: stage(app, "/stage/a").ended == [4531])
+        assert app.live()["connections"] == 1
+        assert (await ada.request("echo", 1))["data"] == 1
+
+
+async def test_a_frozen_client_that_is_disconnected_is_freed(
+    base: str, app: AquilaSockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aquilia.sockets.connection.CLOSE_GRACE", 0.05)
+    monkeypatch.setattr("aquilia.sockets.transports.asgi.CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr("aquilia.sockets.transports.frames.CLOSE_TIMEOUT", 0.05)
+    async with RawSocket.open(f"{base}/stage/a") as eve:
+        eve.send(said("enter"))
+        for _ in range(8):
+            eve.send(said("size", MIB, id="1", ack=True))
+        await eventually(lambda: connection(app, "/stage/a")._blocked)
+        await connection(app, "/stage/a").disconnect(4000, "bye")
+        await eventually(lambda: app.live()["connections"] == 0)
+        assert stage(app, "/stage/a").ended == [4000]
+        assert app.live()["rooms"] == 0
+
+
+async def test_pings_are_answered_within_bounds(base: str, app: AquilaSockets) -> None:
+    async with RawSocket.open(f"{base}/stage/a") as eve:
+        flood = frame(PING, b"x" * 125) * 1000
+        async with asyncio.timeout(20):
+            for _ in range(200):
+                eve.send(flood)
+                try:
+                    async with asyncio.timeout(0.5):
+                        await eve.writer.drain()
+                except TimeoutError:
+                    break
+        async with Client.connect(f"{base}/stage/b") as bob:
+            assert (await bob.request("echo", 1))["data"] == 1
