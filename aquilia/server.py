@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import os
 import signal
@@ -20,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 from urllib.parse import quote
 
 import uvicorn
@@ -31,13 +32,14 @@ from aquilia.aquilary import BootError, Problem, Registry
 from aquilia.asgi import Application
 from aquilia.sockets.artifact import Artifact
 from aquilia.sockets.compile import artifact_of
-from aquilia.sockets.transports.native import NativeProtocol
+from aquilia.sockets.transports.http import HTTPProtocol
 from aquilia.workspace import Workspace, environment, load_workspace
 
 __all__ = [
     "Booted",
     "Endpoint",
     "ServerError",
+    "Transport",
     "boot",
     "configuration",
     "create_application",
@@ -46,6 +48,8 @@ __all__ = [
     "tls",
 ]
 
+GC_THRESHOLD = 20_000
+"""Allocations between two collections: messages are many objects and next to no cycles."""
 GRACE = 10
 """Seconds that requests and connections may still take when the server stops."""
 
@@ -231,7 +235,9 @@ def tls(certificate: Path, key: Path | None) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key)
     except (OSError, ssl.SSLError) as error:
-        problem = f"{key} is not the key of {certificate}" if key else f"{certificate} holds no certificate and key"
+        problem = (
+            f"{key} is not the key of {certificate}" if key else f"{certificate} holds no certificate and key"
+        )
         raise ServerError(f"TLS: {problem}, in PEM ({error})") from error
     return context
 
@@ -239,16 +245,37 @@ def tls(certificate: Path, key: Path | None) -> ssl.SSLContext:
 # Serving
 
 
+Transport = Literal["native", "asgi"]
+"""The WebSocket server: our own, or uvicorn's."""
+
+
+def _protocols(transport: Transport) -> dict[str, Any]:
+    if transport == "native":
+        try:
+            from aquilia.sockets.transports.native import NativeProtocol
+        except ImportError as error:  # there is no wheel of picows for every machine
+            logging.getLogger("aquilia").warning(
+                "the native transport cannot be used (%s); WebSockets are served by uvicorn's own", error
+            )
+        else:
+            return {"http": HTTPProtocol, "ws": NativeProtocol}
+    return {"http": HTTPProtocol, "ws": "websockets-sansio"}
+
+
 def configuration(
-    application: ASGIApp | str, log_level: str = "info", context: ssl.SSLContext | None = None, **options: Any
+    application: ASGIApp | str,
+    log_level: str = "info",
+    context: ssl.SSLContext | None = None,
+    *,
+    transport: Transport = "native",
+    **options: Any,
 ) -> uvicorn.Config:
     """How uvicorn runs here; `options` are further ones of `uvicorn.Config`."""
     if context is not None:
         options["ssl_context_factory"] = lambda config, default: context
     return uvicorn.Config(
         cast(Any, application),
-        http="httptools",
-        ws=NativeProtocol,
+        **_protocols(transport),
         lifespan="on",
         interface="asgi3",
         log_config=_logging(log_level.upper()),
@@ -265,6 +292,7 @@ def serve(
     *,
     log_level: str = "info",
     context: ssl.SSLContext | None = None,
+    transport: Transport = "native",
     on_started: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve on these sockets until SIGINT or SIGTERM, after which clients are told to come back.
@@ -274,8 +302,18 @@ def serve(
     Raises:
         ServerError: the application did not start; the log says why.
     """
+    plan = application.sockets.plan
+    sizes = [contract.settings.max_message_size for _, contract in plan.contracts]
     config = configuration(
-        _AccessLog(application), log_level, context, ws_ping_interval=application.sockets.plan.node.heartbeat
+        _AccessLog(application),
+        log_level,
+        context,
+        transport=transport,
+        ws_ping_interval=plan.node.heartbeat,
+        ws_ping_timeout=plan.node.heartbeat,
+        ws_max_size=max(sizes, default=0)
+        + 1,  # a message one byte beyond a controller's bound is ours to refuse
+        ws_per_message_deflate=False,
     )
     server = _Server(config, on_started)
     with suppress(KeyboardInterrupt), _ending_cleanly():
@@ -293,6 +331,9 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
+        gc.collect()
+        gc.freeze()  # what the boot made lives as long as the process
+        gc.set_threshold(GC_THRESHOLD)
         self._on_started()
 
 

@@ -6,11 +6,11 @@ import json
 import os
 import subprocess
 import sys
-import urllib.request
 
+import httpx
 import pytest
 import websockets
-from workspaces import TIMEOUT, Workspace
+from workspaces import Workspace
 
 FILES = [
     ".gitignore",
@@ -48,8 +48,9 @@ async def test_a_new_workspace_compiles_and_serves_at_once(empty: Workspace) -> 
 
     assert "/hello-world/:topic" in workspace.done("compile")
     async with workspace.serving() as server:
-        page = urllib.request.urlopen(server.url, timeout=TIMEOUT).read().decode()
-        assert "/hello-world/lobby" in page
+        async with httpx.AsyncClient(trust_env=False) as http:
+            page = await http.get(server.url)
+        assert "/hello-world/lobby" in page.text
         url = server.sockets[0].replace(":topic", "lobby")
         async with websockets.connect(url, proxy=None) as ann, websockets.connect(url, proxy=None) as ben:
             await ann.send(json.dumps({"event": "say", "payload": {"text": "hi"}, "id": "1", "ack": True}))

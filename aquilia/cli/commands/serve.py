@@ -20,7 +20,17 @@ from aquilia.aquilary import BootError
 from aquilia.cli.commands.compile import AppOption
 from aquilia.cli.console import columns, fail, show_problems, stderr, stdout
 from aquilia.cli.reload import Reloader
-from aquilia.server import Booted, Endpoint, ServerError, boot, configuration, listening, serve, tls
+from aquilia.server import (
+    Booted,
+    Endpoint,
+    ServerError,
+    Transport,
+    boot,
+    configuration,
+    listening,
+    serve,
+    tls,
+)
 from aquilia.sockets.artifact import ARTIFACT_PATH, Artifact, ArtifactError, differences, read
 from aquilia.workspace import environment
 
@@ -40,6 +50,7 @@ class _Options:
     key: Path | None
     uds: Path | None
     host: str
+    transport: Transport
 
     def context(self) -> ssl.SSLContext | None:
         return tls(self.certificate, self.key) if self.certificate else None
@@ -70,6 +81,9 @@ def serve_command(
     log_level: Annotated[
         LogLevel, typer.Option(case_sensitive=False, help="info also logs every request.")
     ] = "info",
+    transport: Annotated[
+        Transport, typer.Option(help="The WebSocket server: Aquilia's own, or uvicorn's.")
+    ] = "native",
     workers: Annotated[int, typer.Option(min=1, help="How many processes; this version has one.")] = 1,
 ) -> None:
     """Serve the workspace in this folder, as compiled."""
@@ -86,7 +100,7 @@ def serve_command(
     if ssl_keyfile is not None and ssl_certfile is None:
         raise typer.BadParameter("needs --ssl-certfile", param_hint="--ssl-keyfile")
     host = host or "127.0.0.1"
-    options = _Options(Path.cwd(), app, log_level, ssl_certfile, ssl_keyfile, uds, host)
+    options = _Options(Path.cwd(), app, log_level, ssl_certfile, ssl_keyfile, uds, host, transport)
     endpoint = Endpoint(host, 8000 if port is None else port, uds)
     try:
         if reload:
@@ -133,6 +147,7 @@ def _serve(
         sockets,
         log_level=options.log_level,
         context=context,
+        transport=options.transport,
         on_started=partial(_announce, options, booted.artifact, sockets),
     )
 
@@ -143,6 +158,7 @@ def _serve_reloading(options: _Options, endpoint: Endpoint) -> None:
     config = configuration(
         "aquilia.server:create_application",
         options.log_level,
+        transport=options.transport,
         factory=True,
         reload=True,
         reload_dirs=[str(options.root)],
