@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import shutil
 import socket
@@ -178,6 +179,7 @@ def measure(peer: Peer, scenario: Scenario, seconds: float, cores: tuple[int, in
     result["bytes"] = (result.pop("held") - before) / scenario.connections
     if problem := _problem(result):
         raise Failed(problem)
+    del result["codes"]  # of closed connections, and there are none
     return result
 
 
@@ -321,6 +323,12 @@ def run(asked: argparse.Namespace) -> Result:
     }
 
 
+def as_text(results: Result) -> str:
+    """As JSON with a line for each run."""
+    runs = re.compile(r"\{[^{}\[\]]*\}")
+    return runs.sub(lambda run: re.sub(r"\n *", " ", run[0]), json.dumps(results, indent=1)) + "\n"
+
+
 def main() -> None:
     """Measure, and write the results; what is quick or partial goes to build/benchmarks, not into the documents."""
     asked = options()
@@ -331,7 +339,7 @@ def main() -> None:
         results = json.loads(results_file.read_text())
     else:
         results = run(asked)
-        results_file.write_text(json.dumps(results, indent=1) + "\n")
+        results_file.write_text(as_text(results))
     (documents / "BENCHMARKS.md").write_text(report(results))
     (documents / "benchmarks.svg").write_text(plot(results))
     print(f"written: {results_file}, {documents / 'BENCHMARKS.md'}, {documents / 'benchmarks.svg'}")

@@ -103,12 +103,13 @@ class Workspace:
         assert done.returncode == 0, done.stdout + done.stderr
 
     @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[Server]:
+    async def serving(self, *options: str) -> AsyncIterator[Server]:
         process = await asyncio.create_subprocess_exec(
             AQ,
             "serve",
             "--port",
             "0",
+            *options,
             cwd=self.root,
             env={**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"},
             stdout=subprocess.PIPE,
@@ -184,12 +185,18 @@ def event(name: str, payload: Any, **more: Any) -> dict[str, Any]:
     return {"type": "event", "event": name, "payload": payload, **more}
 
 
-async def test_the_chat_is_compiled_served_spoken_to_and_stopped(workspace: Workspace) -> None:
+@pytest.mark.parametrize("transport", ["native", "asgi"])
+async def test_the_chat_is_compiled_served_spoken_to_and_stopped(
+    workspace: Workspace, transport: str
+) -> None:
     workspace.write()
     workspace.compile()
     assert json.loads((workspace.root / "artifacts" / "ws.crous").read_text())
 
-    async with workspace.serving() as server, connected(f"{server.url}/chat/general") as client:
+    async with (
+        workspace.serving("--transport", transport) as server,
+        connected(f"{server.url}/chat/general") as client,
+    ):
         assert await client.receive() == event("welcome", {"msg": "Hi!"})
 
         await client.send(HELLO)
