@@ -82,9 +82,17 @@ system-deps: ## Install what the tests need of the system (Debian, as root)
 	echo "Installing$$missing"; export DEBIAN_FRONTEND=noninteractive; \
 	apt-get -qq update && apt-get -qq -y --no-install-recommends install $$missing >/dev/null
 
+.PHONY: bench
+bench: $(INSTALLED)-test ## Measure the speed beside other servers, for half an hour (ARGS=--quick: a first look)
+	@if command -v npm >/dev/null && ! test -d benchmarks/servers/node_modules/ws; then \
+		npm install --prefix benchmarks/servers --no-package-lock --ignore-scripts --no-audit --no-fund \
+			--loglevel error || echo "ws on Node could not be installed" >&2; fi
+	@$(PY) benchmarks/run.py $(ARGS)
+
 .PHONY: clean
 clean: ## Remove everything that these commands made, environments too
 	@rm -rf .venv .venvs build dist htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis artifacts
+	@rm -rf benchmarks/servers/node_modules
 	@rm -f .coverage .coverage.*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

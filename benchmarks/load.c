@@ -9,9 +9,11 @@
  * Every mode first opens all connections; with --join each sends that message, and has joined when the answer comes.
  * Then "ready" goes to stderr. A message counts if it contains --expect; what else comes is `unexpected`. Percentiles
  * are exact to 1 %, in µs. `busy` is this program's own use of its core while it measured: near 1 the figure shows
- * the generator's limit (in open it spins, and always is).
+ * the generator's limit (in open it spins, and always is). `disturbed` is the share of the time in which it could
+ * have run, and another program had its core.
  */
 #define _GNU_SOURCE
+#include "measure.h"
 #include "wire.h"
 
 #include <arpa/inet.h>
@@ -19,20 +21,18 @@
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #define ROOM (1 << 18)
 #define OPENING_AT_ONCE 128 /* below any server's backlog */
 #define HIGHEST_CODE 4999
-#define NS 1000000000ull
 
 enum phase { OPENING, JOINING, READY, CLOSED };
 
 struct connection {
     struct stream stream;
     enum phase phase;
-    bool matches;      /* the message that is arriving contains --expect */
     bool in_message;   /* between the fragments of one */
+    struct bytes message;
     uint16_t code;     /* of the close frame that came */
     uint64_t received; /* messages that count */
     uint64_t *due;     /* echo: when each of those in flight was sent, as a ring */
@@ -58,49 +58,11 @@ static uint64_t closed, unexpected, codes[HIGHEST_CODE + 1];
 
 /* The measurement. Times in ns. */
 static bool measuring;
-static uint64_t begin, counted, recorded, worst, buckets[64 * 60];
-static uint64_t now; /* at the last read or turn of the loop */
+static uint64_t begin, counted;
 
 /* Fan-out and open loop. */
 static uint64_t round_number, round_start, rounds, schedule, first_measured, last_measured;
 static unsigned awaited;
-
-static uint64_t clock_ns(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return now = time.tv_sec * NS + time.tv_nsec;
-}
-
-static double cpu_seconds(void)
-{
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return usage.ru_utime.tv_sec + usage.ru_stime.tv_sec + (usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
-}
-
-/* Latencies: each power of two in 64 buckets of one width. */
-
-static void record(uint64_t latency)
-{
-    unsigned shift = latency < 64 ? 0 : 63 - __builtin_clzll(latency) - 6;
-    buckets[64 * shift + (latency >> shift)]++;
-    recorded++;
-    if (latency > worst)
-        worst = latency;
-}
-
-static double percentile(double share)
-{
-    uint64_t wanted = (uint64_t)(share * (recorded - 1)) + 1, passed = 0;
-    for (size_t i = 0; recorded && i < sizeof buckets / sizeof *buckets; i++)
-        if ((passed += buckets[i]) >= wanted) {
-            unsigned shift = i < 128 ? 0 : i / 64 - 1;
-            uint64_t value = ((i - 64 * shift) << shift) + (1ull << shift) / 2;
-            return (value < worst ? value : worst) / 1e3;
-        }
-    return 0;
-}
 
 /* One connection. */
 
@@ -119,11 +81,13 @@ static void fail(struct connection *c, uint16_t code, const char *why)
     close(c->stream.fd);
     discard(&c->stream.unread);
     discard(&c->stream.unsent);
+    discard(&c->message);
 }
 
 static void send_messages(struct connection *c, unsigned count)
 {
-    send_bytes(&c->stream, c, frames, count * frame_size);
+    if (!c->code) /* after a close frame nothing may follow: RFC 6455 section 5.5.1 */
+        send_bytes(&c->stream, c, frames, count * frame_size);
 }
 
 static uint64_t due_at(uint64_t index)
@@ -159,16 +123,22 @@ static unsigned answered(struct connection *c)
     return 0;
 }
 
+static bool expected(const void *message, size_t size)
+{
+    return !asked.expect || memmem(message, size, asked.expect, expect_size);
+}
+
 /* A data frame. Returns how many messages to send. */
 static unsigned take(struct connection *c, const struct frame *frame)
 {
-    if (asked.expect && !c->matches)
-        c->matches = memmem(frame->payload, frame->size, asked.expect, expect_size);
+    bool whole = frame->fin && !c->in_message, matches;
     c->in_message = !frame->fin;
+    if (!whole)
+        append(&c->message, frame->payload, frame->size);
     if (!frame->fin)
         return 0;
-    bool matches = !asked.expect || c->matches;
-    c->matches = false;
+    matches = whole ? expected(frame->payload, frame->size) : expected(c->message.data, c->message.size);
+    discard(&c->message);
     if (c->phase == JOINING) {
         c->phase = READY;
         joined++;
@@ -393,15 +363,21 @@ static void run_idle(uint64_t end)
         turn(100);
 }
 
-static void report(double connect_seconds, unsigned connected, double elapsed, double busy, uint64_t missing)
+struct outcome {
+    double connect_seconds, elapsed, busy, disturbed;
+    unsigned connected;
+    uint64_t missing;
+};
+
+static void report(struct outcome o)
 {
     static const char *const names[] = {"echo", "open", "fanout", "idle"};
     printf("{\"mode\":\"%s\",\"connections\":%u,\"connected\":%u,\"connect_seconds\":%.3f,\"seconds\":%.3f,"
            "\"count\":%lu,\"rate\":%.1f,\"p50\":%.1f,\"p90\":%.1f,\"p99\":%.1f,\"max\":%.1f,\"busy\":%.2f,"
-           "\"rounds\":%lu,\"missing\":%lu,\"unexpected\":%lu,\"closed\":%lu,\"codes\":{",
-           names[asked.mode], asked.connections, connected, connect_seconds, elapsed, counted,
-           elapsed > 0 ? counted / elapsed : 0, percentile(.5), percentile(.9), percentile(.99), worst / 1e3, busy,
-           rounds, missing, unexpected, closed);
+           "\"disturbed\":%.3f,\"rounds\":%lu,\"missing\":%lu,\"unexpected\":%lu,\"closed\":%lu,\"codes\":{",
+           names[asked.mode], asked.connections, o.connected, o.connect_seconds, o.elapsed, counted,
+           o.elapsed > 0 ? counted / o.elapsed : 0, percentile(.5), percentile(.9), percentile(.99), worst / 1e3,
+           o.busy, o.disturbed, rounds, o.missing, unexpected, closed);
     const char *comma = "";
     for (unsigned code = 0; code <= HIGHEST_CODE; code++)
         if (codes[code]) {
@@ -480,24 +456,25 @@ int main(int argc, char **argv)
     alarm(asked.patience + asked.warmup + asked.seconds + 20); /* whatever happens, this ends */
     epoll = epoll_create1(0);
     connections = checked(calloc(asked.connections, sizeof *connections));
-    double connect_seconds = open_all();
-    unsigned connected = joined;
-    if (connected < asked.connections) {
-        report(connect_seconds, connected, 0, 0, 0);
+    struct outcome outcome = {.connect_seconds = open_all(), .connected = joined};
+    if (joined < asked.connections) {
+        report(outcome);
         return 1;
     }
     fputs("ready\n", stderr);
-    clock_ns();
-    uint64_t warm = now + (asked.mode == IDLE ? 0 : asked.warmup) * NS, end = warm + asked.seconds * NS, missing = 0;
-    double cpu = cpu_seconds(), started = now;
+    uint64_t started = clock_ns(), warm = now + (asked.mode == IDLE ? 0 : asked.warmup) * NS;
+    uint64_t end = warm + asked.seconds * NS;
+    double cpu = cpu_seconds(), queued = queued_seconds();
     switch (asked.mode) {
     case ECHO: run_echo(warm, end); break;
-    case OPEN: missing = run_open(warm, end); break;
+    case OPEN: outcome.missing = run_open(warm, end); break;
     case FANOUT: run_fanout(warm, end); break;
     case IDLE: run_idle(end); break;
     }
-    uint64_t over = asked.mode == OPEN && now > end ? end : now;
-    double busy = (cpu_seconds() - cpu) / ((now - started) / 1e9);
-    report(connect_seconds, connected, measuring ? (over - begin) / 1e9 : 0, busy, missing);
+    uint64_t over = asked.mode == OPEN && now > end ? end : now; /* then it waited for late answers */
+    outcome.elapsed = measuring ? (over - begin) / 1e9 : 0;
+    outcome.busy = (cpu_seconds() - cpu) / ((now - started) / 1e9);
+    outcome.disturbed = (queued_seconds() - queued) / ((now - started) / 1e9);
+    report(outcome);
     return 0;
 }

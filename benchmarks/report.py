@@ -8,10 +8,13 @@ from typing import Any
 
 from peers import AQUILIA, FLOOR
 
-__all__ = ["figures", "headline", "report"]
+__all__ = ["DISTURBED", "figures", "headline", "report"]
 
 Result = dict[str, Any]
 Format = Callable[[float], str]
+
+DISTURBED = 0.03
+"""Share of the time that other programs may have a core that is measured, before the page says so."""
 
 
 def count(value: float) -> str:
@@ -92,7 +95,9 @@ MEANINGS = {
 
 def report(results: Result) -> str:
     """The page, in Markdown."""
-    return "\n".join([*_opening(results), *_summary(results), *_scenarios(results), *_closing(results)]) + "\n"
+    return (
+        "\n".join([*_opening(results), *_summary(results), *_scenarios(results), *_closing(results)]) + "\n"
+    )
 
 
 def _opening(results: Result) -> Iterator[str]:
@@ -108,11 +113,21 @@ def _opening(results: Result) -> Iterator[str]:
     yield "  It runs in uvicorn with its native transport; “ASGI transport” is the same under uvicorn's own."
     yield "- **FastAPI** is written as its documentation has it: Pydantic models and a connection manager."
     yield "- **ws on Node** parses JSON and checks one type."
-    yield "- The **floor** is a C program that echoes bytes: no JSON, no rooms, no checks. Nothing useful is faster."
+    yield "- The **floor** is a C program that echoes bytes, without JSON, rooms or checks: the least work possible."
     yield ""
-    yield from (f"> {note}\n" for note in results["notes"])
+    yield from (f"> {note}\n" for note in [*results["notes"], *_disturbed(results)])
     yield "![The same figures as bars](benchmarks.svg)"
     yield ""
+
+
+def _disturbed(results: Result) -> Iterator[str]:
+    runs = [run for peers in results["runs"].values() for each in peers.values() for run in each]
+    shares = [run["disturbed"] for run in runs if run.get("disturbed", 0) > DISTURBED]
+    if shares:
+        yield (
+            f"In {len(shares)} of {len(runs)} runs other programs had a core for more than {DISTURBED:.0%} of the "
+            f"time, at most {max(shares):.0%}. Such figures are not to be relied on: measure again."
+        )
 
 
 def _summary(results: Result) -> Iterator[str]:
@@ -128,7 +143,10 @@ def _summary(results: Result) -> Iterator[str]:
     for scenario in results["runs"]:
         title, key, _ = headline(results, scenario)
         own = figures(results, scenario, AQUILIA, key)
-        ratios = [_ratio(own, figures(results, scenario, name, key)) for name in others]
+        ratios = [
+            "–" if (name, key) == (FLOOR, "bytes") else _ratio(own, figures(results, scenario, name, key))
+            for name in others
+        ]
         yield from _row(title, COLUMNS[key][0], *ratios)
     yield ""
 
@@ -188,14 +206,15 @@ def _closing(results: Result) -> Iterator[str]:
     yield "## How it was measured"
     yield ""
     yield (
-        f"{results['date']}; {', '.join(results['machine'].values())}. Medians of {results['rounds']} rounds of "
-        f"{results['seconds']:g} s each, with the lowest and the highest in brackets; the servers took turns, each "
-        "freshly started and warmed up."
+        f"{results['date']}; {', '.join(results['machine'].values())}. {_rounds(results)}; the servers took turns, "
+        "each freshly started and warmed up."
     )
     yield ""
     yield ", ".join(f"{name} {version}" for name, version in results["versions"].items()) + "."
     yield ""
-    limit = [figures(results, "echo-16", FLOOR, key) for key in ("rate", "busy") if "echo-16" in results["runs"]]
+    limit = [
+        figures(results, "echo-16", FLOOR, key) for key in ("rate", "busy") if "echo-16" in results["runs"]
+    ]
     if all(limit) and limit:
         yield (
             f"The generator's own limit is not below {count(max(limit[0]))} messages/s, its echo against the floor. "
@@ -212,6 +231,15 @@ def _closing(results: Result) -> Iterator[str]:
     yield (
         "It needs Linux, gcc, two processors and about half an hour on a quiet machine; Node is optional. "
         "[benchmarks/](../benchmarks/README.md) explains the parts, and has every run in results.json."
+    )
+
+
+def _rounds(results: Result) -> str:
+    each = f"{results['seconds']:g} s"
+    if results["rounds"] == 1:
+        return f"One round of {each}"
+    return (
+        f"Medians of {results['rounds']} rounds of {each} each, with the lowest and the highest in brackets"
     )
 
 

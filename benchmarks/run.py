@@ -25,7 +25,7 @@ from typing import Any
 
 from peers import BUILD, HERE, PEERS, ROOT, Peer, machine, versions
 from plot import plot
-from report import report
+from report import DISTURBED, report
 
 Result = dict[str, Any]
 
@@ -165,6 +165,11 @@ def resident(pid: int) -> int:
     raise Failed("the server is gone")
 
 
+def queued(pid: int) -> float:
+    """Seconds for which a process was ready to run and did not, because others had its core."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+
+
 def measure(peer: Peer, scenario: Scenario, seconds: float, cores: tuple[int, int]) -> Result:
     """One run, on a fresh server.
 
@@ -174,8 +179,10 @@ def measure(peer: Peer, scenario: Scenario, seconds: float, cores: tuple[int, in
     with server(peer, cores[0]) as (pid, port):
         warm_up = Scenario("warm-up", "echo", 20, (*JOIN, *ECHO))
         _load(warm_up.arguments(port, 0.25), cores[1])
-        before = resident(pid)
+        before, waited, start = resident(pid), queued(pid), time.monotonic()
         result = _load(scenario.arguments(port, seconds), cores[1], held=lambda: resident(pid))
+        waited, passed = queued(pid) - waited, time.monotonic() - start
+    result["disturbed"] = round(max(result["disturbed"], waited / passed), 3)
     result["bytes"] = (result.pop("held") - before) / scenario.connections
     if problem := _problem(result):
         raise Failed(problem)
@@ -248,6 +255,9 @@ def _line(result: Result) -> str:
     if result["mode"] == "idle":
         return f"{result['bytes']:,.0f} bytes each, joined in {result['connect_seconds']:.2f} s"
     late = f", {result['missing']:,} not answered" if result["missing"] else ""
+    late += (
+        f", DISTURBED for {result['disturbed']:.0%} of the time" if result["disturbed"] > DISTURBED else ""
+    )
     return (
         f"{result['rate']:,.0f}/s, p50 {result['p50'] / 1000:.2f} ms, p99 {result['p99'] / 1000:.2f} ms, "
         f"load {result['busy']:.0%} busy{late}"
@@ -265,7 +275,9 @@ def raise_file_limit() -> int:
 def options() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one short round with a tenth of the connections")
+    parser.add_argument(
+        "--quick", action="store_true", help="one short round with a tenth of the connections"
+    )
     parser.add_argument(
         "--only", metavar="NAME", action="append", help="a scenario or a server; may be repeated"
     )

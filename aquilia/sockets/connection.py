@@ -91,6 +91,7 @@ class Connection:
         "_controller",
         "_created",
         "_dirty",
+        "_finished",
         "_handshake",
         "_home",
         "_hub",
@@ -169,7 +170,7 @@ class Connection:
         self._timer: asyncio.TimerHandle | None = None  # for what ends the connection: no hello, a slow goodbye
         self._waiters: list[asyncio.Future[None]] | None = None
         self._close: DisconnectReason | None = None
-        self._dirty = self._blocked = self._paused = self._started = False
+        self._dirty = self._blocked = self._paused = self._started = self._finished = False
 
     # What a handler may ask
 
@@ -461,7 +462,8 @@ class Connection:
                 self._scope_lock = asyncio.Lock()
             async with self._scope_lock:
                 if self._scope is None:
-                    self._require_open()
+                    if self._finished:
+                        raise ws_connection_closed()
                     self._scope = await self._home.container.enter(Scope.CONNECTION, {Connection: self})
         return self._scope
 

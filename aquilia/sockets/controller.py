@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeVar, overload
+from types import MappingProxyType
+from typing import Any, TypeVar, overload
 
 from aquilia.controller import Controller
 from aquilia.sockets.connection import emitted
@@ -29,7 +30,7 @@ class SocketController(Controller):
     """What the path's pattern captured."""
 
     _hub: HubPort
-    _emits: ClassVar[Mapping[str, Emits[Any]]] = {}
+    _emits: Mapping[str, Emits[Any]] = MappingProxyType({})
 
     @overload
     async def publish_room(

@@ -49,6 +49,7 @@ HANDLER_GRACE = 10.0
 """Seconds that a handler may still run after it closed its own connection."""
 
 _CONNECT = object()
+_CLOSE_FOR_STATUS = {401: CloseCode.UNAUTHENTICATED, 403: CloseCode.FORBIDDEN}
 
 
 class Ends(Protocol):
@@ -273,7 +274,7 @@ class Dispatcher:
         conn._home.recorder.fault(self._pattern, _label(fault))
         code = getattr(fault, "close_code", None)
         if code is None:
-            code = CloseCode.FORBIDDEN if fault.status in (401, 403) else CloseCode.INTERNAL
+            code = _CLOSE_FOR_STATUS.get(fault.status, CloseCode.INTERNAL)
         conn._end(code, _close_text(fault))
 
     async def _run_hook(self, conn: Connection, hook: Hook, reason: DisconnectReason | None = None) -> None:
@@ -323,6 +324,7 @@ class Dispatcher:
                 except (Exception, asyncio.CancelledError) as error:
                     self._engine.process(own_error(error), hook.where, internal=ws_internal_error)
         finally:  # also when the process waits for the application no longer
+            conn._finished = True
             await self._close_scope(conn._scope)
             conn._scope = None
             await self._ends.gone(conn)

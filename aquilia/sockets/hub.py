@@ -40,6 +40,8 @@ CLOCK_EVERY = 64
 SLICE = 0.004
 BACKLOG = 64
 """Publications that an audience may be behind before its publishers wait."""
+TURN_BYTES = 1 << 16
+"""Bytes that may be published in one turn of the loop: they have to be written before more come."""
 MAX_ROOM_LENGTH = 256
 
 
@@ -103,16 +105,17 @@ class _Delivery:
             self._frames[variant] = frame
         return frame
 
-    def check(self, conn: Connection) -> None:
-        """Encode for one member where the publisher still hears of it: its payload may be unfit.
+    def check(self, conn: Connection) -> int:
+        """Encode for one member where the publisher still hears of it: its payload may be unfit. The bytes of it.
 
         Raises:
             SocketFault: WS_PUBLISH_FAILED.
         """
         try:
-            self._frames[conn._variant] = self._encode(conn)
+            frame = self._frames[conn._variant] = self._encode(conn)
         except (TypeError, ValueError, OverflowError) as error:
             raise ws_publish_failed(f"{self.publication.event!r} cannot be encoded: {error}") from error
+        return len(frame)
 
     def _apology(self, conn: Connection) -> bytes:
         """What a member gets whose codec cannot write what others could be sent: no loss is silent."""
@@ -142,6 +145,8 @@ class Hub:
         self._behind: deque[Audience] = deque()
         self._slicing = False
         self._flushing = False
+        self._turn_ends: float | None = None
+        self._published = 0
         self._loop: asyncio.AbstractEventLoop
 
     async def start(self) -> None:
@@ -157,8 +162,13 @@ class Hub:
 
     async def enter(self, home: Home) -> None:
         """Open a namespace: from here on it gets what is published to it as a whole."""
-        self.homes[home.namespace.path] = home
-        await self._subscribe(home, home.connections)
+        path = home.namespace.path
+        self.homes[path] = home
+        try:
+            await self._subscribe(home, home.connections)
+        except BaseException:
+            del self.homes[path]
+            raise
 
     async def exit(self, home: Home) -> None:
         """Close a namespace that has no connection."""
@@ -255,7 +265,8 @@ class Hub:
         identity: str | None = None,
         exclude: str | None = None,
     ) -> None:
-        """See `HubPort`. Waits while the room's fan-out is behind."""
+        """See `HubPort`. Waits while the room's fan-out is behind, and gives the loop its turn to write."""
+        await self._turn()
         publication = Publication(
             id=uuid4().hex,
             namespace=namespace,
@@ -272,6 +283,20 @@ class Hub:
             if audience.caught_up is None:
                 audience.caught_up = self._loop.create_future()
             await asyncio.shield(audience.caught_up)
+
+    async def _turn(self) -> None:
+        """Wait for the loop's next turn if this one has seen enough: else a burst would overrun its readers."""
+        while self._turn_ends is not None and (
+            self._published >= TURN_BYTES or self._clock() >= self._turn_ends
+        ):
+            await asyncio.sleep(0)
+        if self._turn_ends is None:
+            self._turn_ends = self._clock() + SLICE
+            self._loop.call_soon(self._begin_turn)
+
+    def _begin_turn(self) -> None:
+        self._turn_ends = None
+        self._published = 0
 
     async def members(self, namespace: str, room: str) -> Sequence[Member]:
         """See `HubPort`."""
@@ -302,7 +327,7 @@ class Hub:
             return
         delivery = _Delivery(publication)
         if audience.members:
-            delivery.check(next(iter(audience.members.values())))
+            self._published += delivery.check(next(iter(audience.members.values())))
         audience.backlog.append(delivery)
         if audience.current is None and len(audience.backlog) == 1:
             self._behind.append(audience)
@@ -391,6 +416,10 @@ class Hub:
             audience.subscribed = True
 
     async def _unsubscribe(self, home: Home, audience: Audience) -> None:
+        """Never an error: what a broker still sends finds no audience here."""
         if audience.subscribed:
             audience.subscribed = False
-            await self._broker.unsubscribe(home.namespace.path, audience.name)
+            try:
+                await self._broker.unsubscribe(home.namespace.path, audience.name)
+            except Exception:
+                logger.exception("the broker could not be told that nobody listens any more")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Coroutine, Mapping
+from typing import Any, NamedTuple
 
 from aquilia.di import Injection, Scope, ScopeContainer, Services
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract
+from aquilia.sockets.controller import SocketController
 from aquilia.sockets.faults import ws_overloaded
 from aquilia.sockets.hub import Home, Hub
 from aquilia.sockets.hub_port import Namespace
 from aquilia.sockets.recorder import Recorder
-from aquilia.sockets.tasks import TaskSet
 
 __all__ = ["LINGER", "Namespaces"]
 
@@ -24,18 +24,29 @@ LINGER = 30.0
 """Seconds that a namespace without connections keeps its controller, so that a reconnect finds it."""
 
 
+def _start(change: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Run a change that several may wait for, or nobody any more."""
+    task = asyncio.get_running_loop().create_task(change)
+    task.add_done_callback(lambda task: task.cancelled() or task.exception())
+    return task
+
+
+class _Opening(NamedTuple):
+    home: Home
+    task: asyncio.Task[None]
+
+
 class Namespaces:
     """Opens and closes homes, within a quota: clients choose the paths."""
 
-    def __init__(
-        self, hub: Hub, services: Services, recorder: Recorder, tasks: TaskSet, *, limit: int
-    ) -> None:
+    def __init__(self, hub: Hub, services: Services, recorder: Recorder, *, limit: int) -> None:
         self._hub = hub
         self._services = services
         self._recorder = recorder
-        self._tasks = tasks
         self._limit = limit
-        self._opening: dict[str, asyncio.Task[Home]] = {}
+        self._opening: dict[str, _Opening] = {}
+        self._dropping: dict[str, asyncio.Task[None]] = {}
+        self._closing = False
         self._injections: dict[type, Injection] = {}
 
     def prepare(self, contract: SocketContract) -> None:
@@ -48,86 +59,116 @@ class Namespaces:
         """The home of a namespace, held until `release`. Concurrent callers get the same one.
 
         Raises:
-            SocketFault: WS_OVERLOADED above `max_namespaces`.
+            SocketFault: WS_OVERLOADED above `max_namespaces`, or while the process stops.
         """
-        while True:
-            home = self._hub.homes.get(path)
-            if home is not None and home.controller is not None:
-                home.users += 1
-                if home.linger is not None:
-                    home.linger.cancel()
-                    home.linger = None
-                return home
-            opening = self._opening.get(path)
-            if opening is None:
-                self._make_room()
-                namespace = Namespace(path, params)
-                opening = asyncio.get_running_loop().create_task(self._open(contract, app, namespace))
-                self._opening[path] = opening
-                opening.add_done_callback(lambda _: self._opening.pop(path, None))
-            # Shielded: one client that leaves must not fail the others that wait for the same namespace.
-            await asyncio.shield(opening)
-
-    async def _open(self, contract: SocketContract, app: ScopeContainer, namespace: Namespace) -> Home:
-        home = Home(namespace, contract.declaration.path, contract.settings, self._recorder)
-        home.container = await app.enter(Scope.NAMESPACE, {Namespace: namespace})
-        try:
-            injection = self._injections[contract.controller]
-            container = app if injection.scope in (Scope.SINGLETON, Scope.APP) else home.container
-            arguments = await injection.resolve(container)
-            controller = contract.controller.__new__(contract.controller)
-            controller.namespace, controller.path_params = namespace.path, namespace.params
-            controller._hub = self._hub
-            controller.__init__(**arguments)  # type: ignore[misc]
-            await self._hub.enter(home)
-        except BaseException:
-            await home.container.aclose()
-            raise
-        home.controller = controller
-        self._linger(home)
+        while (dropping := self._dropping.get(path)) is not None:
+            await asyncio.shield(dropping)
+        opening = self._opening.get(path)
+        home = opening.home if opening is not None else self._hub.homes.get(path)
+        if home is None:
+            self._make_room()
+            home = Home(Namespace(path, params), contract.declaration.path, contract.settings, self._recorder)
+            opening = self._opening[path] = _Opening(home, _start(self._open(home, contract, app)))
+        home.users += 1
+        if home.linger is not None:
+            home.linger.cancel()
+            home.linger = None
+        if opening is not None:
+            try:
+                # Shielded: one client that leaves must not fail the others that wait for the same namespace.
+                await asyncio.shield(opening.task)
+            except BaseException:
+                self.release(home)
+                raise
         return home
+
+    async def _open(self, home: Home, contract: SocketContract, app: ScopeContainer) -> None:
+        try:
+            home.container = await app.enter(Scope.NAMESPACE, {Namespace: home.namespace})
+            try:
+                home.controller = await self._build(home, contract, app)
+                await self._hub.enter(home)
+            except BaseException:
+                await home.container.aclose()
+                raise
+        finally:
+            del self._opening[home.namespace.path]
+        self._linger(home)
+
+    async def _build(self, home: Home, contract: SocketContract, app: ScopeContainer) -> SocketController:
+        injection = self._injections[contract.controller]
+        container = app if injection.scope in (Scope.SINGLETON, Scope.APP) else home.container
+        arguments = await injection.resolve(container)
+        controller = contract.controller.__new__(contract.controller)
+        controller.namespace, controller.path_params = home.namespace.path, home.namespace.params
+        controller._hub, controller._emits = self._hub, contract.emits
+        controller.__init__(**arguments)  # type: ignore[misc]
+        return controller
 
     def release(self, home: Home) -> None:
         """The opposite of `acquire`."""
         home.users -= 1
-        if home.users == 0:
-            self._linger(home)
+        self._linger(home)
 
     def _linger(self, home: Home) -> None:
-        loop = asyncio.get_running_loop()
-        home.linger = loop.call_later(LINGER, lambda: self._tasks.start(self._drop(home)))
+        path = home.namespace.path
+        if not home.users and self._hub.homes.get(path) is home and path not in self._opening:
+            home.linger = asyncio.get_running_loop().call_later(LINGER, self._drop, home)
 
-    async def _drop(self, home: Home) -> None:
-        if home.users or self._hub.homes.get(home.namespace.path) is not home:
+    def _drop(self, home: Home) -> None:
+        """Take a namespace that nobody uses out of service, and give it back."""
+        path = home.namespace.path
+        if home.users or self._hub.homes.get(path) is not home:
             return
         if home.linger is not None:
             home.linger.cancel()
-        await self._hub.exit(home)
-        if home.container is not None:
-            try:
+        del self._hub.homes[path]
+        # Until that is done, it is not opened anew: the broker hears of both, and of one after the other.
+        self._dropping[path] = _start(self._give_back(home))
+
+    async def _give_back(self, home: Home) -> None:
+        path = home.namespace.path
+        try:
+            await self._hub.exit(home)
+            if home.container is not None:
                 await home.container.aclose()
-            except Exception:
-                logger.exception("cleanup of the namespace %s failed", home.namespace.path)
+        except Exception:
+            logger.exception("cleanup of the namespace %s failed", path)
+        finally:
+            del self._dropping[path]
 
     def _make_room(self) -> None:
         """At the quota, a namespace that only lingers gives way to one that is wanted."""
-        if len(self._hub.homes) + len(self._opening) < self._limit:
+        if self._closing:
+            raise ws_overloaded("the server stops")
+        homes = self._hub.homes
+        if len(homes) + sum(path not in homes for path in self._opening) < self._limit:
             return
-        for home in self._hub.homes.values():
-            if not home.users:
-                self._tasks.start(self._drop(home))
+        for path, home in homes.items():
+            if not home.users and path not in self._opening:
+                self._drop(home)
                 return
         raise ws_overloaded("too many namespaces are open")
 
     async def gone(self, conn: Connection) -> None:
         """Give back what a connection held; the dispatcher calls this last."""
         home: Home = conn._home
-        for room in self._hub.forget(conn):
-            await self._hub.close_room(home, room)
-        self.release(home)
+        try:
+            for room in self._hub.forget(conn):
+                await self._hub.close_room(home, room)
+        finally:
+            self.release(home)
 
     async def close(self) -> None:
         """Drop every namespace: the process ends."""
-        for home in list(self._hub.homes.values()):
-            home.users = 0
-            await self._drop(home)
+        self._closing = True
+        try:
+            while self._opening:
+                await asyncio.wait([opening.task for opening in self._opening.values()])
+            for home in list(self._hub.homes.values()):
+                home.users = 0
+                self._drop(home)
+            while self._dropping:
+                await asyncio.wait(self._dropping.values())
+        finally:
+            self._closing = False

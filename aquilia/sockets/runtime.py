@@ -135,7 +135,7 @@ class AquilaSockets:
         self.hub = Hub(self._adapter.broker)
         self._tasks = TaskSet()
         self._namespaces = Namespaces(
-            self.hub, self.services, self.recorder, self._tasks, limit=self.plan.node.max_namespaces
+            self.hub, self.services, self.recorder, limit=self.plan.node.max_namespaces
         )
         self._table: PatternTable[_Served] = PatternTable()
         self._served: dict[str, _Served] = {}
@@ -222,17 +222,18 @@ class AquilaSockets:
             if not self._started:
                 return
             self._started = False
-            for home in self.hub.homes.values():
-                for conn in list(home.connections.members.values()):
-                    conn._end(CloseCode.RESTART, "the server restarts")
-            await self._tasks.settle(SHUTDOWN_GRACE)
-            await self._namespaces.close()
-            await self.hub.stop()
-            if self._owns_services:
-                for container in self._apps.values():
-                    await container.aclose()
-                await self.services.aclose()
-            self._apps = {}
+            async with contextlib.AsyncExitStack() as rest:  # which is done whatever fails
+                if self._owns_services:
+                    rest.push_async_callback(self.services.aclose)
+                    for container in self._apps.values():
+                        rest.push_async_callback(container.aclose)
+                self._apps = {}
+                rest.push_async_callback(self.hub.stop)
+                for home in self.hub.homes.values():
+                    for conn in list(home.connections.members.values()):
+                        conn._end(CloseCode.RESTART, "the server restarts")
+                await self._tasks.settle(SHUTDOWN_GRACE)
+                await self._namespaces.close()
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """See the ASGI specification, version 3."""
@@ -262,7 +263,12 @@ class AquilaSockets:
     async def _open(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """One handshake, in the order: origin and host, path, limits, middleware, guards, upgrade."""
         await receive()  # websocket.connect
-        await self.startup()
+        try:
+            await self.startup()
+        except Exception as error:
+            logger.error("the sockets cannot start: %s", error)
+            await self._turn_away(_Door(scope, receive, send, "none"), error, by_close=False)
+            return
         connection = HTTPConnection(scope)
         path = route_path(scope)
         match = self._table.match(path)
@@ -279,31 +285,27 @@ class AquilaSockets:
         elif self._is_full(match.value):
             await self._turn_away(door, ws_overloaded("too many connections"), by_close=False)
         else:
-            ctx = RequestCtx(connection, path=match.path, path_params=match.params)
-            self._count(match.value, 1)
-            entered = False
-            try:
-                entered = await self._enter(door, match.value, ctx)
-            finally:
-                if not entered:
-                    self._count(match.value, -1)
+            await self._enter(
+                door, match.value, RequestCtx(connection, path=match.path, path_params=match.params)
+            )
 
-    async def _enter(self, door: _Door, served: _Served, ctx: RequestCtx) -> bool:
-        """Ask middleware and guards, and upgrade. True: the connection is open, or was."""
+    async def _enter(self, door: _Door, served: _Served, ctx: RequestCtx) -> None:
+        """Ask middleware and guards, upgrade, and serve."""
         try:
             profile, subprotocol = choose_profile(door.offered, served.contract.settings.subprotocols)
         except Fault as fault:
             await self._turn_away(door, fault)
-            return False
+            return
         handshake = Handshake(ctx.request, ctx.path, ctx.path_params, subprotocol)
         admission = ctx.state[_ADMISSION] = _Admission(handshake, served)
-        entered = False
+        conn = None
+        self._count(served, 1)
         try:
             response = await served.chain(ctx)
             if response.status_code != 101 or admission.home is None:
                 self.recorder.handshake(door.pattern, code_of(response))
                 await refuse(door.scope, door.send, response, by_close=wants_v1(door.offered))
-                return False
+                return
             native = (door.scope.get("extensions") or {}).get(NATIVE)
             if native is not None:
                 native.max_message_size = served.contract.settings.max_message_size
@@ -314,23 +316,27 @@ class AquilaSockets:
                     "headers": upgrade_headers(response),
                 }
             )
-            entered = True
+            self.recorder.handshake(door.pattern, "accepted")
+            binary = codec_named(profile.codec).binary
+            transport: Any = (
+                ASGITransport(door.receive, door.send, binary=binary, tasks=self._tasks)
+                if native is None
+                else native.attach()
+            )
+            conn = self._connect(admission, profile, transport)
         finally:
-            if not entered and admission.home is not None:
-                self._namespaces.release(admission.home)
-        self.recorder.handshake(door.pattern, "accepted")
-        if native is not None:
-            transport = native.attach()
-            transport.start(served.dispatcher, self._connect(admission, profile, transport))
+            if conn is None:  # else it is counted out, and its namespace released, when it has gone
+                self._count(served, -1)
+                if admission.home is not None:
+                    self._namespaces.release(admission.home)
+        if native is None:
+            await transport.serve(served.dispatcher, conn)
         else:
-            codec = codec_named(profile.codec)
-            asgi = ASGITransport(door.receive, door.send, binary=codec.binary, tasks=self._tasks)
-            await asgi.serve(served.dispatcher, self._connect(admission, profile, asgi))
-        return True
+            transport.start(served.dispatcher, conn)
 
-    async def _turn_away(self, door: _Door, fault: Fault, *, by_close: bool = True) -> None:
-        response = self._refusal(fault, "handshake")
-        self.recorder.handshake(door.pattern, fault.code)
+    async def _turn_away(self, door: _Door, error: Exception, *, by_close: bool = True) -> None:
+        response = self._refusal(error, "handshake")
+        self.recorder.handshake(door.pattern, code_of(response))
         await refuse(door.scope, door.send, response, by_close=by_close and wants_v1(door.offered))
 
     def _is_full(self, served: _Served) -> bool:

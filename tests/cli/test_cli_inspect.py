@@ -161,10 +161,8 @@ class EchoSocket(SocketController):
         assert told in said
 
 
-def test_ws_inspect_as_json_is_the_artifact(echo: Workspace) -> None:
-    echo.done("compile")
-
-    assert echo.done("ws", "inspect", "--json") == (echo.root / "artifacts" / "ws.crous").read_text()
+def test_ws_inspect_as_json_is_the_artifact(compiled: Workspace) -> None:
+    assert compiled.done("ws", "inspect", "--json") == (compiled.root / "artifacts" / "ws.crous").read_text()
 
 
 def test_ws_inspect_of_nothing_compiled_says_what_to_run(echo: Workspace) -> None:

@@ -111,8 +111,7 @@ class Workspace:
             yield server
         finally:
             if process.returncode is None:
-                process.kill()
-                await process.communicate()
+                await server.end(signal.SIGTERM)
 
     def _environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("AQ_")}

@@ -48,7 +48,7 @@ async def address(application: Application) -> AsyncIterator[str]:
 async def eventually(condition: Any) -> None:
     """Wait until a condition holds that nothing announces."""
     async with asyncio.timeout(TIMEOUT):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.005)
 
 
@@ -58,6 +58,7 @@ class Person:
     def __init__(self, connection: websockets.ClientConnection, id: str) -> None:
         self.id = id
         self.heard: list[dict[str, Any]] = []
+        self._unread: list[dict[str, Any]] = []
         self._connection = connection
         self._requests = 0
 
@@ -88,15 +89,13 @@ class Person:
         return await self.ask("message.send", {"id": id, "room": room, "text": text})
 
     async def hears(self, event: str, payload: Any = ...) -> dict[str, Any]:
-        """Wait for an event; of those with this payload, if one is given."""
+        """Wait for an event, with this payload if one is given, that no former call has returned."""
         while True:
-            frame = await self._receive()
-            if (
-                frame.get("event") == event
-                and frame["type"] == "event"
-                and payload in (..., frame["payload"])
-            ):
-                return frame
+            for frame in self._unread:
+                if frame["event"] == event and payload in (..., frame["payload"]):
+                    self._unread.remove(frame)
+                    return frame
+            await self._receive()
 
     async def has_heard(self, event: str) -> list[Any]:
         """The payloads of all such events so far: what was sent before this call has arrived."""
@@ -117,6 +116,7 @@ class Person:
             frame: dict[str, Any] = json.loads(await self._connection.recv())
         if frame["type"] == "event":
             self.heard.append(frame)
+            self._unread.append(frame)
         return frame
 
 
@@ -164,6 +164,14 @@ async def test_everyone_in_a_room_sees_who_joins_and_who_leaves(ada: Person, bob
     assert await bob.has_heard("members") == [everybody]
     await bob.ask("room.leave", "general")
     assert await ada.sees_members("general", "Ada") == everybody[:1]
+
+
+async def test_who_has_left_a_room_hears_no_more_of_it(ada: Person, bob: Person) -> None:
+    await bob.ask("room.leave", "general")
+    await ada.sees_members("general", "Ada")
+    await ada.say("is he gone?")
+    assert await bob.has_heard("message.receive") == []
+    assert len(await bob.has_heard("members")) == 1
 
 
 async def test_a_client_that_goes_away_leaves_its_rooms(ada: Person, address: str) -> None:
@@ -294,6 +302,13 @@ async def test_nobody_is_in_more_than_twenty_rooms(ada: Person) -> None:
     answer = await ada.ask("room.join", {"room": "one-more", "name": "Ada"})
     assert answer["error"]["code"] == "WS_QUOTA_EXCEEDED"
     assert "one-more" not in (await ada.has_heard("rooms"))[-1]
+
+
+async def test_who_floods_the_chat_is_refused(ada: Person, bob: Person) -> None:
+    for _ in range(55):
+        await ada.tell("typing.start", "general")
+    assert (await ada.hears("error"))["payload"]["code"] == "WS_RATE_LIMIT_EXCEEDED"
+    assert len(await bob.has_heard("typing")) < 55
 
 
 async def test_nothing_is_kept_when_all_have_left(application: Application, address: str) -> None:

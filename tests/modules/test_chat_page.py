@@ -374,7 +374,7 @@ class Wire:
     async def has_received(self, what: str) -> None:
         """Wait for a frame of this type, or event of this name."""
         async with asyncio.timeout(TIMEOUT):
-            while not any(what in (each["type"], each.get("event")) for each in self.received):  # noqa: ASYNC110
+            while not any(what in (each["type"], each.get("event")) for each in self.received):
                 await asyncio.sleep(0.01)
 
 

@@ -131,6 +131,8 @@ class Greeting(SocketController):
                 raise Fault("NOT_TODAY", "come back tomorrow")
             case "denied":
                 raise Fault("NOT_YOU", "you may not", status=403)
+            case "unknown":
+                raise Fault("WHO", "sign in", status=401)
             case "cancelled":
                 future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
                 future.cancel()

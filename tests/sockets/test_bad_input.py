@@ -412,7 +412,7 @@ async def test_a_cancelled_on_connect_ends_the_connection(
 
 
 async def test_a_fault_in_on_connect_ends_the_connection_with_its_code(base: str, profile: str) -> None:
-    for mood, code in (("sober", 4401), ("own", 1011), ("denied", 4403)):
+    for mood, code in (("sober", 4401), ("own", 1011), ("denied", 4403), ("unknown", 4401)):
         async with Client.connect(f"{base}/greeting/{mood}", profile) as client:
             await expect_close(client, code)
 

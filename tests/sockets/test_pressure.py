@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from rawsocket import PING, TEXT, RawSocket, frame
+from rawsocket import PING, TEXT, RawSocket, frame, handshake
 from wire import TRANSPORTS, Client, eventually, serving
 
 from aquilia.sockets import (
@@ -29,6 +31,7 @@ MIB = 1024 * KIB
 class Stage(SocketController):
     ended: list[int]
     handled = 0
+    stream_ended = False
 
     def __init__(self) -> None:
         self.ended = []
@@ -68,6 +71,14 @@ class Stage(SocketController):
     async def ask(self, conn: Connection) -> Any:
         return await conn.request("question", timeout=30)
 
+    @Event("stream")
+    async def stream(self, conn: Connection) -> None:
+        try:
+            while True:
+                await conn.send_event("word", "x" * 10_000)
+        finally:
+            self.stream_ended = True
+
     @Event("wait")
     async def wait(self, conn: Connection) -> None:
         await self.gate.wait()
@@ -97,6 +108,46 @@ def app() -> AquilaSockets:
 async def base(request: pytest.FixtureRequest, app: AquilaSockets) -> AsyncIterator[str]:
     async with serving(app, ws=request.param) as base:
         yield base
+
+
+@pytest.fixture(params=TRANSPORTS.values(), ids=list(TRANSPORTS))
+async def narrow(request: pytest.FixtureRequest, app: AquilaSockets) -> AsyncIterator[str]:
+    """The same, with little room in the wires."""
+    async with serving(app, ws=request.param, send_buffer=16 * KIB) as base:
+        yield base
+
+
+@contextlib.asynccontextmanager
+async def frozen(url: str, *first: bytes) -> AsyncIterator[RawSocket]:
+    """A client that sends, and reads nothing; little fits into the wire to it."""
+    host, _, path = url.removeprefix("ws://").partition("/")
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * KIB)
+        sock.setblocking(False)
+        name, _, port = host.partition(":")
+        await asyncio.get_running_loop().sock_connect(sock, (name, int(port)))
+        reader, writer = await asyncio.open_connection(sock=sock, limit=1 * KIB)
+        writer.write(handshake("/" + path))
+        await reader.readuntil(b"\r\n\r\n")
+        raw = RawSocket(reader, writer)
+        raw.send(*first)
+        try:
+            yield raw
+        finally:
+            writer.transport.abort()
+
+
+async def stops_reading(raw: RawSocket, data: bytes) -> bool:
+    """Send that again and again, until nobody takes it any more."""
+    for _ in range(1000):
+        raw.send(data)
+        try:
+            async with asyncio.timeout(0.3):
+                await raw.writer.drain()
+        except TimeoutError:
+            return True
+    return False
 
 
 def stage(app: AquilaSockets, namespace: str) -> Any:
@@ -168,75 +219,68 @@ async def test_a_publisher_that_never_pauses_does_not_stop_the_others(base: str)
 # Clients that do not read
 
 
-async def test_a_client_that_reads_no_answers_is_not_read_from(base: str, app: AquilaSockets) -> None:
-    async with RawSocket.open(f"{base}/stage/a") as eve:
-        for _ in range(64):
-            eve.send(said("size", MIB, id="1", ack=True))
-        await eventually(lambda: connection(app, "/stage/a")._blocked)
-        await asyncio.sleep(0.1)  # it would go on by now
-        assert stage(app, "/stage/a").handled < 64
-        assert connection(app, "/stage/a")._outbox.waiting_bytes < 3 * MIB
-
-
-@pytest.mark.parametrize("asked", [False, True], ids=["not asked", "asked"])
-async def test_a_flood_of_mistakes_by_a_client_that_reads_nothing_is_bounded(
-    base: str, app: AquilaSockets, asked: bool
-) -> None:
-    async with RawSocket.open(f"{base}/stage/a") as eve:
-        if asked:  # then its ack is awaited
-            eve.send(said("ask"))
-            await eve.read()
+async def test_a_client_that_reads_no_answers_gets_no_more_of_them(narrow: str, app: AquilaSockets) -> None:
+    requests = [said("size", 100 * KIB, id=str(n), ack=True) for n in range(64)]
+    async with frozen(f"{narrow}/stage/a", *requests):
         conn = connection(app, "/stage/a")
-        mistakes = frame(TEXT, b"[]") * 2000
-        async with asyncio.timeout(20):
-            for _ in range(1000):
-                eve.send(mistakes)
-                try:
-                    async with asyncio.timeout(0.5):
-                        await eve.writer.drain()
-                except TimeoutError:
-                    break  # the server has stopped reading
-            else:
-                pytest.fail("it read all of it")
-        assert conn._outbox.waiting_bytes < 2 * MIB
+        await eventually(lambda: conn._outbox.answers_half_full)
+        for _ in range(100):
+            await asyncio.sleep(0)  # it would go on by now
+        assert stage(app, "/stage/a").handled < 10
+        assert conn._outbox.waiting_bytes < MIB
 
 
-async def test_what_waits_for_a_handler_is_bounded_in_bytes_too(base: str, app: AquilaSockets) -> None:
-    async with RawSocket.open(f"{base}/stage/a") as eve:
-        eve.send(said("wait"))
-        await eventually(lambda: connection(app, "/stage/a")._pump is not None)
-        for _ in range(60):
-            eve.send(said("say", "x" * 60_000))
+@pytest.mark.parametrize("asked", [False, True], ids=["of itself", "while its ack is awaited"])
+async def test_a_flood_of_mistakes_by_a_client_that_reads_nothing_is_bounded(
+    narrow: str, app: AquilaSockets, asked: bool
+) -> None:
+    async with frozen(f"{narrow}/stage/a", *([said("ask")] if asked else [])) as eve:
+        conn = connection(app, "/stage/a")
+        assert await stops_reading(eve, frame(TEXT, b"[]") * 500)
+        assert conn._outbox.waiting_bytes < MIB
+
+
+async def test_what_waits_for_a_handler_is_bounded_in_bytes_too(narrow: str, app: AquilaSockets) -> None:
+    async with RawSocket.open(f"{narrow}/stage/a") as eve:
+        eve.send(said("wait"), *[said("say", "x" * 60_000)] * 60)
         conn = connection(app, "/stage/a")
         await eventually(lambda: conn._paused)
-        await asyncio.sleep(0.1)  # it would go on by now
+        for _ in range(100):
+            await asyncio.sleep(0)  # it would go on by now
         assert conn.bytes_received < 512 * KIB
         stage(app, "/stage/a").gate.set()
         await eventually(lambda: conn.messages_received == 61)
 
 
-async def test_a_slow_client_under_a_lossy_policy_can_still_leave(base: str, app: AquilaSockets) -> None:
-    async with RawSocket.open(f"{base}/lossy") as eve, Client.connect(f"{base}/lossy") as ada:
-        eve.send(said("enter"))
-        room = app.hub.homes["/lossy"].rooms
-        await eventually(lambda: "hall" in room)
-        for _ in range(200):
+async def test_a_slow_client_under_a_lossy_policy_can_still_leave(narrow: str, app: AquilaSockets) -> None:
+    async with frozen(f"{narrow}/lossy", said("enter")) as eve, Client.connect(f"{narrow}/lossy") as ada:
+        rooms = app.hub.homes["/lossy"].rooms
+        await eventually(lambda: "hall" in rooms)
+        for _ in range(30):
             await ada.send("say", "x" * 60_000)
         await ada.request("echo")
+        eve.send(said("echo", id="1", ack=True))
+        (conn,) = rooms["hall"].members.values()
+        await eventually(lambda: conn.messages_received == 2)
         eve.send(said("leave"))
-        await eventually(lambda: "hall" not in room)
+        await eventually(lambda: "hall" not in rooms)
 
 
-async def test_a_member_that_reads_nothing_is_shown_out_and_stalls_nobody(
-    base: str, app: AquilaSockets, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for long until a frozen client takes its leave."""
     monkeypatch.setattr("aquilia.sockets.connection.CLOSE_GRACE", 0.05)
     monkeypatch.setattr("aquilia.sockets.transports.asgi.CLOSE_TIMEOUT", 0.05)
     monkeypatch.setattr("aquilia.sockets.transports.frames.CLOSE_TIMEOUT", 0.05)
-    async with RawSocket.open(f"{base}/stage/a") as eve, Client.connect(f"{base}/stage/a") as ada:
-        eve.send(said("enter"))
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_member_that_reads_nothing_is_shown_out_and_stalls_nobody(
+    narrow: str, app: AquilaSockets
+) -> None:
+    async with frozen(f"{narrow}/stage/a", said("enter")), Client.connect(f"{narrow}/stage/a") as ada:
         await ada.request("enter")
-        for _ in range(300):
+        for _ in range(40):
             await ada.send("say", "x" * 60_000)
             await ada.expect("note")
         await eventually(lambda: stage(app, "/stage/a").ended == [4531])
@@ -244,33 +288,28 @@ async def test_a_member_that_reads_nothing_is_shown_out_and_stalls_nobody(
         assert (await ada.request("echo", 1))["data"] == 1
 
 
-async def test_a_frozen_client_that_is_disconnected_is_freed(
-    base: str, app: AquilaSockets, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("aquilia.sockets.connection.CLOSE_GRACE", 0.05)
-    monkeypatch.setattr("aquilia.sockets.transports.asgi.CLOSE_TIMEOUT", 0.05)
-    monkeypatch.setattr("aquilia.sockets.transports.frames.CLOSE_TIMEOUT", 0.05)
-    async with RawSocket.open(f"{base}/stage/a") as eve:
-        eve.send(said("enter"))
-        for _ in range(8):
-            eve.send(said("size", MIB, id="1", ack=True))
-        await eventually(lambda: connection(app, "/stage/a")._blocked)
-        await connection(app, "/stage/a").disconnect(4000, "bye")
+@pytest.mark.usefixtures("hasty")
+async def test_a_frozen_client_that_is_disconnected_is_freed(narrow: str, app: AquilaSockets) -> None:
+    async with frozen(f"{narrow}/stage/a", said("enter"), *[said("size", MIB, id="1", ack=True)] * 2):
+        conn = connection(app, "/stage/a")
+        await eventually(lambda: conn._blocked)
+        await conn.disconnect(4000, "bye")
         await eventually(lambda: app.live()["connections"] == 0)
         assert stage(app, "/stage/a").ended == [4000]
         assert app.live()["rooms"] == 0
 
 
-async def test_pings_are_answered_within_bounds(base: str, app: AquilaSockets) -> None:
-    async with RawSocket.open(f"{base}/stage/a") as eve:
-        flood = frame(PING, b"x" * 125) * 1000
-        async with asyncio.timeout(20):
-            for _ in range(200):
-                eve.send(flood)
-                try:
-                    async with asyncio.timeout(0.5):
-                        await eve.writer.drain()
-                except TimeoutError:
-                    break
-        async with Client.connect(f"{base}/stage/b") as bob:
+async def test_a_handler_that_sends_to_a_frozen_client_ends_with_it(narrow: str, app: AquilaSockets) -> None:
+    async with frozen(f"{narrow}/stage/a", said("stream")):
+        conn = connection(app, "/stage/a")
+        await eventually(lambda: conn._waiters)
+        assert conn._outbox.waiting_bytes < MIB
+    await eventually(lambda: stage(app, "/stage/a").stream_ended)
+    await eventually(lambda: app.live()["connections"] == 0)
+
+
+async def test_pings_of_a_client_that_reads_nothing_are_bounded(narrow: str) -> None:
+    async with frozen(f"{narrow}/stage/a") as eve, Client.connect(f"{narrow}/stage/b") as bob:
+        for _ in range(100):
+            eve.send(frame(PING, b"x" * 125) * 100)
             assert (await bob.request("echo", 1))["data"] == 1

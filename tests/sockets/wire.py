@@ -29,9 +29,14 @@ PROFILES = {
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any, **options: Any) -> AsyncIterator[str]:
-    """Serve an ASGI application with uvicorn on a free port; gives `ws://127.0.0.1:PORT`."""
+async def serving(app: Any, *, send_buffer: int | None = None, **options: Any) -> AsyncIterator[str]:
+    """Serve an ASGI application with uvicorn on a free port; gives `ws://127.0.0.1:PORT`.
+
+    With a small `send_buffer`, in bytes, a client that does not read is noticed early.
+    """
     listener = socket.socket()
+    if send_buffer is not None:  # what it accepts inherits that
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
     listener.bind(("127.0.0.1", 0))
     options = {
         "log_level": "warning",

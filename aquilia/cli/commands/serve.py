@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import socket
 import ssl
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -168,7 +171,8 @@ def _serve_reloading(options: _Options, endpoint: Endpoint) -> None:
 
 
 def _serve_reloaded(options: _Options, sockets: list[socket.socket] | None) -> None:
-    """Runs in the child process."""
+    """Runs in the child process, and ends with its parent, whatever happened to that."""
+    threading.Thread(target=_end_after_parent, daemon=True).start()
     try:
         _serve(options, boot(options.root, options.app), sockets or (), options.context())
     except BootError as error:
@@ -177,6 +181,13 @@ def _serve_reloaded(options: _Options, sockets: list[socket.socket] | None) -> N
         sys.exit(1)
     except ServerError as error:
         fail(str(error), root=options.root)
+
+
+def _end_after_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _announce(options: _Options, artifact: Artifact, sockets: Sequence[socket.socket]) -> None:

@@ -1,7 +1,7 @@
 """The ASGI transport: a WebSocket under any ASGI server (uvicorn, Hypercorn, Granian …).
 
 ASGI gives every connection a task of its own, and `send` may wait. So each burst of frames is written by a short
-task, and while it waits `write` has said False. What ASGI cannot do: cut a connection, or notice at once that a
+task, and once too much waits for it `write` says False. What ASGI cannot do: cut a connection, or notice at once that a
 client has left behind messages that wait because reading is paused.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,8 @@ logger = logging.getLogger("aquilia.sockets")
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that the closing handshake may take."""
+HIGH_WATER, LOW_WATER = 1 << 16, 1 << 14
+"""Bytes that wait to be sent, above which `write` says False, and below which it may go on."""
 TURN = 64
 """Messages of one connection that are handled in one turn of the loop."""
 
@@ -34,8 +37,8 @@ class ASGITransport:
     kind = "asgi"
 
     __slots__ = (
-        "_binary", "_closing", "_conn", "_events", "_receive", "_resume", "_send", "_served", "_tasks",
-        "_writer",
+        "_binary", "_closing", "_conn", "_events", "_full", "_queue", "_queued", "_receive", "_resume", "_send",
+        "_served", "_tasks", "_writer",
     )  # fmt: skip
 
     def __init__(self, receive: Receive, send: Send, *, binary: bool, tasks: TaskSet) -> None:
@@ -48,6 +51,9 @@ class ASGITransport:
         self._served: asyncio.Task[Any] | None = None
         self._resume: asyncio.Future[None] | None = None
         self._writer: asyncio.Task[None] | None = None
+        self._queue: deque[bytes] = deque()
+        self._queued = 0
+        self._full = False
         self._closing: tuple[int, str] | None = None
 
     # The upward half
@@ -94,28 +100,36 @@ class ASGITransport:
 
     def write(self, frames: Sequence[bytes]) -> bool:
         """See `Transport`."""
-        self._writer = self._tasks.start(self._write(frames))
+        self._queue.extend(frames)
+        self._queued += sum(map(len, frames))
         if self._writer is None:
-            return True
-        self._writer.add_done_callback(self._written)
-        return False
+            self._writer = self._tasks.start(self._write())
+        self._full = self._queued > HIGH_WATER
+        return not self._full
 
-    async def _write(self, frames: Sequence[bytes]) -> None:
+    async def _write(self) -> None:
         try:
-            for frame in frames:
-                if self._binary:
-                    await self._send({"type": "websocket.send", "bytes": frame})
-                else:
-                    await self._send({"type": "websocket.send", "text": frame.decode()})
+            while self._queue:
+                frame = self._queue.popleft()
+                await self._send_frame(frame)
+                self._queued -= len(frame)
+                if self._full and self._queued <= LOW_WATER:
+                    self._full = False
+                    if self._served is not None and self._events is not None:
+                        self._events.on_writable(self._conn)
+        finally:
+            self._writer = None
+
+    async def _send_frame(self, frame: bytes) -> None:
+        try:
+            if self._binary:
+                await self._send({"type": "websocket.send", "bytes": frame})
+            else:
+                await self._send({"type": "websocket.send", "text": frame.decode()})
         except Exception as error:
             # Servers raise errors of many kinds when the client has gone; `receive` tells of it properly.
             logger.debug("a write to a connection that is gone: %r", error)
             self.resume_reading()
-
-    def _written(self, writer: asyncio.Task[None]) -> None:
-        self._writer = None
-        if self._served is not None and self._events is not None and not writer.cancelled():
-            self._events.on_writable(self._conn)
 
     def pause_reading(self) -> None:
         """See `Transport`."""

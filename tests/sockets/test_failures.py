@@ -1,0 +1,324 @@
+"""What is left standing when a part below the sockets fails: the broker, the server, a service, one transport."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any, Self
+
+import pytest
+from wire import TIMEOUT, eventually
+
+from aquilia import AppManifest, service
+from aquilia.aquilary import Registry
+from aquilia.sockets import (
+    AquilaSockets,
+    Connection,
+    Event,
+    InMemoryAdapter,
+    OnDisconnect,
+    Publication,
+    Socket,
+    SocketController,
+)
+from aquilia.sockets import namespaces as namespaces_module
+from aquilia.sockets.adapters.base import Deliver
+from aquilia.sockets.adapters.inmemory import InMemoryBroker
+from aquilia.sockets.faults import ws_adapter_unavailable
+
+JOURNAL: list[str] = []
+NOTHING = {"connections": 0, "namespaces": 0, "rooms": 0, "tasks": 0}
+
+
+class Shaky:
+    """A broker that works, but for the verbs in `broken`; each verb takes `turns` turns of the loop."""
+
+    def __init__(self) -> None:
+        self.broken: set[str] = set()
+        self.turns = 0
+        self.running: list[tuple[str, str | None]] = []
+        self._sound = InMemoryBroker()
+
+    async def start(self, deliver: Deliver) -> None:
+        await self._verb("start")
+        await self._sound.start(deliver)
+
+    async def stop(self) -> None:
+        await self._sound.stop()
+        await self._verb("stop")
+
+    async def subscribe(self, namespace: str, room: str | None) -> None:
+        async with self._alone(namespace, room):
+            await self._verb("subscribe")
+            await self._sound.subscribe(namespace, room)
+
+    async def unsubscribe(self, namespace: str, room: str | None) -> None:
+        async with self._alone(namespace, room):
+            await self._verb("unsubscribe")
+            await self._sound.unsubscribe(namespace, room)
+
+    async def publish(self, publication: Publication) -> None:
+        await self._sound.publish(publication)
+
+    async def _verb(self, verb: str) -> None:
+        for _ in range(self.turns):
+            await asyncio.sleep(0)
+        if verb in self.broken:
+            raise ws_adapter_unavailable(f"{verb}: the broker is down")
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, namespace: str, room: str | None) -> AsyncIterator[None]:
+        subject = (namespace, room)
+        assert subject not in self.running, f"concurrent calls for {subject}"
+        self.running.append(subject)
+        try:
+            yield
+        finally:
+            self.running.remove(subject)
+
+
+class ShakyAdapter:
+    def __init__(self) -> None:
+        self.broker = Shaky()
+        self.store = InMemoryAdapter().store
+
+
+@service(scope="app")
+def shelf() -> Iterator[list[str]]:
+    JOURNAL.append("shelf opened")
+    yield JOURNAL
+    JOURNAL.append("shelf closed")
+
+
+@service(scope="connection", provides=dict[str, int])
+def purse() -> Iterator[dict[str, int]]:
+    JOURNAL.append("purse opened")
+    yield {}
+    JOURNAL.append("purse closed")
+
+
+@Socket("/shop/:name")
+class Shop(SocketController):
+    def __init__(self, shelf: list[str]) -> None:
+        self.shelf = shelf
+
+    @Event("enter")
+    async def enter(self, conn: Connection, payload: str) -> None:
+        await conn.join(payload)
+
+    @Event("exit")
+    async def exit(self, conn: Connection, payload: str) -> None:
+        await conn.leave(payload)
+
+    @Event("say")
+    async def say(self, conn: Connection, payload: str) -> None:
+        await self.publish_room("r", "said", payload)
+
+    @Event("shout")
+    async def shout(self, conn: Connection, payload: str) -> None:
+        await self.broadcast("shouted", payload)
+
+    @OnDisconnect()
+    async def close(self, conn: Connection, coins: dict[str, int]) -> None:
+        JOURNAL.append(f"left with {coins}")
+
+
+class Visit:
+    """A plain client as an ASGI server would serve it, without a network."""
+
+    def __init__(self, app: AquilaSockets, path: str = "/shop/a") -> None:
+        self._app = app
+        self._path = path
+        self._up: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._down: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._ids = 0
+
+    async def __aenter__(self) -> Self:
+        self._up.put_nowait({"type": "websocket.connect"})
+        scope = {
+            "type": "websocket",
+            "path": self._path,
+            "headers": [(b"host", b"shop.example")],
+            "subprotocols": [],
+            "extensions": {"websocket.http.response": {}},
+        }
+        self.task = asyncio.create_task(self._app(scope, self._up.get, self._down.put))  # type: ignore[arg-type]
+        first = await self._receive()
+        self.accepted = first["type"] == "websocket.accept"
+        self.status = first.get("status", 101)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._up.put_nowait({"type": "websocket.disconnect", "code": 1001})
+        async with asyncio.timeout(TIMEOUT):
+            await asyncio.wait([self.task])
+
+    async def _receive(self) -> dict[str, Any]:
+        async with asyncio.timeout(TIMEOUT):
+            return await self._down.get()
+
+    async def frame(self) -> dict[str, Any]:
+        return json.loads((await self._receive())["text"])
+
+    async def request(self, event: str, payload: Any = None) -> dict[str, Any]:
+        self._ids += 1
+        message = {"event": event, "payload": payload, "id": str(self._ids), "ack": True}
+        self._up.put_nowait({"type": "websocket.receive", "text": json.dumps(message)})
+        while True:
+            frame = await self.frame()
+            if frame.get("id") == str(self._ids):
+                return frame["payload"]
+
+    def code(self, answer: dict[str, Any]) -> str:
+        return answer["error"]["code"]
+
+
+@pytest.fixture
+def adapter() -> ShakyAdapter:
+    return ShakyAdapter()
+
+
+@pytest.fixture
+async def app(adapter: ShakyAdapter) -> AsyncIterator[AquilaSockets]:
+    JOURNAL.clear()
+    manifest = AppManifest(
+        "shop", controllers=[Shop], services=[shelf, purse], websockets={"max_connections": 2}
+    )
+    app = AquilaSockets(Registry.build([manifest]), adapter=adapter)
+    yield app
+    adapter.broker.broken.clear()
+    await app.shutdown()
+    assert app.live() == NOTHING
+
+
+async def test_a_start_that_fails_is_undone_and_can_be_tried_again(
+    app: AquilaSockets, adapter: ShakyAdapter
+) -> None:
+    adapter.broker.broken.add("start")
+    with pytest.raises(Exception, match="the broker is down"):
+        await app.startup()
+    adapter.broker.broken.clear()
+    async with Visit(app) as visit:
+        assert visit.accepted
+
+
+async def test_clients_are_told_503_while_the_sockets_cannot_start(
+    app: AquilaSockets, adapter: ShakyAdapter, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter.broker.broken.add("start")
+    async with Visit(app) as visit:
+        assert visit.status == 503
+    adapter.broker.broken.clear()
+    async with Visit(app) as visit:
+        assert visit.accepted
+
+
+async def test_a_namespace_that_cannot_be_opened_leaves_nothing_behind(
+    app: AquilaSockets, adapter: ShakyAdapter
+) -> None:
+    await app.startup()
+    adapter.broker.broken.add("subscribe")
+    async with Visit(app) as visit:
+        assert visit.status == 503
+    assert app.live() == NOTHING
+    adapter.broker.broken.clear()
+    async with Visit(app) as visit:
+        assert visit.accepted
+
+
+async def test_a_room_that_cannot_be_entered_leaves_nothing_behind(
+    app: AquilaSockets, adapter: ShakyAdapter
+) -> None:
+    async with Visit(app) as visit:
+        adapter.broker.broken.add("subscribe")
+        assert visit.code(await visit.request("enter", "r")) == "WS_ADAPTER_UNAVAILABLE"
+        assert app.live()["rooms"] == 0
+        adapter.broker.broken.clear()
+        assert await visit.request("enter", "r") == {"status": "ok"}
+        await visit.request("say", "hello")
+
+
+async def test_a_room_is_given_back_even_if_the_broker_cannot_be_told(
+    app: AquilaSockets, adapter: ShakyAdapter
+) -> None:
+    async with Visit(app) as visit:
+        await visit.request("enter", "r")
+        adapter.broker.broken.add("unsubscribe")
+        assert await visit.request("exit", "r") == {"status": "ok"}
+        assert app.live()["rooms"] == 0
+        adapter.broker.broken.clear()
+        assert await visit.request("enter", "r") == {"status": "ok"}
+
+
+async def test_a_client_is_forgotten_even_if_the_broker_cannot_be_told(
+    app: AquilaSockets,
+    adapter: ShakyAdapter,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(namespaces_module, "LINGER", 0.01)
+    async with Visit(app) as visit:
+        for room in ("r", "s", "t"):
+            await visit.request("enter", room)
+        adapter.broker.broken.add("unsubscribe")
+    await eventually(lambda: app.live() == NOTHING)
+    assert "the broker is down" in caplog.text
+
+
+async def test_an_application_stops_even_if_the_broker_cannot_be_told(
+    app: AquilaSockets, adapter: ShakyAdapter, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Visit(app), Visit(app, "/shop/b"):
+        pass
+    adapter.broker.broken |= {"unsubscribe", "stop"}
+    with pytest.raises(Exception, match="stop: the broker is down"):
+        await app.shutdown()
+    assert app.live() == NOTHING
+    assert JOURNAL[-1] == "shelf closed"
+
+
+async def test_a_namespace_is_opened_again_only_when_it_has_been_given_back(
+    app: AquilaSockets, adapter: ShakyAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(namespaces_module, "LINGER", 0.0)
+    adapter.broker.turns = 5
+    for _ in range(20):
+        async with Visit(app) as visit:
+            assert visit.accepted
+            await visit.request("shout", "here")
+        await asyncio.sleep(0)
+
+
+async def test_a_broadcast_reaches_a_namespace_that_was_opened_while_it_was_being_closed(
+    app: AquilaSockets, adapter: ShakyAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(namespaces_module, "LINGER", 0.0)
+    async with Visit(app):
+        pass
+    await eventually(lambda: app.live()["connections"] == 0)
+    adapter.broker.turns = 20
+    await eventually(lambda: adapter.broker.running or not app.live()["namespaces"])
+    async with Visit(app) as visit:
+        await visit.request("shout", "first")
+        adapter.broker.turns = 0
+        message = {"event": "shout", "payload": "again"}
+        visit._up.put_nowait({"type": "websocket.receive", "text": json.dumps(message)})
+        assert (await visit.frame())["payload"] == "again"
+
+
+async def test_a_connection_that_the_server_cancels_is_counted_out_once(app: AquilaSockets) -> None:
+    async with Visit(app) as cut:
+        assert cut.accepted
+        cut.task.cancel()
+    await eventually(lambda: app.live()["connections"] == 0)
+    async with Visit(app) as one, Visit(app) as two, Visit(app) as three:
+        assert [visit.status for visit in (one, two, three)] == [101, 101, 503]
+
+
+async def test_what_on_disconnect_asks_for_is_made_for_it_if_need_be(app: AquilaSockets) -> None:
+    async with Visit(app) as visit:
+        assert visit.accepted
+    await eventually(lambda: app.live()["connections"] == 0)
+    assert JOURNAL == ["shelf opened", "purse opened", "left with {}", "purse closed"]
