@@ -167,7 +167,8 @@ class Connection:
         self._requests = 0
         self._scope: ScopeContainer | None = None
         self._scope_lock: asyncio.Lock | None = None
-        self._timer: asyncio.TimerHandle | None = None  # for what ends the connection: no hello, a slow goodbye
+        # For what ends the connection: no hello, a slow goodbye.
+        self._timer: asyncio.TimerHandle | None = None
         self._waiters: list[asyncio.Future[None]] | None = None
         self._close: DisconnectReason | None = None
         self._dirty = self._blocked = self._paused = self._started = self._finished = False
@@ -395,9 +396,7 @@ class Connection:
         self.phase = ConnectionState.CLOSING
         self._inbox.clear()
         self._cancel_timer()
-        self._timer = asyncio.get_running_loop().call_later(
-            CLOSE_GRACE, self._transport.close, code, reason
-        )
+        self._timer = asyncio.get_running_loop().call_later(CLOSE_GRACE, self._transport.close, code, reason)
         if not self._dirty:
             self._dirty = True
             self._hub.mark_dirty(self)

@@ -81,7 +81,7 @@ class ChatPage(Controller):
 
 @Socket("/chat/:namespace", max_rooms=20, message_rate_limit=20)
 class ChatSocket(SocketController):
-    """A chat for each namespace: `/chat/acme` and `/chat/home` have an instance each, and never hear of each other."""
+    """A chat for each namespace: `/chat/acme` and `/chat/home` have an instance each, and never meet."""
 
     welcome = Emits("welcome", list[str])  # the rooms with somebody in them
     rooms = Emits("rooms", list[str])  # the same, when one has come or gone
