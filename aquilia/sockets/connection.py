@@ -237,7 +237,7 @@ class Connection:
         Raises:
             SocketFault: WS_CONNECTION_CLOSED, or WS_PUBLISH_FAILED if the payload does not fit an `Emits`.
         """
-        name, value = emitted(event, payload)
+        name, value = emitted(event, payload, self._home.emits)
         self._require_open()
         self._push(self._encode(MessageEnvelope(event=name, payload=value, meta=self._meta())))
         while self._outbox.half_full and self.phase is not ConnectionState.CLOSED:
@@ -249,7 +249,7 @@ class Connection:
         Raises:
             SocketFault: WS_ACK_TIMEOUT after `timeout` seconds, WS_CONNECTION_CLOSED, or the client's own fault.
         """
-        name, value = emitted(event, payload)
+        name, value = emitted(event, payload, self._home.emits)
         self._require_open()
         self._requests += 1
         id = f"s{self._requests}"
@@ -476,8 +476,8 @@ def _client_fault(error: Any) -> ClientFault:
     )
 
 
-def emitted(event: str | Emits[Any], payload: Any) -> tuple[str, Any]:
-    """The event's name, and the payload if it fits what `Emits` declares.
+def emitted(event: str | Emits[Any], payload: Any, declared: Mapping[str, Emits[Any]]) -> tuple[str, Any]:
+    """The event's name, and its payload as `Emits` declares it, also where it is `declared` and named by a string.
 
     Raises:
         SocketFault: WS_PUBLISH_FAILED if it does not.
@@ -485,7 +485,9 @@ def emitted(event: str | Emits[Any], payload: Any) -> tuple[str, Any]:
     if isinstance(event, str):
         if event == "error" or not event:
             raise ws_publish_failed(f"an event cannot be called {event!r}")
-        return event, payload
+        if event not in declared:
+            return event, payload
+        event = declared[event]
     try:
         return event.name, event.payload.convert(payload)
     except ValueError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_type_hints
 
 from aquilia.aquilary import Problem
@@ -27,7 +27,8 @@ from aquilia.sockets.declaration import (
     socket_declaration,
 )
 from aquilia.sockets.decorators import Emits
-from aquilia.sockets.guards import Check
+from aquilia.sockets.guards import guard_problems
+from aquilia.sockets.middleware import middleware_problems
 from aquilia.sockets.schema import PayloadType, SchemaError, payload_type
 from aquilia.sockets.settings import NodeSettings, SettingsError, SocketSettings, socket_settings
 
@@ -123,13 +124,15 @@ class _Reader:
         if declared is None:
             self._problem(self._location, f"{name} extends SocketController, but has no @Socket(path)")
             return None
-        try:
-            pattern = compile_pattern(declared.path)
-            settings = socket_settings(declared, node, f"@Socket({declared.path!r})")
-        except (PatternError, SettingsError) as error:
-            self._problem(self._location, str(error))
-            return None
-        contract = SocketContract(self._controller, declared, settings, pattern, self._location)
+        pattern, settings = self._pattern(declared), self._settings(declared, node)
+        # What is wrong with these does not hide what else is wrong.
+        contract = SocketContract(
+            self._controller,
+            declared,
+            settings or node.sockets,
+            pattern or compile_pattern("/"),
+            self._location,
+        )
         contract.constructor = self._dependencies(
             self._location, lambda: constructor_dependencies(self._controller)
         )
@@ -143,20 +146,54 @@ class _Reader:
         for handler in handlers_of(self._controller):
             self._read_handler(contract, handler)
         contract.guards.sort(key=lambda guard: guard.declaration.priority)
-        return contract
+        return contract if pattern and settings else None
+
+    def _pattern(self, declared: SocketDeclaration) -> Pattern | None:
+        try:
+            return compile_pattern(declared.path)
+        except PatternError as error:
+            self._problem(self._location, str(error))
+            return None
+
+    def _settings(self, declared: SocketDeclaration, node: NodeSettings) -> SocketSettings | None:
+        """Reports each setting that cannot be honoured, and then leaves it out to find the next."""
+        sound = declared
+        while True:
+            try:
+                settings = socket_settings(sound, node, f"@Socket({declared.path!r})")
+            except SettingsError as error:
+                self._problem(self._location, str(error))
+                key = error.key.partition(".")[0]
+                default: Any = SocketDeclaration.__dataclass_fields__[key].default
+                sound = replace(sound, **{key: default})
+            else:
+                return settings if sound is declared else None
 
     def _problem(self, location: SourceLocation, message: str) -> None:
         self._problems.append(Problem(str(location), message))
 
     def _read_emits(self, contract: SocketContract) -> None:
-        for owner in reversed(self._controller.__mro__):
-            for value in vars(owner).values():
-                if isinstance(value, Emits):
-                    contract.emits[value.name] = value
+        attributes = {name: None for owner in reversed(self._controller.__mro__) for name in vars(owner)}
+        declared: dict[str, str] = {}
+        for attribute in attributes:
+            emits = getattr(self._controller, attribute, None)
+            if not isinstance(emits, Emits):
+                continue
+            other = declared.setdefault(emits.name, attribute)
+            if contract.emits.setdefault(emits.name, emits).payload.annotation != emits.payload.annotation:
+                self._problem(
+                    self._location,
+                    f"event {emits.name!r} is declared by {other}, and differently by {attribute}",
+                )
 
     def _read_handler(self, contract: SocketContract, handler: Handler) -> None:
         declaration = handler.declaration
-        if isinstance(declaration, GuardDeclaration):
+        if hasattr(SocketController, handler.attribute):
+            name = handler.attribute
+            self._problem(
+                handler.location, f"{name} hides SocketController.{name}; give the method another name"
+            )
+        elif isinstance(declaration, GuardDeclaration):
             if self._takes(handler, 1 if declaration.on == "handshake" else 2):
                 contract.guards.append(GuardContract(handler, declaration))
         elif not inspect.iscoroutinefunction(handler.function):
@@ -188,7 +225,7 @@ class _Reader:
             )
             return
         self._check_planned(handler, declaration)
-        self._check_chain(handler.location, declaration.guards, declaration.middleware)
+        self._check_chain(handler.location, declaration.guards, declaration.middleware, of_event=True)
         takes_payload = len(self._positional(handler)) >= 3
         contract.events[declaration.name] = EventContract(
             handler=handler,
@@ -213,24 +250,15 @@ class _Reader:
             )
 
     def _check_chain(
-        self, location: SourceLocation, guards: Sequence[Any], middleware: Sequence[Any]
+        self,
+        location: SourceLocation,
+        guards: Sequence[Any],
+        middleware: Sequence[Any],
+        *,
+        of_event: bool = False,
     ) -> None:
-        for guard in guards:
-            if not hasattr(guard, "check_message") and not hasattr(guard, "check_handshake"):
-                self._problem(
-                    location, f"guards: {guard!r} is no guard; it needs check_message or check_handshake"
-                )
-            elif isinstance(guard, type):
-                self._problem(
-                    location, f"guards: {guard.__qualname__} is a class; write {guard.__qualname__}()"
-                )
-        for entry in middleware:
-            if isinstance(entry, type):
-                self._problem(
-                    location, f"middleware: {entry.__qualname__} is a class; write {entry.__qualname__}()"
-                )
-            elif not callable(entry):
-                self._problem(location, f"middleware: {entry!r} is not callable as (conn, envelope, next)")
+        for problem in (*guard_problems(guards, of_event=of_event), *middleware_problems(middleware)):
+            self._problem(location, problem)
 
     def _positional(self, handler: Handler) -> list[str]:
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -289,10 +317,3 @@ class _Reader:
             for problem in error.problems:
                 self._problem(location, problem.message)
             return ()
-
-
-def guard_checks(guards: Sequence[Any], check: str) -> list[tuple[int, Check]]:
-    """The checks of one kind that these guards have, with their priorities."""
-    return [
-        (getattr(guard, "priority", 50), getattr(guard, check)) for guard in guards if hasattr(guard, check)
-    ]

@@ -78,8 +78,7 @@ class SocketController(Controller):
         return await self._hub.kick(self.namespace, connection_id)
 
     def _emitted(self, event: str | Emits[Any], payload: Any) -> tuple[str, Any]:
-        """A declared event is checked even where it was named by a string."""
-        return emitted(self._emits.get(event, event) if isinstance(event, str) else event, payload)
+        return emitted(event, payload, self._emits)
 
 
 def _connection_id(exclude: Any) -> str | None:

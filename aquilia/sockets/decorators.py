@@ -18,6 +18,7 @@ from aquilia.sockets.declaration import (
     declare_socket,
 )
 from aquilia.sockets.envelope import MAX_EVENT_LENGTH
+from aquilia.sockets.guards import is_priority
 from aquilia.sockets.schema import PayloadType, payload_type
 
 __all__ = [
@@ -158,6 +159,8 @@ def Guard(  # noqa: N802
     """
     if on not in ("message", "handshake"):
         raise ValueError(f"a guard is on 'message' or 'handshake', not {on!r}")
+    if not is_priority(priority):
+        raise ValueError(f"a guard's priority is a number, not {priority!r}")
 
     def declare(function: AnyGuard) -> AnyGuard:
         declare_handler(function, GuardDeclaration(priority, on))

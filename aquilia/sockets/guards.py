@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aquilia.sockets.faults import ws_forbidden
+from aquilia.sockets.middleware import accepts
 
 if TYPE_CHECKING:
     from aquilia.sockets.connection import Connection
     from aquilia.sockets.envelope import MessageEnvelope
     from aquilia.sockets.handshake import Handshake
 
-__all__ = ["Check", "SocketGuard", "passes"]
+__all__ = ["Check", "SocketGuard", "guard_checks", "guard_problems", "is_priority", "passes"]
 
 Check = Callable[..., Any]
 
@@ -33,6 +34,53 @@ class SocketGuard:
         self, conn: Connection, envelope: MessageEnvelope
     ) -> bool | Awaitable[bool | None] | None:
         """Called for each event; the envelope's payload is still raw."""
+
+
+_ARGUMENTS = {"check_message": ("conn", "envelope"), "check_handshake": ("handshake",)}
+
+
+def guard_checks(guards: Sequence[Any], check: str) -> list[tuple[int, Check]]:
+    """The checks of one kind that these guards have, with their priorities."""
+    return [(getattr(guard, "priority", 50), getattr(guard, check)) for guard in guards if _has(guard, check)]
+
+
+def guard_problems(guards: Sequence[Any], *, of_event: bool) -> Iterator[str]:
+    """Why these could not guard a controller, or one of its events: a guard is never passed over in silence."""
+    for guard in guards:
+        checks = [check for check in _ARGUMENTS if _has(guard, check)]
+        name = guard.__qualname__ if isinstance(guard, type) else type(guard).__qualname__
+        if not checks:
+            yield f"guards: {guard!r} is no guard; it needs check_message or check_handshake"
+        elif isinstance(guard, type):
+            yield f"guards: {name} is a class; write {name}()"
+        elif of_event and "check_message" not in checks:
+            yield f"guards: {name} has no check_message: it guards handshakes; put it on @Socket"
+        else:
+            yield from _misfits(guard, name, checks)
+
+
+def is_priority(value: object) -> bool:
+    """Whether guards can be ordered by this."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _has(guard: Any, check: str) -> bool:
+    """A guard has the checks that it defines itself; those of `SocketGuard` only say what they are for."""
+    if guard is SocketGuard:
+        return True  # a class anyhow, and told so
+    kind = guard if isinstance(guard, type) else type(guard)
+    own = getattr(kind, check, None) is not getattr(SocketGuard, check)
+    return own and callable(getattr(guard, check, None))
+
+
+def _misfits(guard: Any, name: str, checks: Sequence[str]) -> Iterator[str]:
+    priority = getattr(guard, "priority", 50)
+    if not is_priority(priority):
+        yield f"guards: {name}: priority is a number, not {priority!r}"
+    for check in checks:
+        arguments = _ARGUMENTS[check]
+        if not accepts(getattr(guard, check), len(arguments)):
+            yield f"guards: {name}.{check} must take ({', '.join(arguments)})"
 
 
 async def passes(check: Check, *arguments: Any) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from time import perf_counter, time
 from typing import Any
@@ -20,6 +20,7 @@ from aquilia.di import ScopeContainer
 from aquilia.sockets.adapters.base import Broker, Publication
 from aquilia.sockets.codecs import codec as codec_named
 from aquilia.sockets.connection import Connection, Variant
+from aquilia.sockets.decorators import Emits
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import (
     CloseCode,
@@ -65,8 +66,8 @@ class Home:
     """A namespace that is open in this process: its controller's instance, connections and rooms."""
 
     __slots__ = (
-        "connections", "container", "controller", "linger", "namespace", "pattern", "recorder", "rooms",
-        "settings", "users",
+        "connections", "container", "controller", "emits", "linger", "namespace", "pattern", "recorder",
+        "rooms", "settings", "users",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +78,7 @@ class Home:
         self.settings = settings
         self.recorder = recorder
         self.controller: Any = None
+        self.emits: Mapping[str, Emits[Any]] = {}
         self.container: ScopeContainer | None = None
         self.connections = Audience(None)
         self.rooms: dict[str, Audience] = {}
@@ -286,10 +288,10 @@ class Hub:
 
     async def _turn(self) -> None:
         """Wait for the loop's next turn if this one has seen enough: else a burst would overrun its readers."""
-        while self._turn_ends is not None and (
+        while self._turn_ends is not None and (  # noqa: ASYNC110 - what is waited for is the turn itself
             self._published >= TURN_BYTES or self._clock() >= self._turn_ends
         ):
-            await asyncio.sleep(0)  # noqa: ASYNC110 - the loop's turn is what is waited for
+            await asyncio.sleep(0)
         if self._turn_ends is None:
             self._turn_ends = self._clock() + SLICE
             self._loop.call_soon(self._begin_turn)

@@ -46,7 +46,6 @@ class Namespaces:
         self._limit = limit
         self._opening: dict[str, _Opening] = {}
         self._dropping: dict[str, asyncio.Task[None]] = {}
-        self._closing = False
         self._injections: dict[type, Injection] = {}
 
     def prepare(self, contract: SocketContract) -> None:
@@ -59,7 +58,7 @@ class Namespaces:
         """The home of a namespace, held until `release`. Concurrent callers get the same one.
 
         Raises:
-            SocketFault: WS_OVERLOADED above `max_namespaces`, or while the process stops.
+            SocketFault: WS_OVERLOADED above `max_namespaces`.
         """
         while (dropping := self._dropping.get(path)) is not None:
             await asyncio.shield(dropping)
@@ -102,6 +101,7 @@ class Namespaces:
         controller = contract.controller.__new__(contract.controller)
         controller.namespace, controller.path_params = home.namespace.path, home.namespace.params
         controller._hub, controller._emits = self._hub, contract.emits
+        home.emits = contract.emits
         controller.__init__(**arguments)  # type: ignore[misc]
         return controller
 
@@ -139,8 +139,6 @@ class Namespaces:
 
     def _make_room(self) -> None:
         """At the quota, a namespace that only lingers gives way to one that is wanted."""
-        if self._closing:
-            raise ws_overloaded("the server stops")
         homes = self._hub.homes
         if len(homes) + sum(path not in homes for path in self._opening) < self._limit:
             return
@@ -161,14 +159,10 @@ class Namespaces:
 
     async def close(self) -> None:
         """Drop every namespace: the process ends."""
-        self._closing = True
-        try:
-            while self._opening:
-                await asyncio.wait([opening.task for opening in self._opening.values()])
-            for home in list(self._hub.homes.values()):
-                home.users = 0
-                self._drop(home)
-            while self._dropping:
-                await asyncio.wait(self._dropping.values())
-        finally:
-            self._closing = False
+        while self._opening:
+            await asyncio.wait([opening.task for opening in self._opening.values()])
+        for home in list(self._hub.homes.values()):
+            home.users = 0
+            self._drop(home)
+        while self._dropping:
+            await asyncio.wait(self._dropping.values())

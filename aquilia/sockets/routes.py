@@ -10,11 +10,11 @@ from typing import Any
 from aquilia.di import Injection, Scope, ScopeContainer, Services
 from aquilia.sockets.codecs import CODECS
 from aquilia.sockets.connection import Connection
-from aquilia.sockets.contract import EventContract, HookContract, SocketContract, guard_checks
+from aquilia.sockets.contract import EventContract, HookContract, SocketContract
 from aquilia.sockets.declaration import Handler
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_overloaded
-from aquilia.sockets.guards import Check, passes
+from aquilia.sockets.guards import Check, guard_checks, passes
 from aquilia.sockets.middleware import Handle, wrap
 
 __all__ = ["Hook", "Route", "RouteCompiler", "connection_container"]

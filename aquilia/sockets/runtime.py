@@ -28,7 +28,7 @@ from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.adapters.inmemory import InMemoryAdapter
 from aquilia.sockets.codecs import codec as codec_named
 from aquilia.sockets.connection import Connection
-from aquilia.sockets.contract import SocketContract, guard_checks
+from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.dispatch import Dispatcher
@@ -39,7 +39,7 @@ from aquilia.sockets.faults import (
     ws_namespace_not_found,
     ws_overloaded,
 )
-from aquilia.sockets.guards import Check, passes
+from aquilia.sockets.guards import Check, guard_checks, passes
 from aquilia.sockets.handshake import Handshake, check_host, check_origin, choose_profile, wants_v1
 from aquilia.sockets.hub import Home, Hub
 from aquilia.sockets.limits import TokenBucket
@@ -57,7 +57,9 @@ __all__ = ["AquilaSockets"]
 logger = logging.getLogger("aquilia.sockets")
 
 SHUTDOWN_GRACE = 10.0
-"""Seconds that handlers may still run when the application stops."""
+"""Seconds that clients may take to leave and handlers to end, when the application stops."""
+CUT_GRACE = 1.0
+"""Seconds until a connection that was cut off is known to be gone."""
 
 _ADMISSION = "aquilia.admission"
 
@@ -141,6 +143,8 @@ class AquilaSockets:
         self._served: dict[str, _Served] = {}
         self._apps: dict[str, ScopeContainer] = {}
         self._connections = 0
+        self._leaving: set[Connection] = set()
+        self._left: asyncio.Future[None] | None = None
         self._started = False
         self._starting = asyncio.Lock()
         for app, contract in self.plan.contracts:
@@ -227,13 +231,26 @@ class AquilaSockets:
                     rest.push_async_callback(self.services.aclose)
                     for container in self._apps.values():
                         rest.push_async_callback(container.aclose)
-                self._apps = {}
                 rest.push_async_callback(self.hub.stop)
-                for home in self.hub.homes.values():
-                    for conn in list(home.connections.members.values()):
-                        conn._end(CloseCode.RESTART, "the server restarts")
-                await self._tasks.settle(SHUTDOWN_GRACE)
+                await self._end_connections()
                 await self._namespaces.close()
+            self._apps = {}
+
+    async def _end_connections(self) -> None:
+        """End all with 1012. When the time is over, who is still there is cut off, and the handlers cancelled."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SHUTDOWN_GRACE
+        for home in self.hub.homes.values():
+            self._leaving.update(home.connections.members.values())
+        if self._leaving:
+            for conn in self._leaving:
+                conn._end(CloseCode.RESTART, "the server restarts")
+            self._left = loop.create_future()
+            await asyncio.wait([self._left], timeout=SHUTDOWN_GRACE)
+            for conn in list(self._leaving):
+                conn._transport.abort()
+            await asyncio.wait([self._left], timeout=CUT_GRACE)
+        await self._tasks.settle(max(0.0, deadline - loop.time()))
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """See the ASGI specification, version 3."""
@@ -324,6 +341,8 @@ class AquilaSockets:
                 else native.attach()
             )
             conn = self._connect(admission, profile, transport)
+            if not self._started:  # the end came while the upgrade was being sent
+                conn._end(CloseCode.RESTART, "the server restarts")
         finally:
             if conn is None:  # else it is counted out, and its namespace released, when it has gone
                 self._count(served, -1)
@@ -357,18 +376,24 @@ class AquilaSockets:
         try:
             for check in served.checks:
                 await passes(check, handshake)
+            self._require_started()
             admission.home = await self._namespaces.acquire(
                 served.contract,
                 self._apps[served.app.manifest.name],
                 handshake.namespace,
                 handshake.path_params,
             )
+            self._require_started()
             for guard in served.contract.guards:
                 if guard.declaration.on == "handshake":
                     await passes(getattr(admission.home.controller, guard.handler.attribute), handshake)
         except (Exception, asyncio.CancelledError) as error:
             return self._refusal(own_error(error), f"handshake of {served.contract.controller.__qualname__}")
         return admitted()
+
+    def _require_started(self) -> None:
+        if not self._started:
+            raise ws_overloaded("the server stops")
 
     def _refusal(self, error: Exception, where: str) -> Response:
         return refusal(self._engine.process(error, where, internal=ws_internal_error))
@@ -399,6 +424,9 @@ class AquilaSockets:
         """The end of a connection, called by its dispatcher."""
         self._count(self._served[conn._home.pattern], -1)
         await self._namespaces.gone(conn)
+        self._leaving.discard(conn)
+        if self._left is not None and not self._leaving and not self._left.done():
+            self._left.set_result(None)
 
     def live(self) -> dict[str, int]:
         """What is held now: for tests and diagnosis."""

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Coroutine
 from contextvars import Context
 from typing import Any
 
 __all__ = ["TaskSet", "own_error"]
+
+logger = logging.getLogger("aquilia.sockets")
+
+DEAF = 2.0
+"""Seconds within which a cancelled task has to end."""
 
 
 def own_error(error: BaseException) -> Exception:
@@ -64,11 +70,18 @@ class TaskSet:
         return task
 
     async def settle(self, timeout: float) -> None:
-        """Wait for all, those started meanwhile included; after `timeout` seconds cancel what is left."""
-        deadline = asyncio.get_running_loop().time() + timeout
+        """Wait for all, those started meanwhile included; after `timeout` seconds cancel what is left.
+
+        What does not end even then is left alone, and named in the log.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
         while self._tasks:
-            remaining = deadline - asyncio.get_running_loop().time()
+            remaining = deadline - loop.time()
+            if remaining <= -DEAF:
+                logger.error("these tasks do not end, though they were cancelled: %s", list(self._tasks))
+                return
             if remaining <= 0:
                 for task in self._tasks:
                     task.cancel()
-            await asyncio.wait(set(self._tasks), timeout=max(remaining, 1.0))
+            await asyncio.wait(set(self._tasks), timeout=remaining if remaining > 0 else DEAF / 4)

@@ -6,10 +6,11 @@ import json
 import subprocess
 
 import pytest
+from msgspec.structs import replace
 from workspaces import AQ, Workspace
 
 from aquilia import __version__
-from aquilia.sockets.artifact import read
+from aquilia.sockets.artifact import read, write
 
 CONTROLLERS = "modules/echo/controllers.py"
 MANIFEST = "modules/echo/manifest.py"
@@ -167,6 +168,18 @@ def test_ws_inspect_as_json_is_the_artifact(compiled: Workspace) -> None:
 
 def test_ws_inspect_of_nothing_compiled_says_what_to_run(echo: Workspace) -> None:
     assert echo.refused("ws", "inspect") == "error: artifacts/ws.crous does not exist; run `aq compile`\n"
+
+
+def test_ws_inspect_tells_of_a_promised_delivery(compiled: Workspace) -> None:
+    path = compiled.root / "artifacts" / "ws.crous"
+    artifact = read(path)
+    [namespace] = artifact.namespaces
+    events = tuple(replace(event, delivery="at_least_once") for event in namespace.events)
+    write(path, replace(artifact, namespaces=(replace(namespace, events=events, hooks=()),)))
+
+    assert ["say", "at", "least", "once", "{text:", "string}", "→", "integer"] in [
+        line.split() for line in compiled.done("ws", "inspect").splitlines()
+    ]
 
 
 def test_ws_inspect_without_namespaces_says_so(echo: Workspace) -> None:

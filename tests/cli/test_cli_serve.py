@@ -37,8 +37,9 @@ async def said(url: str, text: str) -> int:
 # Serving
 
 
-async def test_http_and_websockets_are_served_where_it_says(compiled: Workspace) -> None:
-    async with compiled.serving() as server:
+@pytest.mark.parametrize("transport", ["native", "asgi"])
+async def test_http_and_websockets_are_served_where_it_says(compiled: Workspace, transport: str) -> None:
+    async with compiled.serving("--transport", transport) as server:
         assert server.url.startswith("http://127.0.0.1:")
         assert server.sockets == [server.url.replace("http", "ws") + "/echo/:room"]
         page = await fetched(server.url)
@@ -71,8 +72,20 @@ async def test_a_higher_log_level_is_silent_about_requests(compiled: Workspace) 
         assert await server.end() == (0, "")
 
 
-async def test_the_largest_message_of_a_controller_is_its_own(compiled: Workspace) -> None:
+async def test_without_picows_uvicorn_serves_the_websockets(compiled: Workspace) -> None:
+    compiled.write("elsewhere/picows.py", "raise ImportError('no wheel for this machine')")
+    compiled.environment["PYTHONPATH"] = str(compiled.root / "elsewhere")
+
     async with compiled.serving() as server:
+        assert "(no wheel for this machine); WebSockets are served by uvicorn's own" in await server.logged(
+            "native"
+        )
+        assert await said(server.sockets[0], "hello") == 5
+
+
+@pytest.mark.parametrize("transport", ["native", "asgi"])
+async def test_the_largest_message_of_a_controller_is_its_own(compiled: Workspace, transport: str) -> None:
+    async with compiled.serving("--transport", transport) as server:
         assert await said(server.sockets[0], "x" * 900) == 900
         with pytest.raises(websockets.ConnectionClosed) as closed:
             await said(server.sockets[0], "x" * 1001)
@@ -228,12 +241,14 @@ def test_a_port_in_use_is_named(compiled: Workspace) -> None:
     )
 
 
+BROKEN_START = (
+    "class Page(Controller):",
+    "class Page(Controller):\n    async def on_startup(self) -> None: raise RuntimeError('no database')\n",
+)
+
+
 def test_an_application_that_does_not_start_is_an_error(compiled: Workspace) -> None:
-    compiled.edit(
-        CONTROLLERS,
-        "class Page(Controller):",
-        "class Page(Controller):\n    async def on_startup(self) -> None: raise RuntimeError('no database')\n",
-    )
+    compiled.edit(CONTROLLERS, *BROKEN_START)
 
     told = compiled.refused("serve", "--port", "0")
 
@@ -301,6 +316,23 @@ async def test_reloading_notices_new_files_and_removed_ones_and_no_others(echo: 
         (echo.root / "modules/echo/new.py").unlink()
         assert "detected changes in 'modules/echo/new.py'." in await server.logged("detected")
         await server.started()
+
+
+async def test_an_application_that_does_not_start_is_told_while_reloading_too(echo: Workspace) -> None:
+    async with echo.serving("--reload") as server:
+        echo.edit(CONTROLLERS, *BROKEN_START)
+        await server.logged("RuntimeError: no database")
+        await server.logged("error: the application did not start")
+
+        echo.edit(CONTROLLERS, *reversed(BROKEN_START))
+        await server.started()
+
+
+async def test_no_server_outlives_the_process_that_was_started(echo: Workspace) -> None:
+    async with echo.serving("--reload") as server:
+        await server.end(signal.SIGKILL)  # which returns when nobody has its stdout open any more
+        with pytest.raises(httpx.ConnectError):
+            await fetched(server.url)
 
 
 async def test_reloading_is_development(echo: Workspace) -> None:

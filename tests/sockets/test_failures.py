@@ -17,11 +17,13 @@ from aquilia.sockets import (
     AquilaSockets,
     Connection,
     Event,
+    Handshake,
     InMemoryAdapter,
     OnDisconnect,
     Publication,
     Socket,
     SocketController,
+    SocketGuard,
 )
 from aquilia.sockets import namespaces as namespaces_module
 from aquilia.sockets.adapters.base import Deliver
@@ -123,6 +125,16 @@ class Shop(SocketController):
     @OnDisconnect()
     async def close(self, conn: Connection, coins: dict[str, int]) -> None:
         JOURNAL.append(f"left with {coins}")
+
+
+class Gate(SocketGuard):
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+        self.open = asyncio.Event()
+
+    async def check_handshake(self, handshake: Handshake) -> None:
+        self.reached.set()
+        await self.open.wait()
 
 
 class Visit:
@@ -315,6 +327,27 @@ async def test_a_connection_that_the_server_cancels_is_counted_out_once(app: Aqu
     await eventually(lambda: app.live()["connections"] == 0)
     async with Visit(app) as one, Visit(app) as two, Visit(app) as three:
         assert [visit.status for visit in (one, two, three)] == [101, 101, 503]
+
+
+async def test_a_handshake_that_is_overtaken_by_the_end_is_refused() -> None:
+    gate = Gate()
+
+    @Socket("/gated", guards=[gate])
+    class Gated(SocketController):
+        pass
+
+    app = AquilaSockets.from_controllers([Gated])
+
+    async def stop() -> None:
+        await gate.reached.wait()
+        await app.shutdown()
+        gate.open.set()
+
+    stopping = asyncio.create_task(stop())
+    async with Visit(app, "/gated") as visit:
+        assert visit.status == 503
+    await stopping
+    assert app.live() == NOTHING
 
 
 async def test_what_on_disconnect_asks_for_is_made_for_it_if_need_be(app: AquilaSockets) -> None:

@@ -129,8 +129,8 @@ class Ruffian:
     async def connect(self) -> None:
         self.reader, self.writer = await asyncio.open_connection(self.host, int(self.port))
 
-    async def upgrade(self, subprotocol: str = "", behind: bytes = b"") -> None:
-        self.writer.write(handshake("/" + self.path, Sec_WebSocket_Protocol=subprotocol) + behind)
+    async def upgrade(self, subprotocol: str = "") -> None:
+        self.writer.write(handshake("/" + self.path, Sec_WebSocket_Protocol=subprotocol))
         await self.reader.readuntil(b"\r\n\r\n")
 
     async def hear(self, event: str) -> None:
@@ -197,8 +197,8 @@ async def within_a_message(client: Ruffian) -> None:
 
 
 async def while_a_handler_runs(client: Ruffian) -> None:
-    await client.upgrade("aquilia.v1.json", HELLO)
-    client.writer.write(said("wait") + said("say", 1))
+    await client.upgrade("aquilia.v1.json")
+    client.writer.write(HELLO + said("wait") + said("say", 1))
     await client.hear("welcome")
 
 
@@ -215,8 +215,8 @@ async def while_it_is_told_much(client: Ruffian) -> None:
 
 
 async def in_a_room(client: Ruffian) -> None:
-    await client.upgrade("aquilia.v1.json", HELLO)
-    client.writer.write(said("enter"))
+    await client.upgrade("aquilia.v1.json")
+    client.writer.write(HELLO + said("enter"))
     await client.hear("joined")
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+
+import pytest
 
 from aquilia.sockets.tasks import TaskSet
 
@@ -69,3 +72,22 @@ async def test_settle_cancels_what_takes_too_long() -> None:
     await tasks.settle(0.01)
     assert cancelled == [1]
     assert len(tasks) == 0
+
+
+async def test_settle_gives_up_on_what_cannot_be_cancelled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("aquilia.sockets.tasks.DEAF", 0.01)
+    tasks, end = TaskSet(), asyncio.Event()
+
+    async def deaf() -> None:
+        while not end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await end.wait()
+
+    task = tasks.start(deaf())
+    async with asyncio.timeout(5):
+        await tasks.settle(0.01)
+    assert "do not end" in caplog.text
+    end.set()
+    await task

@@ -37,8 +37,8 @@ class ASGITransport:
     kind = "asgi"
 
     __slots__ = (
-        "_binary", "_closing", "_conn", "_events", "_full", "_queue", "_queued", "_receive", "_resume", "_send",
-        "_served", "_tasks", "_writer",
+        "_aborted", "_binary", "_closing", "_conn", "_events", "_full", "_queue", "_queued", "_receive", "_resume",
+        "_send", "_served", "_tasks", "_writer",
     )  # fmt: skip
 
     def __init__(self, receive: Receive, send: Send, *, binary: bool, tasks: TaskSet) -> None:
@@ -55,6 +55,7 @@ class ASGITransport:
         self._queued = 0
         self._full = False
         self._closing: tuple[int, str] | None = None
+        self._aborted = False
 
     # The upward half
 
@@ -68,6 +69,8 @@ class ASGITransport:
         except asyncio.CancelledError:
             if self._closing is None or self._served is None or self._served.uncancel() > 0:
                 raise
+            if not self._aborted:
+                await self._say_goodbye(*self._closing)
         finally:
             self._served = None
             if self._writer is not None:
@@ -147,21 +150,24 @@ class ASGITransport:
         """See `Transport`."""
         if self._closing is None and self._served is not None:
             self._closing = (code, reason)
-            self._tasks.start(self._close(code, reason))
+            self._tasks.start(self._close())
 
-    async def _close(self, code: int, reason: str) -> None:
-        self.resume_reading()
+    async def _close(self) -> None:
         if self._writer is not None:
             await asyncio.wait([self._writer], timeout=CLOSE_TIMEOUT)
+        if self._served is not None:
+            self._served.cancel()  # out of its `receive`: Granian sends no close while one is under way
+
+    async def _say_goodbye(self, code: int, reason: str) -> None:
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._send({"type": "websocket.close", "code": code, "reason": reason})
         except Exception as error:
             logger.debug("a close of a connection that is gone: %r", error)
-        self.abort()
 
     def abort(self) -> None:
         """See `Transport`. Our task ends, and the server does with the connection what it does then."""
+        self._aborted = True
         if self._closing is None:
             self._closing = (int(CloseCode.ABNORMAL), "")
         if self._served is not None:

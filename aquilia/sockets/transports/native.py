@@ -209,8 +209,10 @@ class NativeProtocol(asyncio.Protocol):
     async def _run(self) -> None:
         try:
             await self._config.loaded_app(cast(Any, self._scope), self._receive, self._send)
-        except Exception:
-            logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
+        except Exception as error:
+            # An application is told by an OSError that its client has gone (ASGI 2.4): nothing is wrong with it.
+            if not (isinstance(error, OSError) and self._gone.done()):
+                logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
             self._end_unfinished(500, CloseCode.INTERNAL)
         else:
             if not self._handed_over:

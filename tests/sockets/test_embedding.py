@@ -1,0 +1,171 @@
+"""Embedded: the sockets as an ASGI application, alone and mounted, under every ASGI server, as real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+import sysconfig
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websockets
+from wire import TIMEOUT, Client
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+
+SERVERS = {
+    "uvicorn": lambda app, port: [
+        *("uvicorn", app, "--port", port, "--ws", "websockets-sansio", "--log-level", "warning"),
+    ],
+    "uvicorn wsproto": lambda app, port: [
+        *("uvicorn", app, "--port", port, "--ws", "wsproto", "--log-level", "warning"),
+    ],
+    "uvicorn native": lambda app, port: [
+        *("uvicorn", app, "--port", port, "--ws", "aquilia.sockets.transports.native:NativeProtocol"),
+        *("--log-level", "warning"),
+    ],
+    "hypercorn": lambda app, port: ["hypercorn", app, "--bind", f"127.0.0.1:{port}"],
+    "granian": lambda app, port: [
+        *(
+            "granian",
+            app,
+            "--interface",
+            "asgi",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            port,
+            "--log-level",
+            "warning",
+        ),
+    ],
+}
+
+APP = """
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from aquilia.sockets import (
+    AquilaSockets, Connection, Event, OnConnect, OnDisconnect, Socket, SocketController, Subscribe
+)
+
+
+@Socket("/room/:name")
+class Room(SocketController):
+    seen: list[str] = []
+
+    @OnConnect()
+    async def welcome(self, conn: Connection) -> None:
+        await conn.send_event("welcome", self.namespace)
+
+    @OnDisconnect()
+    async def gone(self, conn: Connection) -> None:
+        self.seen.append(conn.id)
+
+    @Subscribe("enter")
+    async def enter(self, conn: Connection) -> str:
+        return "all"
+
+    @Event("say")
+    async def say(self, conn: Connection, payload: str) -> int:
+        await self.publish_room("all", "said", payload)
+        return len(payload)
+
+    @Event("gone")
+    async def count(self, conn: Connection) -> int:
+        return len(self.seen)
+
+    @Event("end")
+    async def end(self, conn: Connection) -> None:
+        await conn.disconnect(4007, "the end")
+
+
+def sockets():
+    return AquilaSockets.from_controllers([Room])
+
+
+alone = sockets()
+inner = sockets()
+fastapi = FastAPI(lifespan=inner.lifespan)
+fastapi.mount("/live", inner)
+starlette = Starlette(routes=[Mount("/live", sockets())])  # starts at the first connection
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def running(server: str, app: str, folder: Path) -> AsyncIterator[tuple[str, Any]]:
+    """The server as a process of its own, until it accepts connections; it must end by itself when told to."""
+    (folder / "embedded.py").write_text(APP)
+    port = free_port()
+    command = SERVERS[server](f"embedded:{app}", str(port))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, SCRIPTS / command[0], *command[1:], cwd=folder, env={"PYTHONPATH": str(folder)}
+    )
+    try:
+        async with asyncio.timeout(30):
+            while True:
+                assert process.returncode is None, f"{server} ended with {process.returncode}"
+                with contextlib.suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.close()
+                    break
+                await asyncio.sleep(0.05)
+        yield f"ws://127.0.0.1:{port}", process
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            await process.wait()
+
+
+@pytest.mark.parametrize("server", list(SERVERS))
+@pytest.mark.parametrize(("app", "prefix"), [("alone", ""), ("fastapi", "/live"), ("starlette", "/live")])
+async def test_the_sockets_work_in_any_host_under_any_server(
+    server: str, app: str, prefix: str, tmp_path: Path
+) -> None:
+    async with running(server, app, tmp_path) as (base, _):
+        url = f"{base}{prefix}/room/a"
+        async with Client.connect(url) as plain, Client.connect(url, "v1.msgpack") as v1:
+            for client in (plain, v1):
+                assert (await client.expect("welcome"))["payload"] == "/room/a"
+                assert (await client.request("enter"))["data"] == "all"
+            assert (await plain.request("say", "hello"))["data"] == 5
+            assert (await v1.expect("said"))["payload"] == "hello"
+            await v1.send("say", "ä" * 20_000)
+            assert (await v1.expect("said"))["payload"] == "ä" * 20_000
+            await v1.send("end")
+            assert await v1.closed() == (4007, "the end")
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await websockets.connect(f"{base}{prefix}/nowhere", proxy=None)
+        assert refused.value.response.status_code in (403, 404)
+        async with Client.connect(f"{base}{prefix}/nowhere", "v1.json", hello=False) as lost:
+            assert (await lost.closed())[0] == 4404
+        async with Client.connect(url) as last, asyncio.timeout(TIMEOUT):
+            await last.expect("welcome")
+            while (await last.request("gone"))["data"] < 2:
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("server", list(SERVERS))
+async def test_a_server_that_is_told_to_stop_ends_with_its_clients_open(server: str, tmp_path: Path) -> None:
+    async with (
+        running(server, "alone", tmp_path) as (base, process),
+        Client.connect(f"{base}/room/a") as client,
+    ):
+        await client.expect("welcome")
+        process.send_signal(signal.SIGTERM)
+        code, _ = await client.closed()
+        # Granian cuts its connections, Hypercorn says 1011 after a while, uvicorn 1012.
+        assert code in {"granian": (0, 1006), "hypercorn": (1001, 1011, 1012)}.get(server, (1012,))
