@@ -227,6 +227,8 @@ class _Scope:
         if self._entered:
             return
         _Scope.current = None
+        if sys.meta_path is None:  # the interpreter is ending, and has taken it down before us
+            return
         sys.path.remove(str(self._root))
         sys.meta_path.remove(self._finder)
         sys.meta_path.remove(self._last)

@@ -75,6 +75,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
     4: (
         "sockets/connection.py",
         "sockets/decorators.py",
+        "sockets/emits.py",
         "sockets/contract.py",
         "sockets/plan.py",
         "sockets/controller.py",

@@ -8,7 +8,6 @@ from aquilia.sockets.connection import Connection, ConnectionState, DisconnectRe
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.decorators import (
     AckEvent,
-    Emits,
     Event,
     Guard,
     OnConnect,
@@ -17,6 +16,7 @@ from aquilia.sockets.decorators import (
     Subscribe,
     Unsubscribe,
 )
+from aquilia.sockets.emits import Emits
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import CloseCode, SocketFault
 from aquilia.sockets.guards import SocketGuard

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 from collections import deque
 from collections.abc import Mapping, Set
 from contextvars import Context, copy_context
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, overload
 
 from aquilia.di import Scope, ScopeContainer
 from aquilia.sockets.codecs import Codec
-from aquilia.sockets.decorators import Emits
+from aquilia.sockets.emits import Emits, emitted
 from aquilia.sockets.envelope import MessageEnvelope, Profile
 from aquilia.sockets.faults import (
     ClientFault,
@@ -21,7 +22,6 @@ from aquilia.sockets.faults import (
     ws_ack_timeout,
     ws_connection_closed,
     ws_messages_dropped,
-    ws_publish_failed,
     ws_slow_consumer,
 )
 from aquilia.sockets.hub_port import HubPort
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     from aquilia.sockets.handshake import Handshake
     from aquilia.sockets.transports.base import Transport
 
-__all__ = ["Connection", "ConnectionState", "DisconnectReason", "Variant", "emitted"]
+logger = logging.getLogger("aquilia.sockets")
+
+__all__ = ["Connection", "ConnectionState", "DisconnectReason", "Variant"]
 
 INBOX_LIMIT = 64
 INBOX_BYTES = 1 << 18
@@ -357,7 +359,12 @@ class Connection:
             frames = outbox.take(FLUSH_BYTES, self._gap_frame)
             self.messages_sent += len(frames)
             self.bytes_sent += sum(map(len, frames))
-            self._blocked = not self._transport.write(frames)
+            try:
+                self._blocked = not self._transport.write(frames)
+            except Exception:  # one broken wire must not stop the others that are written in this turn
+                logger.exception("connection %s cannot be written to", self.id)
+                self._blocked = True
+                self._transport.abort()
         if self._close is not None and outbox.empty:
             self._transport.close(*self._close)
         if self._waiters:
@@ -474,23 +481,3 @@ def _client_fault(error: Any) -> ClientFault:
         str(fields.get("message", "the client answered with an error"))[:500],
         retryable=fields.get("retryable") is True,
     )
-
-
-def emitted(event: str | Emits[Any], payload: Any, declared: Mapping[str, Emits[Any]]) -> tuple[str, Any]:
-    """The event's name, and its payload as `Emits` declares it, also where it is `declared` and named by a string.
-
-    Raises:
-        SocketFault: WS_PUBLISH_FAILED if it does not.
-    """
-    if isinstance(event, str):
-        if event == "error" or not event:
-            raise ws_publish_failed(f"an event cannot be called {event!r}")
-        if event not in declared:
-            return event, payload
-        event = declared[event]
-    try:
-        return event.name, event.payload.convert(payload)
-    except ValueError as error:
-        raise ws_publish_failed(
-            f"the payload of {event.name!r} does not fit its declaration: {error}"
-        ) from error

@@ -26,7 +26,7 @@ from aquilia.sockets.declaration import (
     handlers_of,
     socket_declaration,
 )
-from aquilia.sockets.decorators import Emits
+from aquilia.sockets.emits import Emits
 from aquilia.sockets.guards import guard_problems
 from aquilia.sockets.middleware import middleware_problems
 from aquilia.sockets.schema import PayloadType, SchemaError, payload_type

@@ -7,8 +7,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
 from aquilia.controller import Controller
-from aquilia.sockets.connection import emitted
-from aquilia.sockets.decorators import Emits
+from aquilia.sockets.emits import Emits, emitted
 from aquilia.sockets.hub_port import HubPort, Member
 
 __all__ = ["SocketController"]

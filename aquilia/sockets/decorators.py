@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from aquilia.sockets.declaration import (
     ConnectDeclaration,
@@ -17,13 +17,11 @@ from aquilia.sockets.declaration import (
     declare_handler,
     declare_socket,
 )
-from aquilia.sockets.envelope import MAX_EVENT_LENGTH
+from aquilia.sockets.emits import event_name
 from aquilia.sockets.guards import is_priority
-from aquilia.sockets.schema import PayloadType, payload_type
 
 __all__ = [
     "AckEvent",
-    "Emits",
     "Event",
     "Guard",
     "OnConnect",
@@ -36,7 +34,6 @@ __all__ = [
 AnyHandler = TypeVar("AnyHandler", bound=Callable[..., Awaitable[Any]])
 AnyGuard = TypeVar("AnyGuard", bound=Callable[..., Any])
 ControllerClass = TypeVar("ControllerClass", bound=type)
-Payload = TypeVar("Payload")
 
 
 def Socket(  # noqa: N802 - the decorators are named like the declarations that they make
@@ -124,7 +121,7 @@ def Event(  # noqa: N802
     """
     return _handler(
         EventDeclaration(
-            _event_name(name),
+            event_name(name),
             schema=schema,
             ack=ack,
             guards=tuple(guards),
@@ -142,12 +139,12 @@ def AckEvent(name: str, *, schema: Any = None) -> Callable[[AnyHandler], AnyHand
 
 def Subscribe(name: str, *, schema: Any = None) -> Callable[[AnyHandler], AnyHandler]:  # noqa: N802
     """Handle an event that joins rooms: the method returns a room, several, or None if it joined by itself."""
-    return _handler(EventDeclaration(_event_name(name), kind="subscribe", schema=schema))
+    return _handler(EventDeclaration(event_name(name), kind="subscribe", schema=schema))
 
 
 def Unsubscribe(name: str, *, schema: Any = None) -> Callable[[AnyHandler], AnyHandler]:  # noqa: N802
     """Handle an event that leaves rooms: the method returns a room, several, or None."""
-    return _handler(EventDeclaration(_event_name(name), kind="unsubscribe", schema=schema))
+    return _handler(EventDeclaration(event_name(name), kind="unsubscribe", schema=schema))
 
 
 def Guard(  # noqa: N802
@@ -169,49 +166,12 @@ def Guard(  # noqa: N802
     return declare
 
 
-class Emits(Generic[Payload]):
-    """Declares an event that a controller sends: its name and payload type stand in the contract.
-
-    Pass it in the place of the event's name, and the payload is checked, by the type checker and at run time::
-
-        received = Emits("message.receive", MessageReceive)
-        ...
-        await self.publish_room("general", self.received, MessageReceive(text="hi"))
-    """
-
-    def __init__(
-        self,
-        name: str,
-        payload: type[Payload],
-        *,
-        backpressure: Mapping[str, Any] | None = None,
-        durable: bool = False,
-    ) -> None:
-        if backpressure is not None or durable:
-            raise ValueError(
-                f"Emits({name!r}): backpressure and durable are planned, and not in this version yet"
-            )
-        self.name = _event_name(name)
-        self.payload: PayloadType = payload_type(payload)
-
-    def __repr__(self) -> str:
-        return f"Emits({self.name!r}, {self.payload.annotation!r})"
-
-
 def _handler(declaration: HandlerDeclaration) -> Callable[[AnyHandler], AnyHandler]:
     def declare(function: AnyHandler) -> AnyHandler:
         declare_handler(function, declaration)
         return function
 
     return declare
-
-
-def _event_name(name: str) -> str:
-    if not isinstance(name, str) or not 1 <= len(name) <= MAX_EVENT_LENGTH:
-        raise ValueError(f"an event's name has 1 to {MAX_EVENT_LENGTH} characters, {name!r} does not")
-    if name == "error":
-        raise ValueError("the event name 'error' is reserved: error events carry it")
-    return name
 
 
 def _delivery(delivery: Delivery) -> Delivery:

@@ -332,6 +332,7 @@ class Dispatcher:
     async def _end_pump(self, conn: Connection, *, by_server: bool) -> None:
         pump = conn._pump
         if isinstance(pump, asyncio.Task):
+            await asyncio.sleep(0)  # a handler whose request has failed with the connection learns that first
             if by_server:
                 # The handler that closed the connection may still have something to do.
                 await asyncio.wait([pump], timeout=HANDLER_GRACE)

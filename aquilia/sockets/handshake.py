@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, QueryParams
@@ -16,9 +16,32 @@ from starlette.requests import HTTPConnection
 from aquilia.sockets.envelope import PLAIN_JSON, PROFILES, Profile
 from aquilia.sockets.faults import SocketFault, ws_handshake_failed, ws_origin_not_allowed
 
-__all__ = ["Handshake", "check_host", "check_origin", "choose_profile"]
+__all__ = ["Handshake", "Origin", "check_host", "check_origin", "choose_profile", "read_origin", "wants_v1"]
 
 BEARER_PREFIXES = ("aquilia.bearer.", "aquilia.bearer64.")
+
+
+class Origin(NamedTuple):
+    """Where a page comes from (RFC 6454), in lower case and with the default port of http and https."""
+
+    scheme: str
+    host: str
+    port: int | None
+
+
+def read_origin(text: str) -> Origin | None:
+    """None for what is no origin: it has a scheme and a host, and nothing behind them but a slash."""
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        return None
+    scheme, host = parts.scheme.lower(), (parts.hostname or "").lower()
+    if not scheme or not host or "@" in parts.netloc:
+        return None
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        return None
+    return Origin(scheme, host, {"http": 80, "https": 443}.get(scheme) if port is None else port)
 
 
 @dataclass(slots=True)
@@ -81,7 +104,7 @@ def check_host(connection: HTTPConnection, allowed: Sequence[str] | None) -> Non
     if allowed is None or "*" in allowed:
         return
     host = (_host_of("//" + connection.headers.get("host", "")) or "").lower()
-    if not any(_host_matches(host, pattern.lower()) for pattern in allowed):
+    if not any(_host_matches(host, pattern.lower().strip("[]")) for pattern in allowed):
         raise ws_handshake_failed("the Host header names no host of this server")
 
 
@@ -115,42 +138,25 @@ def wants_v1(offered: Sequence[str]) -> bool:
 
 def _same_origin(connection: HTTPConnection, origin: str) -> bool:
     secure = connection.scope.get("scheme") in ("wss", "https")
-    ours = _origin_key(("https://" if secure else "http://") + connection.headers.get("host", ""))
-    return ours is not None and _origin_key(origin) == ours
+    ours = read_origin(("https://" if secure else "http://") + connection.headers.get("host", ""))
+    return ours is not None and read_origin(origin) == ours
 
 
 def _listed(origin: str, allowed: Sequence[str]) -> bool:
-    key = _origin_key(origin)
-    for entry in allowed:
-        if entry == "*":
-            return True
-        if key is None:
-            continue
-        rule = _origin_key(entry)
-        if rule is None:
-            continue
-        if key[0] == rule[0] and key[2] == rule[2] and _host_matches(key[1], rule[1]):
-            return True
-    return False
+    if "*" in allowed:
+        return True
+    found = read_origin(origin)
+    rules = [rule for entry in allowed if (rule := read_origin(entry)) is not None]
+    return found is not None and any(
+        found.scheme == rule.scheme and found.port == rule.port and _host_matches(found.host, rule.host)
+        for rule in rules
+    )
 
 
 def _host_matches(host: str, pattern: str) -> bool:
     if pattern.startswith("*."):
         return host.endswith(pattern[1:]) and len(host) > len(pattern) - 1
     return host == pattern
-
-
-def _origin_key(origin: str) -> tuple[str, str, int] | None:
-    """Scheme, host and port, with the scheme's default port filled in; None for what is no origin."""
-    try:
-        parts = urlsplit(origin)
-        port = parts.port
-    except ValueError:
-        return None
-    default = {"http": 80, "https": 443}.get(parts.scheme.lower())
-    if not parts.hostname or (default is None and port is None) or parts.path not in ("", "/"):
-        return None
-    return parts.scheme.lower(), parts.hostname.lower(), port or default or 0
 
 
 def _host_of(url: str) -> str | None:

@@ -20,7 +20,7 @@ from aquilia.di import ScopeContainer
 from aquilia.sockets.adapters.base import Broker, Publication
 from aquilia.sockets.codecs import codec as codec_named
 from aquilia.sockets.connection import Connection, Variant
-from aquilia.sockets.decorators import Emits
+from aquilia.sockets.emits import Emits
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import (
     CloseCode,
@@ -214,8 +214,7 @@ class Hub:
         if room in conn._rooms:
             return False
         home: Home = conn._home
-        if len(conn._rooms) >= home.settings.max_rooms:
-            raise ws_quota_exceeded(f"at most {home.settings.max_rooms} rooms at a time", close=False)
+        self._require_place(conn)
         while True:
             audience = home.rooms.get(room)
             if audience is None:
@@ -224,6 +223,11 @@ class Hub:
                 if home.rooms.get(room) is not audience:
                     continue  # it was given back while we waited
                 return await self._join(conn, home, audience)
+
+    def _require_place(self, conn: Connection) -> None:
+        limit = conn._home.settings.max_rooms
+        if len(conn._rooms) >= limit:
+            raise ws_quota_exceeded(f"at most {limit} rooms at a time", close=False)
 
     async def _join(self, conn: Connection, home: Home, room: Audience) -> bool:
         name = room.name or ""
@@ -235,6 +239,7 @@ class Hub:
                 raise ws_room_full(name, home.settings.room_size)
             await self._subscribe(home, room)
             conn._require_open()  # it may have gone meanwhile
+            self._require_place(conn)  # or joined others
         except BaseException:
             if not room.members:
                 await self._unsubscribe(home, room)
@@ -348,12 +353,14 @@ class Hub:
         deadline = self._clock() + SLICE
         try:
             while self._behind:
-                if not self._advance(self._behind[0], deadline):
+                audience = self._behind[0]
+                done = self._advance(audience, deadline)
+                self._behind.popleft()
+                if not done or audience.backlog:
+                    self._behind.append(audience)  # the others come first: none waits for a large room's end
+                if self._behind and (not done or self._clock() >= deadline):
                     self._loop.call_soon(self._run_slice)
                     return
-                audience = self._behind.popleft()
-                if audience.backlog:
-                    self._behind.append(audience)
         except BaseException:
             self._slicing = False
             raise

@@ -334,6 +334,9 @@ class AquilaSockets:
                 }
             )
             self.recorder.handshake(door.pattern, "accepted")
+            if not self._started:  # the end came while the upgrade was being sent
+                await door.send({"type": "websocket.close", "code": int(CloseCode.RESTART)})
+                return
             binary = codec_named(profile.codec).binary
             transport: Any = (
                 ASGITransport(door.receive, door.send, binary=binary, tasks=self._tasks)
@@ -341,8 +344,6 @@ class AquilaSockets:
                 else native.attach()
             )
             conn = self._connect(admission, profile, transport)
-            if not self._started:  # the end came while the upgrade was being sent
-                conn._end(CloseCode.RESTART, "the server restarts")
         finally:
             if conn is None:  # else it is counted out, and its namespace released, when it has gone
                 self._count(served, -1)

@@ -6,12 +6,14 @@ version does not have are errors that name what is accepted.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, get_args
 
 from aquilia.sockets.declaration import SocketDeclaration
+from aquilia.sockets.handshake import read_origin
 from aquilia.sockets.outbox import Backpressure, Strategy
 
 __all__ = ["ADAPTERS", "NodeSettings", "SettingsError", "SocketSettings", "node_settings", "socket_settings"]
@@ -113,6 +115,11 @@ class _Place:
 
 _Rule = Callable[[_Place, Any], Any]
 
+_WILDCARD = re.compile(r"(\*\.)?[^*.][^*]*")
+_HOST = re.compile(
+    r"(\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f.]*(:[0-9A-Fa-f.]*){2,}"
+)
+
 
 def _unknown(what: str, name: object, known: Sequence[str] | Mapping[str, Any]) -> str:
     near = get_close_matches(str(name), list(known), n=1, cutoff=0.5)
@@ -146,10 +153,38 @@ def _names(place: _Place, value: Any) -> tuple[str, ...]:
 
 def _origins(place: _Place, value: Any) -> tuple[str, ...]:
     origins = _names(place, value)
-    for origin in origins:
-        if origin != "*" and "://" not in origin:
-            raise place.error(f"an origin is a scheme and a host, like 'https://example.com', not {origin!r}")
+    for entry in origins:
+        if entry != "*":
+            _check_origin(place, entry)
     return origins
+
+
+def _check_origin(place: _Place, entry: str) -> None:
+    """Refuse what no page can have as its origin: it would be there and allow nothing."""
+    origin = read_origin(entry)
+    if origin is None:
+        raise place.error(
+            f"an origin is a scheme and a host, and nothing behind, like 'https://example.com', not {entry!r}"
+        )
+    if origin.scheme in ("ws", "wss"):
+        page = entry.replace(entry[:2], "http", 1)
+        raise place.error(f"the origin is that of the page, {page!r}, not {entry!r}")
+    if not _WILDCARD.fullmatch(origin.host):
+        raise place.error(f"a wildcard stands for subdomains, like 'https://*.example.com', not {entry!r}")
+    if not origin.host.isascii():
+        written = entry.replace(origin.host, origin.host.encode("idna").decode())
+        raise place.error(f"a browser writes {written!r}, not {entry!r}")
+
+
+def _hosts(place: _Place, value: Any) -> tuple[str, ...]:
+    hosts = _names(place, value)
+    for entry in hosts:
+        if entry != "*" and not _HOST.fullmatch(entry):
+            raise place.error(
+                "a host is a name without scheme and port, like 'example.com' or '*.example.com', "
+                f"not {entry!r}"
+            )
+    return hosts
 
 
 def _adapter(place: _Place, value: Any) -> str:
@@ -234,7 +269,7 @@ _RULES: dict[str, _Rule] = {
     "max_message_size": _count(1),
     "backpressure": _backpressure,
     "allowed_origins": _origins,
-    "allowed_hosts": _names,
+    "allowed_hosts": _hosts,
     "require_auth": _require_auth,
     "compression": _switch("compression"),
     "heartbeat": _positive,

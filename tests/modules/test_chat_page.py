@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import json
-import os
 import re
 import shutil
-import socket
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import pytest_asyncio
-from playwright.async_api import (
-    Browser,
-    BrowserContext,
-    Locator,
-    Page,
-    WebSocketRoute,
-    async_playwright,
-    expect,
-)
+from browsing import EXAMPLE, TIMEOUT, Server, Tab, Wire, under_strict_policy
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
-ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "modules/chat"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = [
     "--no-sandbox",
@@ -40,65 +24,12 @@ ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-TIMEOUT = 20.0
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: sudo make system-deps"),
 ]
 expect.set_options(timeout=TIMEOUT * 1000)
-
-
-class Server:
-    """`aq serve` in a process of its own, which can be stopped and started again at the same address."""
-
-    def __init__(self, workspace: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
-        self._workspace = workspace
-        self._process: asyncio.subprocess.Process | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
-
-    async def start(self) -> None:
-        self._process = await self._aq("serve", "--port", str(self.port), "--log-level", "warning")
-        async with asyncio.timeout(TIMEOUT), httpx.AsyncClient() as client:
-            while True:
-                assert self._process.returncode is None, "the server ended"
-                try:
-                    await client.get(self.url)
-                    return
-                except httpx.TransportError:
-                    await asyncio.sleep(0.02)
-
-    async def compile(self) -> None:
-        assert await (await self._aq("compile")).wait() == 0
-
-    async def stop(self) -> None:
-        assert self._process is not None
-        self._process.terminate()
-        assert await asyncio.wait_for(self._process.wait(), TIMEOUT) == 0
-
-    async def _aq(self, *arguments: str) -> asyncio.subprocess.Process:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "aquilia.cli", *arguments, cwd=self._workspace, env=environment
-        )
-
-
-def under_strict_policy(html: str) -> str:
-    """The page with a Content-Security-Policy that allows its own script and style, and its own server."""
-    hashes = {
-        tag: base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-        for tag, code in re.findall(r"<(style|script)[^>]*>(.*?)</\1>", html, re.DOTALL)
-    }
-    policy = (
-        "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"script-src 'sha256-{hashes['script']}'; style-src 'sha256-{hashes['style']}'"
-    )
-    return html.replace("<head>", f'<head><meta http-equiv="Content-Security-Policy" content="{policy}">', 1)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -111,9 +42,11 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
     page.write_text(under_strict_policy(page.read_text("utf-8")), "utf-8")
     server = Server(workspace)
     await server.compile()
-    await server.start()
-    yield server
-    await server.stop()
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.stop()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -122,36 +55,6 @@ async def browser() -> AsyncIterator[Browser]:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
         await browser.close()
-
-
-class Tab:
-    """One person at the page."""
-
-    def __init__(self, page: Page) -> None:
-        self.page = page
-        self.status = page.locator("#status")
-        self.bubbles = page.locator("#log .bubble")
-        self.own = page.locator("#log .own")
-        self.members = page.locator("#members .member bdi")
-        self.rooms = page.locator("#list bdi")
-        self.typing = page.locator("#typing")
-        self.message = page.get_by_label("Message", exact=True)
-
-    async def enter(self, name: str) -> None:
-        await self.page.get_by_label("Name", exact=True).fill(name)
-        await self.page.get_by_role("button", name="Continue").click()
-        await expect(self.status).to_have_text("Connected")
-
-    async def say(self, text: str) -> None:
-        await self.message.fill(text)
-        await self.message.press("Enter")
-
-    async def open_room(self, name: str) -> None:
-        await self.page.get_by_label("Create or join a room").fill(name)
-        await self.page.get_by_role("button", name="Join", exact=True).click()
-
-    def room(self, name: str) -> Locator:
-        return self.page.locator(f"#list li[class~=room]:has(bdi:text-is('{name}'))")
 
 
 OpenTab = Callable[..., Awaitable[Tab]]
@@ -207,6 +110,24 @@ async def test_what_one_types_appears_at_the_other(open_tab: OpenTab) -> None:
     await expect(bob.page.locator("#log .first .head bdi")).to_have_text(["Ada", "Bob"])
     await expect(bob.page.locator("#log time").first).to_have_text(re.compile(r"\d\d:\d\d"))
     await expect(ada.message).to_have_value("")
+
+
+async def test_the_newest_message_is_in_view_unless_one_reads_older_ones(open_tab: OpenTab) -> None:
+    ada, bob = await open_tab("Ada"), await open_tab("Bob")
+    await expect(bob.members).to_have_count(2)
+    for number in range(4):
+        await ada.say(f"{number} " + "line\n" * 12 + "end")
+    await expect(bob.bubbles).to_have_count(4)
+    await expect(bob.bubbles.last).to_be_in_viewport(ratio=0.9)
+    await bob.page.locator("#log").hover()
+    await bob.page.mouse.wheel(0, -5_000)
+    await expect(bob.bubbles.first).to_be_in_viewport()
+    await ada.say("and one more")
+    await expect(bob.bubbles).to_have_count(5)
+    await expect(bob.bubbles.first).to_be_in_viewport()
+    await bob.page.get_by_role("button", name="New messages").click()
+    await expect(bob.bubbles.last).to_be_in_viewport(ratio=1)
+    await expect(bob.page.get_by_role("button", name="New messages")).not_to_be_visible()
 
 
 async def test_the_others_see_who_is_typing_until_it_is_sent_or_taken_back(open_tab: OpenTab) -> None:
@@ -331,51 +252,6 @@ async def test_the_page_comes_back_when_the_server_does(open_tab: OpenTab, serve
     await expect(bob.room("design")).to_have_text("designjoin")
 
 
-class Wire:
-    """Stands between a page and the server, and may keep frames back."""
-
-    def __init__(self) -> None:
-        self.sent: list[dict[str, Any]] = []
-        self.received: list[dict[str, Any]] = []
-        self.keep_down: Callable[[dict[str, Any]], bool] = lambda frame: False
-        self.keep_up: Callable[[dict[str, Any]], bool] = lambda frame: False
-        self.opened = 0
-        self.route: WebSocketRoute
-
-    async def install(self, page: Page) -> None:
-        await page.route_web_socket(re.compile("/chat/"), self._connect)
-
-    async def install_with_clock(self, page: Page) -> None:
-        """With a clock besides that `page.clock.run_for` moves on."""
-        await page.clock.install()
-        await self.install(page)
-
-    def _connect(self, route: WebSocketRoute) -> None:
-        self.route, server = route, route.connect_to_server()
-        self.opened += 1
-
-        def up(data: str | bytes) -> None:
-            frame = json.loads(data)
-            self.sent.append(frame)
-            if not self.keep_up(frame):
-                server.send(data)
-
-        def down(data: str | bytes) -> None:
-            frame = json.loads(data)
-            if not self.keep_down(frame):
-                route.send(data)
-                self.received.append(frame)
-
-        route.on_message(up)
-        server.on_message(down)
-
-    async def has_received(self, what: str) -> None:
-        """Wait for a frame of this type, or event of this name."""
-        async with asyncio.timeout(TIMEOUT):
-            while not any(what in (each["type"], each.get("event")) for each in self.received):
-                await asyncio.sleep(0.01)
-
-
 async def test_somebody_who_pauses_is_not_typing_any_more(open_tab: OpenTab) -> None:
     wire = Wire()
     bob = await open_tab("Bob", lambda page: page.clock.install())
@@ -402,7 +278,9 @@ async def test_messages_have_the_order_of_the_room_even_if_an_ack_is_late(open_t
     await expect(bob.bubbles).to_have_text(["one"])
     await ada.say("three")
     await bob.say("two")
-    await expect(ada.bubbles).to_have_text(["one", "two", "three"])
+    await expect(ada.bubbles).to_have_text(
+        ["one", "two", "three"], timeout=5_000
+    )  # before she gives up on the ack
     late = next(frame["id"] for frame in wire.sent if frame["event"] == "message.send")
     wire.keep_down = lambda frame: False
     wire.route.send(json.dumps({"type": "ack", "id": late, "payload": {"status": "ok"}}))
@@ -448,6 +326,7 @@ async def test_a_message_that_nobody_answers_can_be_tried_again_or_discarded(ope
         await ada.say(text)
         await ada.page.clock.run_for(10_000)
         await expect(ada.page.locator(".failed", has_text=text)).to_contain_text("Not sent: no answer.")
+        await expect(ada.page.get_by_role("button", name="Try again").last).to_be_in_viewport(ratio=1)
     wire.keep_up = lambda frame: False
     failed = ada.page.locator(".failed")
     await failed.filter(has_text="first").get_by_role("button", name="Discard").click()
@@ -474,13 +353,49 @@ async def test_a_link_that_went_dead_in_silence_is_noticed(open_tab: OpenTab) ->
 
 
 async def test_a_close_that_is_final_is_not_followed_by_another_try(open_tab: OpenTab) -> None:
-    ada = await open_tab("Ada", Wire().install)
-    lost = await open_tab(None, team="no/such/path")
-    await lost.page.get_by_role("button", name="Continue").press("Escape")
-    await expect(lost.status).to_have_text("There is no such chat · Try again")
-    await expect(lost.status).to_be_enabled()
-    await expect(lost.page.locator("#my-name")).to_have_text(re.compile(r"Guest \d+"))
+    wire = Wire()
+    ada = await open_tab("Ada", wire.install_with_clock)
+    await wire.route.close(code=4409)
+    await expect(ada.status).to_have_text("You were removed · Try again")
+    await ada.page.clock.run_for(60_000)
+    assert wire.opened == 1
+    await ada.status.click()
     await expect(ada.status).to_have_text("Connected")
+    await expect(ada.members).to_have_text(["Ada"])
+
+
+async def test_a_server_that_says_when_to_come_back_is_heeded(open_tab: OpenTab) -> None:
+    wire = Wire()
+    ada = await open_tab("Ada", wire.install)
+    goaway = {"type": "system", "event": "goaway", "payload": {"reason": "drain", "reconnect_in": 90_000}}
+    wire.route.send(json.dumps(goaway))
+    await wire.route.close(code=1012)
+    await expect(ada.status).to_have_text(re.compile(r"Reconnecting in (90|8\d) s…"))
+    await ada.status.click()
+    await expect(ada.status).to_have_text("Connected")
+    await wire.route.close(code=4529, reason='{"after": 60000}')
+    await expect(ada.status).to_have_text(re.compile(r"Reconnecting in (60|5\d) s…"))
+
+
+async def test_the_socket_is_looked_for_where_the_page_is(open_tab: OpenTab, server: Server) -> None:
+    async def prepare(page: Page) -> None:
+        html = (EXAMPLE / "client.html").read_text("utf-8")
+        await page.route("**/talk*", lambda route: route.fulfill(body=html, content_type="text/html"))
+        await page.route("**/talk/*", lambda route: route.fulfill(body=html, content_type="text/html"))
+        await page.route_web_socket(re.compile("."), lambda socket: sought.append(socket.url))
+
+    sought: list[str] = []
+    tab = await open_tab(None, prepare)
+    for path in ("talk", "talk/"):
+        await tab.page.goto(f"{server.url}{path}?team=a%20b")
+        await tab.page.keyboard.press("Escape")  # nobody has to tell a name
+        await expect(tab.page.locator("#my-name")).to_have_text(re.compile(r"Guest \d+"))
+    assert sought == [f"ws://127.0.0.1:{server.port}/talk/chat/a%20b"] * 2
+
+
+async def test_a_namespace_that_does_not_exist_is_told_so(open_tab: OpenTab) -> None:
+    lost = await open_tab(None, team="no/such/path")
+    await lost.enter("Ada", status="There is no such chat · Try again")
 
 
 async def test_on_a_phone_rooms_and_people_slide_in_and_nothing_is_cut_off(open_tab: OpenTab) -> None:

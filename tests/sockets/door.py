@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import websockets
+from starlette.responses import JSONResponse, Response
 from wire import PROFILES, Client
 
 from aquilia import Fault
@@ -188,8 +189,13 @@ class Single(SocketController):
 
 
 async def refusing(ctx: Any, call_next: CallNext) -> Any:
-    if ctx.request.query_params.get("middleware") == "broken":
-        raise ZeroDivisionError("a secret")
+    match ctx.request.query_params.get("middleware"):
+        case "broken":
+            raise ZeroDivisionError("a secret")
+        case "wordy":
+            return JSONResponse({"code": "ä" * 200}, 403)
+        case "silent":
+            return Response(status_code=403)
     return await call_next(ctx)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -243,6 +244,14 @@ async def test_a_guard_may_refuse_with_a_status_that_no_close_code_stands_for(
     assert (status, body) == (429, {"code": "BUSY", "message": "too many of you"})
 
 
+async def test_middleware_refuses_in_its_own_words_as_far_as_a_close_frame_holds_them(
+    base: str, v1: str
+) -> None:
+    for middleware, reason in (("wordy", "ä" * 61), ("silent", "HTTP 403")):
+        async with Client.connect(f"{base}/door/ada?middleware={middleware}", v1, hello=False) as client:
+            assert await expect_close(client, 4403) == reason
+
+
 async def test_an_error_in_a_handshake_is_an_incident_and_never_its_text(
     base: str, offered: list[str] | None, complaints: Complaints
 ) -> None:
@@ -273,34 +282,28 @@ async def test_plain_http_gets_an_answer(base: str) -> None:
 # Limits
 
 
-async def let_in(url: str) -> None:
-    """Wait until there is room again for one: a client knows of its end before the server has cleared up."""
-    async with asyncio.timeout(TIMEOUT):
+@contextlib.asynccontextmanager
+async def let_in(url: str) -> AsyncIterator[None]:
+    """Come again until there is room: a client knows of its end before the server has cleared up."""
+    async with contextlib.AsyncExitStack() as stack, asyncio.timeout(TIMEOUT):
         while True:
             try:
-                async with Client.connect(url):
-                    return
+                await stack.enter_async_context(Client.connect(url))
             except websockets.InvalidStatus:
                 await asyncio.sleep(0.005)
+            else:
+                break
+        yield
 
 
 async def test_one_connection_too_many_is_refused_before_the_upgrade(
     base: str, offered: list[str] | None
 ) -> None:
     for _ in range(3):  # what is given back can be taken again
-        await let_in(f"{base}/single")
-    await let_in(f"{base}/single")
-    async with asyncio.timeout(TIMEOUT):
-        while True:
-            try:
-                socket = await websockets.connect(f"{base}/single", proxy=None)
-                break
-            except websockets.InvalidStatus:
-                await asyncio.sleep(0.005)
-    async with socket:
-        for _ in range(2):
-            status, body = await denial(f"{base}/single", subprotocols=offered)
-            assert (status, body["code"]) == (503, "WS_OVERLOADED")
+        async with let_in(f"{base}/single"):
+            for _ in range(2):
+                status, body = await denial(f"{base}/single", subprotocols=offered)
+                assert (status, body["code"]) == (503, "WS_OVERLOADED")
 
 
 @pytest.fixture(scope="module", params=list(SERVERS.values()), ids=list(SERVERS))
@@ -310,15 +313,13 @@ def transport(request: pytest.FixtureRequest) -> str:
 
 async def test_whoever_says_nothing_is_shown_out_in_time(transport: str) -> None:
     app = AquilaSockets.from_controllers([Door], handshake_timeout=0.05)
-    async with serving(app, ws=transport, log_config=None) as base:
-        async with (
-            Client.connect(f"{base}/door/ada", "v1.json", hello=False) as mute,
-            Client.connect(f"{base}/door/ada", "v1.cbor") as polite,
-            Client.connect(f"{base}/door/ada") as plain,
-        ):
-            assert (await expect_close(mute, 4508)).startswith("WS_CONNECTION_TIMEOUT")
-            assert await is_served(polite)
-            assert await is_served(plain)
+    async with (
+        serving(app, ws=transport, log_config=None) as base,
+        Client.connect(f"{base}/door/ada", "v1.json", hello=False) as mute,
+        Client.connect(f"{base}/door/ada") as plain,
+    ):
+        assert (await expect_close(mute, 4508)).startswith("WS_CONNECTION_TIMEOUT")
+        assert await is_served(plain)
 
 
 async def test_the_process_has_a_quota_of_connections_and_of_namespaces(
@@ -332,26 +333,27 @@ async def test_the_process_has_a_quota_of_connections_and_of_namespaces(
             async with Client.connect(f"{base}/door/a"):
                 status, body = await denial(f"{base}/door/a", subprotocols=offered)
                 assert (status, body["code"]) == (503, "WS_OVERLOADED")
-        await let_in(f"{base}/door/c")  # in the place of one that nobody uses
-        assert app.live()["namespaces"] == 2
+        async with let_in(f"{base}/door/c"):  # in the place of one that nobody uses
+            assert app.live()["namespaces"] == 2
 
 
 async def test_clients_that_come_at_once_for_more_namespaces_than_there_may_be(transport: str) -> None:
     app = AquilaSockets.from_controllers([Door], max_namespaces=3)
     async with serving(app, ws=transport, log_config=None) as base:
 
-        async def come(number: int) -> bool:
+        async def come(number: int) -> int:
             try:
                 async with Client.connect(f"{base}/door/{number}") as client:
                     assert app.live()["namespaces"] <= 3
-                    return await is_served(client)
+                    assert await is_served(client)
             except websockets.InvalidStatus as refused:
-                assert refused.response.status_code == 503
-                return False
+                return refused.response.status_code
+            return 101
 
         async with asyncio.timeout(TIMEOUT):
-            came = await asyncio.gather(*(come(number) for number in range(40)))
-        assert sum(came) >= 3
+            answers = await asyncio.gather(*(come(number) for number in range(40)))
+        assert set(answers) <= {101, 503}
+        assert answers.count(101) >= 3
         assert app.live()["namespaces"] <= 3
 
 

@@ -14,7 +14,12 @@ from typing import Any
 
 import pytest
 import websockets
-from wire import TIMEOUT, Client
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
+from wire import TIMEOUT, TRANSPORTS, Client, serving
+
+from aquilia.sockets import AquilaSockets, Connection, Event, Socket, SocketController
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -110,9 +115,15 @@ async def running(server: str, app: str, folder: Path) -> AsyncIterator[tuple[st
     (folder / "embedded.py").write_text(APP)
     port = free_port()
     command = SERVERS[server](f"embedded:{app}", str(port))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, SCRIPTS / command[0], *command[1:], cwd=folder, env={"PYTHONPATH": str(folder)}
-    )
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, SCRIPTS / command[0], *command[1:]),
+            cwd=folder,
+            env={"PYTHONPATH": str(folder)},
+            stdout=output,
+            stderr=output,
+        )
     try:
         async with asyncio.timeout(30):
             while True:
@@ -128,6 +139,7 @@ async def running(server: str, app: str, folder: Path) -> AsyncIterator[tuple[st
             process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(20):
             await process.wait()
+    assert "/aquilia/" not in log.read_text(), log.read_text()  # no traceback through us
 
 
 @pytest.mark.parametrize("server", list(SERVERS))
@@ -169,3 +181,41 @@ async def test_a_server_that_is_told_to_stop_ends_with_its_clients_open(server: 
         code, _ = await client.closed()
         # Granian cuts its connections, Hypercorn says 1011 after a while, uvicorn 1012.
         assert code in {"granian": (0, 1006), "hypercorn": (1001, 1011, 1012)}.get(server, (1012,))
+
+
+@Socket("/room/:name")
+class Room(SocketController):
+    @Event("where")
+    async def where(self, conn: Connection) -> list[str | None]:
+        return [self.namespace, conn.headers.get("x-seen-by")]
+
+
+class Porter:
+    """The host's own middleware: it sees every handshake, adds to it, and may refuse it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            if b"banned" in scope["query_string"]:
+                await receive()
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            scope = {**scope, "headers": [*scope["headers"], (b"x-seen-by", b"porter")]}
+        await self.app(scope, receive, send)
+
+
+@pytest.mark.parametrize("ws", TRANSPORTS.values(), ids=list(TRANSPORTS))
+@pytest.mark.parametrize("make", [FastAPI, Starlette])
+async def test_the_middleware_of_the_host_sees_the_handshake(make: Any, ws: Any) -> None:
+    sockets = AquilaSockets.from_controllers([Room])
+    host = make(lifespan=sockets.lifespan)
+    host.mount("/deep/live", sockets)
+    host.add_middleware(Porter)
+    async with serving(host, ws=ws) as base:
+        async with Client.connect(f"{base}/deep/live/room/a") as client:
+            assert (await client.request("where"))["data"] == ["/room/a", "porter"]
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await websockets.connect(f"{base}/deep/live/room/a?banned", proxy=None)
+        assert refused.value.response.status_code == 403

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
-from typing import Any, Self
 
 import pytest
-from wire import TIMEOUT, eventually
+from house import Shaky
+from visit import Visit
+from wire import eventually
 
 from aquilia import AppManifest, service
 from aquilia.aquilary import Registry
@@ -20,65 +20,14 @@ from aquilia.sockets import (
     Handshake,
     InMemoryAdapter,
     OnDisconnect,
-    Publication,
     Socket,
     SocketController,
     SocketGuard,
 )
 from aquilia.sockets import namespaces as namespaces_module
-from aquilia.sockets.adapters.base import Deliver
-from aquilia.sockets.adapters.inmemory import InMemoryBroker
-from aquilia.sockets.faults import ws_adapter_unavailable
 
 JOURNAL: list[str] = []
 NOTHING = {"connections": 0, "namespaces": 0, "rooms": 0, "tasks": 0}
-
-
-class Shaky:
-    """A broker that works, but for the verbs in `broken`; each verb takes `turns` turns of the loop."""
-
-    def __init__(self) -> None:
-        self.broken: set[str] = set()
-        self.turns = 0
-        self.running: list[tuple[str, str | None]] = []
-        self._sound = InMemoryBroker()
-
-    async def start(self, deliver: Deliver) -> None:
-        await self._verb("start")
-        await self._sound.start(deliver)
-
-    async def stop(self) -> None:
-        await self._sound.stop()
-        await self._verb("stop")
-
-    async def subscribe(self, namespace: str, room: str | None) -> None:
-        async with self._alone(namespace, room):
-            await self._verb("subscribe")
-            await self._sound.subscribe(namespace, room)
-
-    async def unsubscribe(self, namespace: str, room: str | None) -> None:
-        async with self._alone(namespace, room):
-            await self._verb("unsubscribe")
-            await self._sound.unsubscribe(namespace, room)
-
-    async def publish(self, publication: Publication) -> None:
-        await self._sound.publish(publication)
-
-    async def _verb(self, verb: str) -> None:
-        for _ in range(self.turns):
-            await asyncio.sleep(0)
-        if verb in self.broken:
-            raise ws_adapter_unavailable(f"{verb}: the broker is down")
-
-    @contextlib.asynccontextmanager
-    async def _alone(self, namespace: str, room: str | None) -> AsyncIterator[None]:
-        subject = (namespace, room)
-        assert subject not in self.running, f"concurrent calls for {subject}"
-        self.running.append(subject)
-        try:
-            yield
-        finally:
-            self.running.remove(subject)
 
 
 class ShakyAdapter:
@@ -135,56 +84,6 @@ class Gate(SocketGuard):
     async def check_handshake(self, handshake: Handshake) -> None:
         self.reached.set()
         await self.open.wait()
-
-
-class Visit:
-    """A plain client as an ASGI server would serve it, without a network."""
-
-    def __init__(self, app: AquilaSockets, path: str = "/shop/a") -> None:
-        self._app = app
-        self._path = path
-        self._up: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._down: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        self._ids = 0
-
-    async def __aenter__(self) -> Self:
-        self._up.put_nowait({"type": "websocket.connect"})
-        scope = {
-            "type": "websocket",
-            "path": self._path,
-            "headers": [(b"host", b"shop.example")],
-            "subprotocols": [],
-            "extensions": {"websocket.http.response": {}},
-        }
-        self.task = asyncio.create_task(self._app(scope, self._up.get, self._down.put))  # type: ignore[arg-type]
-        first = await self._receive()
-        self.accepted = first["type"] == "websocket.accept"
-        self.status = first.get("status", 101)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._up.put_nowait({"type": "websocket.disconnect", "code": 1001})
-        async with asyncio.timeout(TIMEOUT):
-            await asyncio.wait([self.task])
-
-    async def _receive(self) -> dict[str, Any]:
-        async with asyncio.timeout(TIMEOUT):
-            return await self._down.get()
-
-    async def frame(self) -> dict[str, Any]:
-        return json.loads((await self._receive())["text"])
-
-    async def request(self, event: str, payload: Any = None) -> dict[str, Any]:
-        self._ids += 1
-        message = {"event": event, "payload": payload, "id": str(self._ids), "ack": True}
-        self._up.put_nowait({"type": "websocket.receive", "text": json.dumps(message)})
-        while True:
-            frame = await self.frame()
-            if frame.get("id") == str(self._ids):
-                return frame["payload"]
-
-    def code(self, answer: dict[str, Any]) -> str:
-        return answer["error"]["code"]
 
 
 @pytest.fixture

@@ -3,108 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Sequence
-from types import SimpleNamespace
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
-from starlette.requests import HTTPConnection
+from house import House, Wire, heard, turns
 
-from aquilia.sockets import Handshake, InMemoryAdapter, Namespace, SocketFault
+from aquilia.sockets import SocketFault
 from aquilia.sockets import hub as hub_module
 from aquilia.sockets.codecs import codec
-from aquilia.sockets.connection import Connection
 from aquilia.sockets.envelope import PLAIN_JSON, V1_JSON, V1_MSGPACK, Profile
-from aquilia.sockets.hub import Home, Hub
-from aquilia.sockets.outbox import Backpressure, Outbox
-from aquilia.sockets.recorder import Counters
-from aquilia.sockets.settings import SocketSettings
-
-
-class Wire:
-    """A transport without a network: what was written is in `frames`."""
-
-    kind = "test"
-    framed = 0
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] = []
-        self.ended: tuple[int, str] | None = None
-        self.open = True
-
-    def frame(self, message: bytes, *, binary: bool) -> bytes:
-        Wire.framed += 1
-        return message
-
-    def write(self, frames: Sequence[bytes]) -> bool:
-        self.frames += frames
-        return self.open
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def close(self, code: int, reason: str) -> None:
-        self.ended = (code, reason)
-
-    def abort(self) -> None: ...
-
-    @property
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(frame) for frame in self.frames]
-
-
-class House:
-    """A hub with one open namespace."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.now = 0.0
-        self.hub = Hub(InMemoryAdapter().broker, clock=lambda: self.now)
-        self.recorder = Counters()
-        self.home = Home(Namespace("/n"), "/n", SocketSettings(**settings), self.recorder)
-        self.home.controller = object()
-        self.made = 0
-
-    def connect(
-        self, profile: Profile = PLAIN_JSON, identity: str | None = None, **limits: Any
-    ) -> Connection:
-        self.made += 1
-        handshake = Handshake(HTTPConnection({"type": "websocket", "headers": []}), "/n")
-        handshake.identity = SimpleNamespace(id=identity) if identity else None
-        conn = Connection(
-            id=f"c{self.made}",
-            handshake=handshake,
-            profile=profile,
-            codec=codec(profile.codec),
-            transport=Wire(),
-            outbox=Outbox(Backpressure(**limits)),
-            hub=self.hub,
-            home=self.home,
-            bucket=None,
-        )
-        self.hub.add(conn)
-        return conn
-
-    async def members(self, count: int, **options: Any) -> list[Connection]:
-        found = [self.connect(**options) for _ in range(count)]
-        for conn in found:
-            await conn.join("r")
-        return found
-
-    async def publish(self, payload: Any, **options: Any) -> None:
-        await self.hub.publish("/n", "e", payload, **{"room": "r", **options})
-
-
-def heard(conn: Connection) -> list[Any]:
-    wire: Any = conn._transport
-    return [frame.get("payload") for frame in wire.events if frame["type"] == "event"]
-
-
-async def turns(count: int = 3) -> None:
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 @pytest.fixture

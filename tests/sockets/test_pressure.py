@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from rawsocket import PING, TEXT, RawSocket, frame, handshake
+from rawsocket import CLOSE, PING, TEXT, RawSocket, frame, handshake
 from wire import TRANSPORTS, Client, eventually, serving
 
 from aquilia.sockets import (
@@ -214,6 +214,32 @@ async def test_a_publisher_that_never_pauses_does_not_stop_the_others(base: str)
         while (await eve.receive()).get("id") != "burst":
             frames += 1
         assert frames == 20_000
+
+
+async def test_a_flood_gives_the_others_their_turn(base: str, app: AquilaSockets) -> None:
+    async with RawSocket.open(f"{base}/stage/a") as eve:
+        conn = connection(app, "/stage/a")
+        for flood in (b"[]", b'{"type":"ack","id":"1"}', b'{"event":"echo"}', b'{"event":"nothing"}'):
+            before = conn.messages_received
+            eve.send(frame(TEXT, flood) * 5000)
+            most, seen = 0, before
+            async with asyncio.timeout(10):
+                while seen < before + 5000:
+                    await asyncio.sleep(0)
+                    most, seen = max(most, conn.messages_received - seen), conn.messages_received
+            assert most <= 200
+            await eventually(lambda: conn._pump is None)
+
+
+async def test_what_is_handled_turn_by_turn_keeps_its_order(base: str) -> None:
+    async with RawSocket.open(f"{base}/stage/a") as ada:
+        ada.send(*[said("echo", number, id=str(number), ack=True) for number in range(3000)])
+        for number in range(3000):
+            ack = json.loads((await ada.read()).payload)
+            assert (ack["id"], ack["payload"].get("data")) == (str(number), number)
+        ada.send(*[frame(PING, str(number).encode()) for number in range(300)], frame(CLOSE, b"\x03\xe8"))
+        assert [int((await ada.read()).payload) for _ in range(300)] == list(range(300))
+        assert await ada.closed() == 1000
 
 
 # Clients that do not read

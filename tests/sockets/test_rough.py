@@ -425,3 +425,33 @@ async def test_the_application_ends_its_connections_before_it_has_shut_down() ->
         assert LEASES == {"connection": 0, "namespace": 0}
         assert (await client.closed())[0] == 1012
         assert (await other.closed())[0] == 1012
+
+
+async def test_an_upgrade_that_the_end_overtakes_is_ended_too() -> None:
+    app = make()
+    events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    events.put_nowait({"type": "websocket.connect"})
+    upgrading, go = asyncio.Event(), asyncio.Event()
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+        if message["type"] == "websocket.accept":
+            upgrading.set()
+            await go.wait()
+        else:
+            events.put_nowait({"type": "websocket.disconnect", "code": 1012})
+
+    scope = {"type": "websocket", "path": "/rough/a", "headers": [], "query_string": b"", "subprotocols": []}
+    serving = asyncio.create_task(app(scope, events.get, send))
+    await upgrading.wait()
+    await app.shutdown()
+    go.set()
+    await serving
+    assert [(message["type"], message.get("code")) for message in sent] == [
+        ("websocket.accept", None),
+        ("websocket.close", 1012),
+    ]
+    await eventually(lambda: app.live() == dict.fromkeys(app.live(), 0))
+    assert app._connections == 0
+    assert not survivors(app)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +25,10 @@ __all__ = ["NativeTransport", "upgrade"]
 CLOSE_TIMEOUT = 5.0
 """Seconds that the peer may take to answer a close frame, before the connection is cut."""
 MAX_FRAGMENTS = 4096
+TURN = 64
+"""Frames of one connection that are handled in one turn of the loop; what else came with them waits for the next."""
+MIN_RECEIVE_BUFFER, MAX_RECEIVE_BUFFER = 1 << 16, 1 << 20
+"""Bytes that the kernel keeps for a connection. picows' buffer becomes as large as what one read gives, for ever."""
 
 _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 _WHEN_IDLE = 1  # picows wants a strategy for the pings that it does not send
@@ -51,14 +57,30 @@ def frame_header(opcode: int, length: int) -> bytes:
     return bytes((0x80 | opcode, 127)) + length.to_bytes(8, "big")
 
 
+class _KeptFrame:
+    """What `on_ws_frame` needs of a frame, for later."""
+
+    __slots__ = ("_payload", "fin", "last_in_buffer", "msg_type", "rsv1", "rsv2", "rsv3")
+
+    def __init__(self, frame: Any) -> None:
+        self.msg_type, self.fin = frame.msg_type, frame.fin
+        self.rsv1, self.rsv2, self.rsv3 = frame.rsv1, frame.rsv2, frame.rsv3
+        self.last_in_buffer = False
+        self._payload: bytes = frame.get_payload_as_bytes()
+
+    def get_payload_as_bytes(self) -> bytes:
+        return self._payload
+
+
 class NativeTransport(WSListener):
     """One open connection. Implements `Transport`; picows calls the `on_ws_…` methods."""
 
     kind = "native"
 
     __slots__ = (
-        "_behind", "_close_timer", "_closing", "_conn", "_events", "_fragments", "_heard", "_kind", "_max_size",
-        "_on_gone", "_paused", "_pong", "_protocol", "_silent", "_size", "_websocket", "_wire", "_write_paused",
+        "_behind", "_budget", "_close_timer", "_closing", "_conn", "_events", "_fragments", "_heard", "_kind",
+        "_later", "_max_size", "_on_gone", "_paused", "_pong", "_protocol", "_silent", "_size", "_stopped",
+        "_websocket", "_wire", "_write_paused",
     )  # fmt: skip
 
     def __init__(
@@ -80,7 +102,9 @@ class NativeTransport(WSListener):
         self._closing: tuple[int, str] | None = None
         self._pong: bytes | None = None
         self._close_timer: asyncio.TimerHandle | None = None
-        self._write_paused = self._paused = False
+        self._write_paused = self._paused = self._stopped = False
+        self._budget = TURN
+        self._later: deque[_KeptFrame] | None = None
 
     def start(self, events: TransportEvents, conn: Any) -> None:
         """Hand messages up to `events` from now on; called in the turn of the loop that made the connection."""
@@ -105,6 +129,11 @@ class NativeTransport(WSListener):
         """A frame came. Nothing of it may outlive this call: its memory is used again."""
         events = self._events
         self._heard = True
+        budget = self._budget
+        if not budget:
+            self._put_off(frame)
+            return
+        self._budget = TURN if frame.last_in_buffer else budget - 1
         if self._closing is not None or events is None or transport.is_close_frame_sent:
             if frame.msg_type == _CLOSE:
                 self._wire.close()
@@ -124,6 +153,39 @@ class NativeTransport(WSListener):
             self._answer_close(transport)
         elif opcode != _PONG:
             self._on_fragment(int(opcode), frame.get_payload_as_bytes(), bool(frame.fin))
+
+    def _put_off(self, frame: Any) -> None:
+        """Others want the loop, too: a single read can hold many thousands of frames."""
+        if self._later is None:
+            self._later = deque()
+            self._balance_wire()
+            asyncio.get_running_loop().call_soon(self._go_on)
+        self._later.append(_KeptFrame(frame))
+
+    def _go_on(self) -> None:
+        """Handle what was put off, as long as reading is not paused."""
+        later = self._later
+        if later is None or self._paused:
+            return
+        self._budget = TURN
+        for _ in range(min(TURN, len(later))):
+            self.on_ws_frame(self._websocket, later.popleft())
+        if later:
+            self._budget = 0  # what comes now comes behind them
+            asyncio.get_running_loop().call_soon(self._go_on)
+        else:
+            self._budget = TURN
+            self._later = None
+            self._balance_wire()
+
+    def _balance_wire(self) -> None:
+        stop = self._paused or self._later is not None
+        if stop is not self._stopped and not self._wire.is_closing():
+            self._stopped = stop
+            if stop:
+                self._wire.pause_reading()
+            else:
+                self._wire.resume_reading()
 
     def _on_fragment(self, opcode: int, data: bytes, final: bool) -> None:
         if opcode == _CONTINUATION:
@@ -192,6 +254,7 @@ class NativeTransport(WSListener):
         code, reason = self._closing or (CloseCode.ABNORMAL, "")
         self._on_gone()
         events, self._events = self._events, None
+        self._later = None
         if events is not None:
             events.on_closed(self._conn, int(code), reason)
 
@@ -226,15 +289,15 @@ class NativeTransport(WSListener):
 
     def pause_reading(self) -> None:
         """See `Transport`."""
-        if not self._paused and not self._wire.is_closing():
-            self._paused = True
-            self._wire.pause_reading()
+        self._paused = True
+        self._balance_wire()
 
     def resume_reading(self) -> None:
         """See `Transport`."""
-        if self._paused and not self._wire.is_closing():
-            self._paused = False
-            self._wire.resume_reading()
+        if self._paused and self._later is not None:
+            asyncio.get_running_loop().call_soon(self._go_on)
+        self._paused = False
+        self._balance_wire()
 
     def close(self, code: int, reason: str) -> None:
         """See `Transport`."""
@@ -297,6 +360,8 @@ def upgrade(
     `behind` are bytes that came with the request's head. `on_gone` is called once, when the wire is gone.
     """
     transport = NativeTransport(wire, max_size, behind, on_gone)
+    receive_buffer = max(MIN_RECEIVE_BUFFER, min(max_size, MAX_RECEIVE_BUFFER))
+    wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     response = WSUpgradeResponse.create_101_response(headers)
     websocket = WSProtocol(
         host_port=None,
