@@ -100,7 +100,10 @@ class Application:
             await self.http.startup(self._apps)
             await self.sockets.startup(self._apps)
         except BaseException:
-            await self.shutdown()
+            try:
+                await self.shutdown()
+            except Exception:
+                logger.exception("what had started did not stop cleanly")
             raise
 
     async def shutdown(self) -> None:

@@ -127,12 +127,27 @@ class FaultEngine:
             logger.error("%s failed, incident %s", where, incident, exc_info=error)
             fault = internal(incident)
         for observer in self._observers:
-            observer(fault, where)
+            try:
+                observer(fault, where)
+            except Exception:
+                logger.exception("an observer of faults failed at %s", fault)
         return fault
 
     def _translated(self, error: Exception) -> Fault | None:
         for kind in type(error).__mro__:
             translation = self._translations.get(kind)
             if translation is not None:
-                return translation(error)
+                return self._fault_of(translation, error)
+        return None
+
+    def _fault_of(self, translation: Translation, error: Exception) -> Fault | None:
+        kind = type(error).__name__
+        try:
+            fault: object = translation(error)
+        except Exception:
+            logger.exception("the translation of %s failed", kind)
+            return None
+        if isinstance(fault, Fault):
+            return fault
+        logger.error("the translation of %s returned %r: it must return a Fault", kind, fault)
         return None

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -48,6 +49,8 @@ from aquilia.patterns import PatternError, PatternTable, compile_pattern, normal
 from aquilia.responses import fault_response
 
 __all__ = ["HttpApp", "HttpRouter"]
+
+logger = logging.getLogger("aquilia")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,10 @@ class HttpRouter:
                     if handler.route.controller is cls:
                         handler.start(controller, container)
         except BaseException:
-            await self.shutdown()
+            try:
+                await self.shutdown()
+            except Exception:
+                logger.exception("what had started did not stop cleanly")
             raise
 
     async def shutdown(self) -> None:

@@ -67,3 +67,28 @@ def test_an_unforeseen_error_is_logged_with_its_traceback_under_an_incident(
     assert record.getMessage() == f"the handler failed, incident {incident}"
     assert record.exc_info is not None
     assert "secret" not in fault.message
+
+
+def test_an_observer_that_fails_changes_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+    engine, seen = FaultEngine(), []
+
+    def broken(fault: Fault, where: str) -> None:
+        raise RuntimeError("no connection to the collector")
+
+    engine.observe(broken)
+    engine.observe(lambda fault, where: seen.append(fault.code))
+    fault = Fault("A", "b")
+    assert engine.process(fault, "here", internal=internal) is fault
+    assert seen == ["A"]
+    assert "no connection to the collector" in caplog.text
+
+
+@pytest.mark.parametrize("into", [lambda error: 1 // 0, lambda error: "no fault"])
+def test_a_translation_that_fails_leaves_the_error_unforeseen(
+    into: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = FaultEngine()
+    engine.translate(KeyError, into)  # type: ignore[arg-type]
+    assert engine.process(KeyError("k"), "the handler", internal=internal).code == "INTERNAL"
+    assert "the translation of KeyError" in caplog.text
+    assert "the handler failed, incident" in caplog.text

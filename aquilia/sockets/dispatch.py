@@ -49,7 +49,12 @@ HANDLER_GRACE = 10.0
 """Seconds that a handler may still run after it closed its own connection."""
 
 _CONNECT = object()
-_CLOSE_FOR_STATUS = {401: CloseCode.UNAUTHENTICATED, 403: CloseCode.FORBIDDEN}
+_CLOSE_FOR_STATUS = {
+    401: CloseCode.UNAUTHENTICATED,
+    403: CloseCode.FORBIDDEN,
+    404: CloseCode.NO_NAMESPACE,
+    503: CloseCode.OVERLOADED,
+}
 
 
 class Ends(Protocol):

@@ -16,7 +16,16 @@ from starlette.requests import HTTPConnection
 from aquilia.sockets.envelope import PLAIN_JSON, PROFILES, Profile
 from aquilia.sockets.faults import SocketFault, ws_handshake_failed, ws_origin_not_allowed
 
-__all__ = ["Handshake", "Origin", "check_host", "check_origin", "choose_profile", "read_origin", "wants_v1"]
+__all__ = [
+    "Handshake",
+    "Origin",
+    "check_host",
+    "check_origin",
+    "choose_profile",
+    "origin_allowed",
+    "read_origin",
+    "wants_v1",
+]
 
 BEARER_PREFIXES = ("aquilia.bearer.", "aquilia.bearer64.")
 
@@ -87,12 +96,16 @@ def check_origin(connection: HTTPConnection, allowed: Sequence[str] | None) -> N
     Raises:
         SocketFault: WS_ORIGIN_NOT_ALLOWED.
     """
+    if not origin_allowed(connection, allowed):
+        raise ws_origin_not_allowed(connection.headers["origin"][:200])
+
+
+def origin_allowed(connection: HTTPConnection, allowed: Sequence[str] | None) -> bool:
+    """What `check_origin` decides. Who says no origin is no browser, and need not be kept from anything."""
     origin = connection.headers.get("origin")
     if origin is None:
-        return
-    permitted = _same_origin(connection, origin) if allowed is None else _listed(origin, allowed)
-    if not permitted:
-        raise ws_origin_not_allowed(origin[:200])
+        return True
+    return _same_origin(connection, origin) if allowed is None else _listed(origin, allowed)
 
 
 def check_host(connection: HTTPConnection, allowed: Sequence[str] | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,12 +39,13 @@ class SocketPlan:
     def read(cls, registry: Registry, problems: list[Problem]) -> SocketPlan:
         """Read the controllers of all apps; what is wrong with them is added to `problems`."""
         plan = cls(registry, NodeSettings())
+        said: dict[str, Any] = {}
         table: PatternTable[SocketContract] = PatternTable()
-        for index, app in enumerate(registry.apps):
+        for app in registry.apps:
             where = f"manifest {app.manifest.name!r}"
-            node = _node_settings(app.manifest.websockets, where, problems)
-            if index == 0 or app.manifest.websockets:
-                plan._agree(node, where, problems)
+            sound = _sound_settings(app.manifest.websockets, where, problems)
+            node = node_settings(sound, where)
+            _agree(said, node, [key for key in sound if key in _OF_PROCESS], where, problems)
             for controller in app.controllers:
                 contract = _contract(controller, node, problems)
                 if contract is None:
@@ -54,32 +55,19 @@ class SocketPlan:
                     table.add(contract.declaration.path, contract, where=str(contract.location))
                 except PatternConflict as error:
                     problems.append(Problem(str(contract.location), str(error)))
+        plan.node = NodeSettings(**said)
         return plan
-
-    def _agree(self, node: NodeSettings, where: str, problems: list[Problem]) -> None:
-        """Settings of the process may be said by one manifest, or by several that say the same."""
-        ours, theirs = _process_settings(self.node), _process_settings(node)
-        for key, value in theirs.items():
-            default = getattr(NodeSettings(), key)
-            if value != default and ours[key] not in (default, value):
-                problems.append(
-                    Problem(
-                        where, f"websockets: {key} is {value!r} here, and {ours[key]!r} in another manifest"
-                    )
-                )
-        merged = {
-            key: value if value != getattr(NodeSettings(), key) else ours[key]
-            for key, value in theirs.items()
-        }
-        self.node = NodeSettings(**merged)
 
     def consumers(self) -> list[Consumer]:
         """What DI has to provide for the sockets."""
         return [consumer for _, contract in self.contracts for consumer in contract.consumers()]
 
 
-def _node_settings(websockets: Mapping[str, Any], where: str, problems: list[Problem]) -> NodeSettings:
-    """The settings of one manifest, as far as they can be honoured."""
+_OF_PROCESS = NodeSettings.__dataclass_fields__.keys() - {"sockets"}
+
+
+def _sound_settings(websockets: Mapping[str, Any], where: str, problems: list[Problem]) -> dict[str, Any]:
+    """The settings of one manifest that can be honoured."""
     sound = {}
     for key, value in websockets.items():
         try:
@@ -87,11 +75,20 @@ def _node_settings(websockets: Mapping[str, Any], where: str, problems: list[Pro
             sound[key] = value
         except SettingsError as error:
             problems.append(Problem(where, f"websockets: {error.key}: {error.problem}"))
-    return node_settings(sound, where)
+    return sound
 
 
-def _process_settings(node: NodeSettings) -> dict[str, Any]:
-    return {key: getattr(node, key) for key in NodeSettings.__dataclass_fields__ if key != "sockets"}
+def _agree(
+    said: dict[str, Any], node: NodeSettings, keys: Sequence[str], where: str, problems: list[Problem]
+) -> None:
+    """Settings of the process may be said by one manifest, or by several that say the same."""
+    for key in keys:
+        value = getattr(node, key)
+        other = said.setdefault(key, value)
+        if other != value:
+            problems.append(
+                Problem(where, f"websockets: {key} is {value!r} here, and {other!r} in another manifest")
+            )
 
 
 def _contract(controller: type, node: NodeSettings, problems: list[Problem]) -> SocketContract | None:

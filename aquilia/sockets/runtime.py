@@ -40,7 +40,14 @@ from aquilia.sockets.faults import (
     ws_overloaded,
 )
 from aquilia.sockets.guards import Check, guard_checks, passes
-from aquilia.sockets.handshake import Handshake, check_host, check_origin, choose_profile, wants_v1
+from aquilia.sockets.handshake import (
+    Handshake,
+    check_host,
+    check_origin,
+    choose_profile,
+    origin_allowed,
+    wants_v1,
+)
 from aquilia.sockets.hub import Home, Hub
 from aquilia.sockets.limits import TokenBucket
 from aquilia.sockets.namespaces import Namespaces
@@ -149,6 +156,7 @@ class AquilaSockets:
         self._starting = asyncio.Lock()
         for app, contract in self.plan.contracts:
             self._serve_contract(app, contract, development)
+        self._origins = {contract.settings.allowed_origins for _, contract in self.plan.contracts}
 
     @classmethod
     def from_controllers(
@@ -291,9 +299,11 @@ class AquilaSockets:
         match = self._table.match(path)
         door = _Door(scope, receive, send, match.pattern.source if match else "none")
         try:
-            settings = match.value.contract.settings if match else self.plan.node.sockets
             check_host(connection, self.plan.node.allowed_hosts)
-            check_origin(connection, settings.allowed_origins)
+            if match is not None:
+                check_origin(connection, match.value.contract.settings.allowed_origins)
+            elif not any(origin_allowed(connection, origins) for origins in self._origins):
+                check_origin(connection, None)
         except Fault as fault:
             await self._turn_away(door, fault, by_close=False)
             return
@@ -319,7 +329,10 @@ class AquilaSockets:
         self._count(served, 1)
         try:
             response = await served.chain(ctx)
-            if response.status_code != 101 or admission.home is None:
+            if response.status_code == 101 and admission.home is None:
+                error = RuntimeError("a middleware answered 101, which only `call_next` can")
+                response = self._refusal(error, "handshake")
+            if response.status_code != 101:
                 self.recorder.handshake(door.pattern, code_of(response))
                 await refuse(door.scope, door.send, response, by_close=wants_v1(door.offered))
                 return
@@ -347,8 +360,7 @@ class AquilaSockets:
         finally:
             if conn is None:  # else it is counted out, and its namespace released, when it has gone
                 self._count(served, -1)
-                if admission.home is not None:
-                    self._namespaces.release(admission.home)
+                self._release(admission)
         if native is None:
             await transport.serve(served.dispatcher, conn)
         else:
@@ -372,6 +384,7 @@ class AquilaSockets:
     async def _admit(self, ctx: RequestCtx) -> Response:
         """The end of the handshake middleware: open the namespace, and ask the guards."""
         admission: _Admission = ctx.state[_ADMISSION]
+        self._release(admission)  # a middleware may ask twice
         served, handshake = admission.served, admission.handshake
         handshake.identity, handshake.session = ctx.identity, ctx.session
         try:
@@ -391,6 +404,11 @@ class AquilaSockets:
         except (Exception, asyncio.CancelledError) as error:
             return self._refusal(own_error(error), f"handshake of {served.contract.controller.__qualname__}")
         return admitted()
+
+    def _release(self, admission: _Admission) -> None:
+        home, admission.home = admission.home, None
+        if home is not None:
+            self._namespaces.release(home)
 
     def _require_started(self) -> None:
         if not self._started:

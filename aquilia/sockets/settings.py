@@ -172,8 +172,7 @@ def _check_origin(place: _Place, entry: str) -> None:
     if not _WILDCARD.fullmatch(origin.host):
         raise place.error(f"a wildcard stands for subdomains, like 'https://*.example.com', not {entry!r}")
     if not origin.host.isascii():
-        written = entry.replace(origin.host, origin.host.encode("idna").decode())
-        raise place.error(f"a browser writes {written!r}, not {entry!r}")
+        raise place.error(f"browsers write a host in ASCII, like 'xn--bcher-kva.example', not {entry!r}")
 
 
 def _hosts(place: _Place, value: Any) -> tuple[str, ...]:

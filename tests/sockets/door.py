@@ -34,10 +34,6 @@ from aquilia.sockets.faults import ws_auth_required, ws_namespace_not_found
 V1 = [name for name in PROFILES if name != "plain"]
 TEXT = ["plain", "v1.json"]
 BINARY = ["v1.msgpack", "v1.cbor"]
-SERVERS = {
-    "asgi": "websockets-sansio",
-    "native": "aquilia.sockets.transports.native:NativeProtocol",
-}
 MAX_SIZE = 4096
 
 

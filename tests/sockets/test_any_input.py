@@ -7,19 +7,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from door import (
-    SERVERS,
-    TEXT,
-    Complaints,
-    house,
-    listening,
-    written,
-)
+from door import TEXT, Complaints, house, listening, written
 from hypothesis import given
 from hypothesis import strategies as st
-from wire import PROFILES, Client, serving
-
-from aquilia.sockets import AquilaSockets
+from wire import PROFILES, TRANSPORTS, Client, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -31,18 +22,11 @@ def complaints() -> Iterator[Complaints]:
     assert complaints.take() == []
 
 
-@pytest.fixture(scope="module")
-def app() -> AquilaSockets:
-    return house()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=list(SERVERS))
-async def base(request: pytest.FixtureRequest, app: AquilaSockets) -> AsyncIterator[str]:
-    async with serving(app, ws=SERVERS[request.param], log_config=None) as base:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def base() -> AsyncIterator[str]:
+    async with serving(house(), ws=TRANSPORTS["native"], log_config=None) as base:
         yield base
 
-
-# Whatever it is
 
 values = st.recursive(
     st.none()

@@ -12,7 +12,6 @@ import pytest_asyncio
 import websockets
 from door import (
     BINARY,
-    SERVERS,
     V1,
     Complaints,
     Door,
@@ -25,7 +24,7 @@ from door import (
     refusal,
     written,
 )
-from wire import PROFILES, TIMEOUT, Client, serving
+from wire import PROFILES, TIMEOUT, TRANSPORTS, Client, serving
 
 from aquilia.sockets import AquilaSockets
 
@@ -39,9 +38,9 @@ def complaints() -> Iterator[Complaints]:
     assert complaints.take() == []
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=list(SERVERS))
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=list(TRANSPORTS))
 async def base(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    async with serving(house(), ws=SERVERS[request.param], log_config=None) as base:
+    async with serving(house(), ws=TRANSPORTS[request.param], log_config=None) as base:
         yield base
 
 
@@ -306,7 +305,7 @@ async def test_one_connection_too_many_is_refused_before_the_upgrade(
                 assert (status, body["code"]) == (503, "WS_OVERLOADED")
 
 
-@pytest.fixture(scope="module", params=list(SERVERS.values()), ids=list(SERVERS))
+@pytest.fixture(scope="module", params=TRANSPORTS.values(), ids=list(TRANSPORTS))
 def transport(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -18,7 +18,6 @@ import websockets
 from door import (
     BINARY,
     MAX_SIZE,
-    SERVERS,
     TEXT,
     V1,
     Complaints,
@@ -30,7 +29,7 @@ from door import (
     refusal,
     written,
 )
-from wire import PROFILES, Client, serving
+from wire import PROFILES, TRANSPORTS, Client, serving
 
 from aquilia.sockets import AquilaSockets
 
@@ -49,9 +48,9 @@ def app() -> AquilaSockets:
     return house()
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=list(SERVERS))
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=list(TRANSPORTS))
 async def base(request: pytest.FixtureRequest, app: AquilaSockets) -> AsyncIterator[str]:
-    async with serving(app, ws=SERVERS[request.param], log_config=None) as base:
+    async with serving(app, ws=TRANSPORTS[request.param], log_config=None) as base:
         yield base
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from wire import TRANSPORTS, Client, serving
+from visit import Visit
 
 from aquilia.sockets import AquilaSockets, Connection, Emits, Event, Schema, Socket, SocketController
 
@@ -70,44 +70,42 @@ class Market(Base):
         await conn.send_event("", {})
 
 
-@pytest.fixture(params=list(TRANSPORTS))
-async def client(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
+@pytest.fixture
+async def visit() -> AsyncIterator[Visit]:
     app = AquilaSockets.from_controllers([Market])
-    async with (
-        serving(app, ws=TRANSPORTS[request.param]) as base,
-        Client.connect(f"{base}/market") as client,
-    ):
-        await client.request("enter")
-        yield client
+    async with Visit(app, "/market") as visit:
+        await visit.request("enter")
+        yield visit
+    await app.shutdown()
 
 
 @pytest.mark.parametrize("way", ["publish", "broadcast", "send", "declared"])
-async def test_a_fitting_payload_is_sent_as_it_was_declared(client: Client, way: str) -> None:
-    await client.send(way, {"amount": 3})
-    assert (await client.expect("priced"))["payload"] == {"amount": 3, "currency": "EUR"}
+async def test_a_fitting_payload_is_sent_as_it_was_declared(visit: Visit, way: str) -> None:
+    visit.send(way, {"amount": 3})
+    assert (await visit.frame())["payload"] == {"amount": 3, "currency": "EUR"}
 
 
 @pytest.mark.parametrize("way", ["publish", "broadcast", "identity", "send", "request", "declared"])
 async def test_a_payload_that_does_not_fit_is_refused_however_the_event_is_named(
-    client: Client, way: str
+    visit: Visit, way: str
 ) -> None:
-    answer = await client.request(way, {"amount": "a lot"})
+    answer = await visit.request(way, {"amount": "a lot"})
     assert answer["status"] == "error"
     assert answer["error"]["code"] == "WS_PUBLISH_FAILED"
     assert "'priced'" in answer["error"]["message"]
 
 
-async def test_a_schema_declares_an_event_as_well(client: Client) -> None:
-    await client.send("sell", {"lot": 7, "more": 1})
-    assert (await client.expect("sold"))["payload"] == {"lot": 7}
-    assert (await client.request("sell", {}))["error"]["code"] == "WS_PUBLISH_FAILED"
+async def test_a_schema_declares_an_event_as_well(visit: Visit) -> None:
+    visit.send("sell", {"lot": 7, "more": 1})
+    assert (await visit.frame())["payload"] == {"lot": 7}
+    assert (await visit.request("sell", {}))["error"]["code"] == "WS_PUBLISH_FAILED"
 
 
-async def test_what_is_not_declared_may_carry_anything(client: Client) -> None:
-    await client.send("free", [1, {"a": None}])
-    assert (await client.expect("anything"))["payload"] == [1, {"a": None}]
+async def test_what_is_not_declared_may_carry_anything(visit: Visit) -> None:
+    visit.send("free", [1, {"a": None}])
+    assert (await visit.frame())["payload"] == [1, {"a": None}]
 
 
 @pytest.mark.parametrize("way", ["reserved", "nameless"])
-async def test_an_event_needs_a_name_of_its_own(client: Client, way: str) -> None:
-    assert (await client.request(way))["error"]["code"] == "WS_PUBLISH_FAILED"
+async def test_an_event_needs_a_name_of_its_own(visit: Visit, way: str) -> None:
+    assert (await visit.request(way))["error"]["code"] == "WS_PUBLISH_FAILED"

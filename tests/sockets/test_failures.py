@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 from house import Shaky
@@ -22,6 +22,7 @@ from aquilia.sockets import (
     OnDisconnect,
     Socket,
     SocketController,
+    SocketFault,
     SocketGuard,
 )
 from aquilia.sockets import namespaces as namespaces_module
@@ -144,7 +145,7 @@ async def test_a_room_that_cannot_be_entered_leaves_nothing_behind(
 ) -> None:
     async with Visit(app) as visit:
         adapter.broker.broken.add("subscribe")
-        assert visit.code(await visit.request("enter", "r")) == "WS_ADAPTER_UNAVAILABLE"
+        assert await visit.refused("enter", "r") == "WS_ADAPTER_UNAVAILABLE"
         assert app.live()["rooms"] == 0
         adapter.broker.broken.clear()
         assert await visit.request("enter", "r") == {"status": "ok"}
@@ -214,8 +215,7 @@ async def test_a_broadcast_reaches_a_namespace_that_was_opened_while_it_was_bein
     async with Visit(app) as visit:
         await visit.request("shout", "first")
         adapter.broker.turns = 0
-        message = {"event": "shout", "payload": "again"}
-        visit._up.put_nowait({"type": "websocket.receive", "text": json.dumps(message)})
+        visit.send("shout", "again")
         assert (await visit.frame())["payload"] == "again"
 
 
@@ -254,3 +254,138 @@ async def test_what_on_disconnect_asks_for_is_made_for_it_if_need_be(app: Aquila
         assert visit.accepted
     await eventually(lambda: app.live()["connections"] == 0)
     assert JOURNAL == ["shelf opened", "purse opened", "left with {}", "purse closed"]
+
+
+async def test_a_client_that_leaves_at_the_door_leaves_a_namespace_that_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(namespaces_module, "LINGER", 0.0)
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    @service(scope="namespace", provides=set[int])
+    async def slow() -> set[int]:
+        begun.set()
+        await go_on.wait()
+        return set()
+
+    @Socket("/slow")
+    class Slow(SocketController):
+        def __init__(self, numbers: set[int]) -> None: ...
+
+    app = AquilaSockets.from_controllers([Slow], services=[slow])
+    visit = Visit(app, "/slow")
+    visit.knock()
+    await begun.wait()
+    visit.task.cancel()
+    await asyncio.wait([visit.task])
+    go_on.set()
+    await eventually(lambda: app.live() == NOTHING)
+    await app.shutdown()
+
+
+async def test_the_end_waits_for_what_is_being_opened() -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    @service(scope="namespace", provides=set[int])
+    async def slow() -> AsyncIterator[set[int]]:
+        begun.set()
+        await go_on.wait()
+        yield set()
+        JOURNAL.append("slow closed")
+
+    @Socket("/slow")
+    class Slow(SocketController):
+        def __init__(self, numbers: set[int]) -> None: ...
+
+    JOURNAL.clear()
+    app = AquilaSockets.from_controllers([Slow], services=[slow])
+
+    async def stop() -> None:
+        await begun.wait()
+        asyncio.get_running_loop().call_soon(go_on.set)
+        await app.shutdown()
+
+    stopping = asyncio.create_task(stop())
+    async with Visit(app, "/slow") as visit:
+        assert visit.status == 503
+    await stopping
+    assert JOURNAL == ["slow closed"]
+    assert app.live() == NOTHING
+
+
+async def test_a_cleanup_that_fails_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(namespaces_module, "LINGER", 0.0)
+    JOURNAL.clear()
+
+    @service(scope="namespace", provides=set[int])
+    def leaky() -> Iterator[set[int]]:
+        yield set()
+        raise RuntimeError("the namespace leaks")
+
+    @service(scope="connection", provides=set[str])
+    def dripping() -> Iterator[set[str]]:
+        yield set()
+        raise RuntimeError("the connection drips")
+
+    @Socket("/leaky")
+    class Leaky(SocketController):
+        def __init__(self, numbers: set[int]) -> None: ...
+
+        @OnDisconnect()
+        async def first(self, conn: Connection, words: set[str]) -> None:
+            raise RuntimeError("the first hook breaks")
+
+        @OnDisconnect()
+        async def second(self, conn: Connection) -> None:
+            await conn.resolve(set[str])
+            JOURNAL.append("second")
+
+    app = AquilaSockets.from_controllers([Leaky], services=[leaky, dripping])
+    async with Visit(app, "/leaky") as visit:
+        assert visit.accepted
+    await eventually(lambda: app.live() == NOTHING)
+    assert JOURNAL == ["second"]
+    await eventually(lambda: "the namespace leaks" in caplog.text)
+    assert "the connection drips" in caplog.text
+    assert "the first hook breaks" in caplog.text
+    await app.shutdown()
+
+
+async def test_nothing_is_made_for_a_connection_that_has_gone(app: AquilaSockets) -> None:
+    async with Visit(app) as visit:
+        (conn,) = app.hub.homes["/shop/a"].connections.members.values()
+        assert visit.accepted
+    await eventually(lambda: app.live()["connections"] == 0)
+    JOURNAL.clear()
+    with pytest.raises(SocketFault) as refused:
+        await conn.resolve(dict[str, int])
+    assert refused.value.code == "WS_CONNECTION_CLOSED"
+    assert JOURNAL == []
+
+
+async def test_a_server_that_cannot_send_a_denial_is_told_to_close(app: AquilaSockets) -> None:
+    async with Visit(app, "/nowhere", denial=False) as visit:
+        assert visit.first == {"type": "websocket.close", "code": 1000}
+
+
+async def test_a_server_is_told_that_the_sockets_cannot_start(
+    app: AquilaSockets, adapter: ShakyAdapter, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter.broker.broken.add("start")
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await app({"type": "lifespan"}, receive, send)
+    assert sent == [
+        {
+            "type": "lifespan.startup.failed",
+            "message": "WS_ADAPTER_UNAVAILABLE: start: the broker is down",
+        }
+    ]

@@ -72,6 +72,26 @@ async def test_the_broker_is_told_of_one_change_of_a_room_at_a_time(house: House
     assert heard(conns[0]) == ["still heard"]
 
 
+async def test_a_connection_that_joins_a_room_twice_at_once_is_in_it_once(
+    house: House, broker: Shaky
+) -> None:
+    broker.turns = 3
+    conn = house.connect()
+    ends = await asyncio.gather(*(house.hub.join(conn, "r") for _ in range(3)))
+    assert sorted(ends) == [False, False, True]
+    await house.publish("once")
+    await turns()
+    assert heard(conn) == ["once"]
+
+
+async def test_a_room_that_is_given_back_twice_at_once_is_gone_once(house: House, broker: Shaky) -> None:
+    conns = await house.members(2)
+    broker.turns = 3
+    await asyncio.gather(*(conn.leave("r") for conn in conns))
+    await house.hub.close_room(house.home, "r")
+    assert house.home.rooms == {}
+
+
 async def test_who_goes_while_it_joins_is_not_in_the_room(house: House, broker: Shaky) -> None:
     broker.turns = 3
     conn = house.connect()
@@ -180,3 +200,29 @@ async def test_a_small_room_does_not_wait_for_the_whole_of_a_large_one(town: Hou
     assert heard(members[249]) == []
     await turns(10)
     assert heard(members[249]) == ["x"]
+
+
+async def test_publishers_that_wait_go_on_when_everyone_has_left(town: House) -> None:
+    every_look_is_late(town)
+    for n in range(hub_module.BACKLOG):
+        town.hub.deliver(publication("large", n))
+    waiting = [asyncio.create_task(town.publish(n, room="large")) for n in range(3)]
+    await turns(2)
+    assert not any(task.done() for task in waiting)
+    for conn in list(town.home.connections.members.values()):
+        await conn.leave("large")
+    async with asyncio.timeout(5):
+        await asyncio.gather(*waiting)
+    assert "large" not in town.home.rooms
+
+
+async def test_who_leaves_and_comes_back_hears_what_is_published_after_that(town: House) -> None:
+    every_look_is_late(town)
+    members = list(town.home.connections.members.values())
+    town.hub.deliver(publication("large", "before"))
+    await members[249].leave("large")
+    await members[249].join("large")
+    town.hub.deliver(publication("large", "after"))
+    await turns(20)
+    assert heard(members[249])[-1] == "after"
+    assert heard(members[0]) == ["before", "after"]
