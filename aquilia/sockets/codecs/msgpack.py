@@ -11,7 +11,6 @@ import msgspec
 from aquilia.sockets.codecs.base import (
     WRITE_FAILURES,
     RawReceived,
-    Sent,
     as_builtins,
     incomplete,
     no_envelope,
@@ -76,7 +75,7 @@ class MsgpackCodec:
             return self._write_plain(message)
         return data
 
-    def _write_plain(self, message: Sent) -> bytes:
+    def _write_plain(self, message: MessageEnvelope) -> bytes:
         """Write what msgspec cannot, or would write as timestamps, which no other codec has."""
         try:
             payload = msgspec.to_builtins(message.payload, builtin_types=_NATIVE, enc_hook=self._as_builtins)
