@@ -162,7 +162,7 @@ class Connection:
         self._created = self._last_activity = time()
         self._rooms: set[str] = set()
         self._state: dict[str, Any] | None = None
-        self._inbox: deque[Any] = deque()
+        self._inbox: deque[Any] | None = None
         self._inbox_since = 0  # the value of bytes_received when it was last empty
         self._pump: asyncio.Task[None] | None = None
         self._pending: dict[str, asyncio.Future[Any]] | None = None
@@ -401,7 +401,7 @@ class Connection:
             return
         self._close = DisconnectReason(code, reason)
         self.phase = ConnectionState.CLOSING
-        self._inbox.clear()
+        self._inbox = None
         self._cancel_timer()
         self._timer = asyncio.get_running_loop().call_later(CLOSE_GRACE, self._transport.close, code, reason)
         if not self._dirty:
@@ -414,7 +414,7 @@ class Connection:
             self._close = DisconnectReason(code, reason)
         self.phase = ConnectionState.CLOSED
         self._cancel_timer()
-        self._inbox.clear()
+        self._inbox = None
         self._outbox.clear()
         self._wake()
         for future in (self._pending or {}).values():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from time import monotonic, time
 from typing import Any, Protocol
 
@@ -33,6 +34,7 @@ from aquilia.sockets.faults import (
     ws_unsupported_event,
 )
 from aquilia.sockets.limits import Strikes
+from aquilia.sockets.pump import Pump
 from aquilia.sockets.routes import Hook, RouteCompiler, connection_container
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.tasks import TaskSet, own_error
@@ -86,6 +88,7 @@ class Dispatcher:
         self._node = node
         self._engine = engine
         self._tasks = tasks
+        self._pump = Pump(tasks, self._handle)
         self._ends = ends
         self._development = development
         self._pattern = contract.declaration.path
@@ -223,45 +226,42 @@ class Dispatcher:
             f"more than {bucket.rate:g} messages a second", close=conn._strikes.strike(now)
         )
 
-    # The pump
+    # The handling
 
     def _enqueue(self, conn: Connection, item: Any) -> None:
-        conn._inbox.append(item)
-        if conn._pump is None:
-            # Set before it starts: an eager task may end before `start` returns, and must not be overwritten.
-            conn._pump = _STARTING
+        inbox = conn._inbox
+        if inbox is None:
+            conn._inbox = deque((item,))
             conn._inbox_since = conn.bytes_received
-            task = self._tasks.start(self._run(conn), context=conn._context)
-            if conn._pump is _STARTING:
-                conn._pump = task
-        elif len(conn._inbox) >= INBOX_LIMIT or conn.bytes_received - conn._inbox_since > INBOX_BYTES:
+            if conn._pump is None:
+                self._pump.add(conn)
+            return
+        inbox.append(item)
+        if len(inbox) >= INBOX_LIMIT or conn.bytes_received - conn._inbox_since > INBOX_BYTES:
             conn._balance_reading()
 
-    async def _run(self, conn: Connection) -> None:
-        inbox = conn._inbox
-        try:
-            while inbox:
-                if conn._paused and conn._outbox.answers_half_full:
-                    await conn._drained()  # whoever does not read answers gets no more of them
-                    continue
-                item = inbox.popleft()
-                if not inbox:
-                    conn._inbox_since = conn.bytes_received
-                if conn._paused:
-                    conn._balance_reading()
-                if item is _CONNECT:
-                    await self._greet(conn)
-                    continue
-                route, envelope = item
-                try:
-                    data = await route.handle(conn, envelope)
-                    if envelope.ack or route.acks:
-                        _ack(conn, envelope, data)
-                except (Exception, asyncio.CancelledError) as error:
-                    fault = self._engine.process(own_error(error), route.where, internal=ws_internal_error)
-                    self._answer(conn, fault, envelope)
-        finally:
-            conn._pump = None
+    async def _handle(self, conn: Connection) -> None:
+        """Handle what is in the inbox, and what comes meanwhile."""
+        while inbox := conn._inbox:
+            if conn._paused and conn._outbox.answers_half_full:
+                await conn._drained()  # whoever does not read answers gets no more of them
+                continue
+            item = inbox.popleft()
+            if not inbox:
+                conn._inbox = None
+            if conn._paused:
+                conn._balance_reading()
+            if item is _CONNECT:
+                await self._greet(conn)
+                continue
+            route, envelope = item
+            try:
+                data = await route.handle(conn, envelope)
+                if envelope.ack or route.acks:
+                    _ack(conn, envelope, data)
+            except (Exception, asyncio.CancelledError) as error:
+                fault = self._engine.process(own_error(error), route.where, internal=ws_internal_error)
+                self._answer(conn, fault, envelope)
 
     async def _greet(self, conn: Connection) -> None:
         conn._started = True
@@ -350,9 +350,6 @@ class Dispatcher:
                 await scope.aclose()
             except Exception as error:
                 self._engine.process(error, "cleanup of the connection scope", internal=ws_internal_error)
-
-
-_STARTING: Any = object()
 
 
 def _ack(conn: Connection, envelope: MessageEnvelope, data: Any) -> None:

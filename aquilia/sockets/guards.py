@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from aquilia.sockets.envelope import MessageEnvelope
     from aquilia.sockets.handshake import Handshake
 
-__all__ = ["Check", "SocketGuard", "guard_checks", "guard_problems", "is_priority", "passes"]
+__all__ = ["Check", "SocketGuard", "guard_checks", "guard_problems", "is_priority", "judge", "passes"]
 
 Check = Callable[..., Any]
 
@@ -92,5 +92,10 @@ async def passes(check: Check, *arguments: Any) -> None:
     verdict = check(*arguments)
     if inspect.isawaitable(verdict):
         verdict = await verdict
+    judge(verdict)
+
+
+def judge(verdict: Any) -> None:
+    """Raise WS_FORBIDDEN for a check's False."""
     if verdict is False:
         raise ws_forbidden()

@@ -47,6 +47,9 @@ class _Urgent:
         self.frame = frame
 
 
+_Queue = deque["bytes | _Urgent | _Gap"]
+
+
 class Outbox:
     """A bounded queue of frames, in order. One per connection; not safe for threads.
 
@@ -54,18 +57,25 @@ class Outbox:
     may be said.
     """
 
-    __slots__ = ("_bytes", "_frames", "_limits", "_marks", "_passed", "_size", "_urgent_bytes", "dropped")
+    __slots__ = (
+        "_frames", "_gaps", "_half_bytes", "_half_size", "_limits", "_passed", "_size", "_urgent_bytes", "dropped",
+        "half_full", "waiting_bytes",
+    )  # fmt: skip
 
     def __init__(self, limits: Backpressure) -> None:
         self._limits: Final = limits
-        self._frames: deque[bytes | _Urgent | _Gap] = deque()
-        self._passed: deque[bytes | _Urgent | _Gap] | None = None
+        self._half_size: Final = limits.buffer_size // 2
+        self._half_bytes: Final = limits.buffer_bytes // 2
+        self._frames: _Queue | None = None  # an empty one would cost every idle connection half a kilobyte
+        self._passed: _Queue | None = None
         """What `drop_oldest` went past. It stands before the frames, and nothing in it can be dropped."""
         self._size = 0
-        self._bytes = 0
         self._urgent_bytes = 0
-        self._marks = 0
-        """Entries that are no plain frame."""
+        self._gaps = 0
+        self.waiting_bytes = 0
+        """Bytes that wait."""
+        self.half_full = False
+        """Past the mark above which a direct sender waits."""
         self.dropped = 0
 
     def __len__(self) -> int:
@@ -73,32 +83,44 @@ class Outbox:
         return self._size
 
     @property
-    def waiting_bytes(self) -> int:
-        """Bytes that wait."""
-        return self._bytes + self._urgent_bytes
-
-    @property
-    def half_full(self) -> bool:
-        """Past the mark above which a direct sender waits."""
-        limits = self._limits
-        return self._size * 2 > limits.buffer_size or self.waiting_bytes * 2 > limits.buffer_bytes
-
-    @property
     def answers_half_full(self) -> bool:
         """Past that mark in answers alone: whoever asked for them is not listened to until they are read."""
-        return self._urgent_bytes * 2 > self._limits.buffer_bytes
+        return self._urgent_bytes > self._half_bytes
+
+    @property
+    def empty(self) -> bool:
+        """Nothing waits, not even word of a gap."""
+        return not self._frames and not self._passed
 
     def push(self, frame: bytes) -> bool:
         """Queue a message. False: it does not fit, and the policy is to end the connection.
 
         Under the dropping strategies it is always True; what was lost is counted in `dropped`.
         """
-        limits, size, waiting = self._limits, self._size, self._bytes + len(frame)
-        if size and (size >= limits.buffer_size or waiting > limits.buffer_bytes):
-            return self._overflow(frame)
-        self._frames.append(frame)
-        self._size = size + 1
-        self._bytes = waiting
+        size, waiting = self._size + 1, self.waiting_bytes + len(frame)
+        if size > self._half_size or waiting > self._half_bytes:
+            return self._push_beyond_half(frame)
+        if self._frames is None:
+            self._frames = deque((frame,))
+        else:
+            self._frames.append(frame)
+        self._size = size
+        self.waiting_bytes = waiting
+        return True
+
+    def _push_beyond_half(self, frame: bytes) -> bool:
+        strategy = self._limits.strategy
+        if self._size and self._too_full_for(frame):
+            if strategy == "drop_newest":
+                self._frames = self._count_lost(self._frames)
+                return True
+            if strategy != "drop_oldest":
+                return False
+            self._drop_oldest_for(frame)
+        self._append(frame)
+        self._size += 1
+        self.waiting_bytes += len(frame)
+        self._look()
         return True
 
     def push_urgent(self, frame: bytes) -> None:
@@ -107,87 +129,85 @@ class Outbox:
         It counts in `waiting_bytes` but not against the bound: whoever causes answers is bounded by them,
         since a connection is not read from while `answers_half_full`.
         """
-        self._frames.append(_Urgent(frame))
-        self._marks += 1
+        self._append(_Urgent(frame))
         self._urgent_bytes += len(frame)
+        self.waiting_bytes += len(frame)
+        if self.waiting_bytes > self._half_bytes:
+            self.half_full = True
 
     def take(self, max_bytes: int, gap: Callable[[int], bytes]) -> list[bytes]:
         """The next frames, at least one if any waits, and up to about `max_bytes`.
 
         `gap` makes the frame that tells of so many lost messages; it is asked only when one is due.
         """
-        if not self._marks and self._bytes <= max_bytes:
-            everything = cast(list[bytes], list(self._frames))
+        frames = self._frames
+        if frames and not self._gaps and not self._passed and self.waiting_bytes <= max_bytes:
+            if self._urgent_bytes:
+                everything = [entry.frame if type(entry) is _Urgent else entry for entry in frames]
+            else:
+                everything = list(frames)
             self.clear()
-            return everything
+            return cast(list[bytes], everything)
         taken: list[bytes] = []
         total = 0
         while (queue := self._passed or self._frames) and (not taken or total < max_bytes):
             entry = queue.popleft()
             if isinstance(entry, _Gap):
-                self._marks -= 1
+                self._gaps -= 1
                 frame = gap(entry.dropped)
             elif isinstance(entry, _Urgent):
-                self._marks -= 1
                 frame = entry.frame
                 self._urgent_bytes -= len(frame)
+                self.waiting_bytes -= len(frame)
             else:
                 frame = entry
                 self._size -= 1
-                self._bytes -= len(frame)
+                self.waiting_bytes -= len(frame)
             taken.append(frame)
             total += len(frame)
+        self._look()
         return taken
 
-    @property
-    def empty(self) -> bool:
-        """Nothing waits, not even word of a gap."""
-        return not self._frames and not self._passed
-
     def clear(self) -> None:
-        """Forget all that waits: the connection is gone."""
-        self._frames.clear()
-        self._passed = None
-        self._size = self._bytes = self._urgent_bytes = self._marks = 0
+        """Forget all that waits: it was taken, or the connection is gone."""
+        self._frames = self._passed = None
+        self._size = self._urgent_bytes = self._gaps = self.waiting_bytes = 0
+        self.half_full = False
+
+    def _look(self) -> None:
+        self.half_full = self._size > self._half_size or self.waiting_bytes > self._half_bytes
 
     def _too_full_for(self, frame: bytes) -> bool:
         limits = self._limits
-        return self._size >= limits.buffer_size or self._bytes + len(frame) > limits.buffer_bytes
+        plain = self.waiting_bytes - self._urgent_bytes
+        return self._size >= limits.buffer_size or plain + len(frame) > limits.buffer_bytes
 
-    def _append(self, frame: bytes) -> None:
-        self._frames.append(frame)
-        self._size += 1
-        self._bytes += len(frame)
+    def _append(self, entry: bytes | _Urgent) -> None:
+        if self._frames is None:
+            self._frames = deque()
+        self._frames.append(entry)
 
-    def _overflow(self, frame: bytes) -> bool:
-        if self._limits.strategy == "drop_newest":
-            self._count_lost(self._frames)
-            return True
-        if self._limits.strategy == "drop_oldest":
-            self._drop_oldest_for(frame)
-            return True
-        return False
-
-    def _count_lost(self, queue: deque[bytes | _Urgent | _Gap]) -> None:
+    def _count_lost(self, queue: _Queue | None) -> _Queue:
         """One more message is lost at the end of `queue`."""
         self.dropped += 1
+        if queue is None:
+            queue = deque()
         if queue and isinstance(last := queue[-1], _Gap):
             last.dropped += 1
         else:
             queue.append(_Gap(1))
-            self._marks += 1
+            self._gaps += 1
+        return queue
 
     def _drop_oldest_for(self, frame: bytes) -> None:
         # What cannot be dropped is gone past once, not again for each message: answers may be many.
-        passed = self._passed
-        if passed is None:
-            passed = self._passed = deque()
-        while self._size and self._too_full_for(frame):
+        while self._size and self._frames and self._too_full_for(frame):
             oldest = self._frames.popleft()
             if isinstance(oldest, bytes):
                 self._size -= 1
-                self._bytes -= len(oldest)
-                self._count_lost(passed)
+                self.waiting_bytes -= len(oldest)
+                self._passed = self._count_lost(self._passed)
+            elif self._passed is None:
+                self._passed = deque((oldest,))
             else:
-                passed.append(oldest)
-        self._append(frame)
+                self._passed.append(oldest)

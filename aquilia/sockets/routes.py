@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from aquilia.sockets.contract import EventContract, HookContract, SocketContract
 from aquilia.sockets.declaration import Handler
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_overloaded
-from aquilia.sockets.guards import Check, guard_checks, passes
+from aquilia.sockets.guards import Check, guard_checks, judge, passes
 from aquilia.sockets.middleware import Handle, wrap
 
 __all__ = ["Hook", "Route", "RouteCompiler", "connection_container"]
@@ -139,12 +140,26 @@ def _moving(handle: Handle, *, join: bool) -> Handle:
 
 
 def _guarded(checks: list[Check], handle: Handle) -> Handle:
-    async def guard(conn: Connection, envelope: MessageEnvelope) -> Any:
-        for check in checks:
-            await passes(check, conn, envelope)
-        return await handle(conn, envelope)
+    def guarded(conn: Connection, envelope: MessageEnvelope) -> Awaitable[Any]:
+        for number, check in enumerate(checks, 1):
+            verdict = check(conn, envelope)
+            if verdict is not True and verdict is not None:
+                if inspect.isawaitable(verdict):
+                    return _guard_on(conn, envelope, verdict, checks[number:], handle)
+                judge(verdict)
+        return handle(conn, envelope)
 
-    return guard
+    return guarded
+
+
+async def _guard_on(
+    conn: Connection, envelope: MessageEnvelope, verdict: Awaitable[Any], checks: list[Check], handle: Handle
+) -> Any:
+    """The rest of the guards, from the first that has to wait."""
+    judge(await verdict)
+    for check in checks:
+        await passes(check, conn, envelope)
+    return await handle(conn, envelope)
 
 
 def _method_check(handler: Handler) -> Check:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import sys
 from collections.abc import Coroutine
-from contextvars import Context
 from typing import Any
 
 __all__ = ["TaskSet", "own_error"]
@@ -50,21 +49,21 @@ class TaskSet:
         return len(self._tasks)
 
     def start(
-        self, coroutine: Coroutine[Any, Any, None], *, context: Context | None = None
+        self, coroutine: Coroutine[Any, Any, None], *, eager: bool = True
     ) -> asyncio.Task[None] | None:
         """Run a coroutine as a task. None: it has ended already.
 
-        From Python 3.12 it runs up to its first real wait here and now, which spares a turn of the loop.
+        An `eager` one runs up to its first real wait here and now, from Python 3.12, which spares a turn of the loop.
         """
         loop = self._loop or asyncio.get_running_loop()
         task: asyncio.Task[None]
         if sys.version_info >= (3, 12):
-            task = asyncio.Task(coroutine, loop=loop, context=context, eager_start=True)
+            task = asyncio.Task(coroutine, loop=loop, eager_start=eager)
             if task.done():
                 task.result()
                 return None
         else:
-            task = loop.create_task(coroutine, context=context)
+            task = loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
