@@ -74,6 +74,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
     # users
     4: (
         "sockets/connection.py",
+        "sockets/outbound.py",
         "sockets/pump.py",
         "sockets/decorators.py",
         "sockets/emits.py",

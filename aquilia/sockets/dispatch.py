@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from time import monotonic, time
+from time import monotonic
 from typing import Any, Protocol
 
 import msgspec
@@ -51,6 +51,7 @@ HANDLER_GRACE = 10.0
 """Seconds that a handler may still run after it closed its own connection."""
 
 _CONNECT = object()
+_CONNECTING = ConnectionState.CONNECTING
 _CLOSE_FOR_STATUS = {
     401: CloseCode.UNAUTHENTICATED,
     403: CloseCode.FORBIDDEN,
@@ -140,59 +141,57 @@ class Dispatcher:
         """See `TransportEvents`."""
         if conn._close is not None:
             return
+        size = len(data)
         conn.messages_received += 1
-        conn.bytes_received += len(data)
-        conn._last_activity = time()
-        if len(data) > self._max_size:
-            self._answer(conn, ws_payload_too_large(len(data), self._max_size), None)
-        elif binary is not conn._codec.binary:
-            wanted = "binary" if conn._codec.binary else "text"
+        conn.bytes_received += size
+        conn._heard_at = now = monotonic()
+        codec = conn._codec
+        if size > self._max_size:
+            self._answer(conn, ws_payload_too_large(size, self._max_size), None)
+        elif binary is not codec.binary:
+            wanted = "binary" if codec.binary else "text"
             conn._end(CloseCode.UNSUPPORTED_DATA, f"this subprotocol has {wanted} frames")
-        elif conn.phase is ConnectionState.CONNECTING:
+        elif conn.phase is _CONNECTING:
             self._hello(conn, data)
         else:
-            self._take(conn, data)
+            try:
+                envelope = codec.decode(data)
+            except SocketFault as fault:
+                bucket = conn._bucket
+                over = bucket is not None and not bucket.take(now)
+                self._answer(conn, _limited(conn, now) if over else fault, _sender(conn, data))
+                return
+            try:
+                self._take(conn, envelope, now)
+            except SocketFault as fault:
+                self._answer(conn, fault, envelope)
 
-    def _take(self, conn: Connection, data: bytes) -> None:
-        try:
-            envelope = conn._codec.decode(data)
-        except SocketFault as fault:
-            limited = self._over_rate(conn)
-            self._answer(conn, limited or fault, _sender(conn, data))
-            return
-        try:
-            self._route(conn, envelope)
-        except SocketFault as fault:
-            self._answer(conn, fault, envelope)
-
-    def _route(self, conn: Connection, envelope: MessageEnvelope) -> None:
+    def _take(self, conn: Connection, envelope: MessageEnvelope, now: float) -> None:
         kind = envelope.type
         if kind == "ack":
-            self._acked(conn, envelope)
+            self._acked(conn, envelope, now)
             return
-        limited = self._over_rate(conn)
-        if limited is not None:
-            raise limited
-        if kind == "event":
-            self._event(conn, envelope)
-        elif kind == "control" and conn._profile.v1:
+        bucket = conn._bucket
+        if bucket is not None and not bucket.take(now):
+            raise _limited(conn, now)
+        if kind != "event":
             self._control(conn, envelope)
-        else:
-            raise ws_message_invalid(
-                f"a message of type {kind!r} is not for clients of this subprotocol to send"
-            )
-
-    def _event(self, conn: Connection, envelope: MessageEnvelope) -> None:
-        route = self._routes.get(envelope.event or "")
+            return
+        name = envelope.event or ""
+        route = self._routes.get(name)
         if route is None:
-            raise ws_unsupported_event(envelope.event or "", self._routes if self._development else ())
+            raise ws_unsupported_event(name, self._routes if self._development else ())
         if route.acks and envelope.id is None:
-            raise ws_message_invalid(f"{envelope.event!r} is acked: it needs an id")
+            raise ws_message_invalid(f"{name!r} is acked: it needs an id")
         if conn._pending and conn._inbox_full(INBOX_LIMIT):
             raise ws_overloaded("too many events wait behind one that waits for your ack")
         self._enqueue(conn, (route, envelope))
 
     def _control(self, conn: Connection, envelope: MessageEnvelope) -> None:
+        if envelope.type != "control" or not conn._profile.v1:
+            raise ws_message_invalid(
+                f"a message of type {envelope.type!r} is not for clients of this subprotocol to send"
+            )
         if envelope.event == "ping":
             conn._system("pong")
         elif envelope.event == "hello":
@@ -204,27 +203,16 @@ class Dispatcher:
                 f"unknown control frame {envelope.event!r} (accepted: hello, auth, ping)"
             )
 
-    def _acked(self, conn: Connection, envelope: MessageEnvelope) -> None:
+    def _acked(self, conn: Connection, envelope: MessageEnvelope, now: float) -> None:
         payload = conn._codec.plain(envelope.payload)
         if conn._settle(envelope.id or "", payload):
             return
         conn._home.recorder.unmatched_ack(self._pattern)
-        limited = self._over_rate(conn)  # nobody asked for it: it counts like an event
-        if limited is not None and limited.close_code is not None:
-            raise limited
-
-    def _over_rate(self, conn: Connection) -> SocketFault | None:
         bucket = conn._bucket
-        if bucket is None:
-            return None
-        now = monotonic()
-        if bucket.take(now):
-            return None
-        if conn._strikes is None:
-            conn._strikes = Strikes(STRIKES, STRIKE_WINDOW)
-        return ws_rate_limit_exceeded(
-            f"more than {bucket.rate:g} messages a second", close=conn._strikes.strike(now)
-        )
+        if bucket is not None and not bucket.take(now):  # nobody asked for it: it counts like an event
+            limited = _limited(conn, now)
+            if limited.close_code is not None:
+                raise limited
 
     # The handling
 
@@ -350,6 +338,15 @@ class Dispatcher:
                 await scope.aclose()
             except Exception as error:
                 self._engine.process(error, "cleanup of the connection scope", internal=ws_internal_error)
+
+
+def _limited(conn: Connection, now: float) -> SocketFault:
+    assert conn._bucket is not None
+    if conn._strikes is None:
+        conn._strikes = Strikes(STRIKES, STRIKE_WINDOW)
+    return ws_rate_limit_exceeded(
+        f"more than {conn._bucket.rate:g} messages a second", close=conn._strikes.strike(now)
+    )
 
 
 def _ack(conn: Connection, envelope: MessageEnvelope, data: Any) -> None:

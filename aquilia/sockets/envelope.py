@@ -31,7 +31,7 @@ def _event() -> MessageType:
     return "event"
 
 
-class MessageEnvelope(msgspec.Struct, omit_defaults=True, kw_only=True):
+class MessageEnvelope(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     """One message. Absent keys are omitted on the wire, and unknown ones ignored.
 
     In a decoded envelope `payload` is still raw where the codec can leave it so (`msgspec.Raw`): the event's

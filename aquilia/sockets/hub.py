@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from operator import length_hint
 from time import perf_counter, time
 from typing import Any
 from uuid import uuid4
@@ -49,7 +50,9 @@ MAX_ROOM_LENGTH = 256
 class Audience:
     """Connections that get the same publications: a room's members, or all of a namespace."""
 
-    __slots__ = ("backlog", "caught_up", "current", "lock", "members", "name", "rest", "subscribed")
+    __slots__ = (
+        "backlog", "caught_up", "current", "gone", "joined", "lock", "members", "name", "rest", "subscribed", "turn",
+    )  # fmt: skip
 
     def __init__(self, name: str | None) -> None:
         self.name = name
@@ -57,9 +60,20 @@ class Audience:
         self.backlog: deque[_Delivery] = deque()
         self.current: _Delivery | None = None
         self.rest: Iterator[Connection] = iter(())
+        self.gone: set[Connection] = set()
+        """Who left while the current publication is on its way: it is not for them any more."""
+        self.joined = False
+        """Whether the current publication waits for others, to be written with them."""
+        self.turn = -1
+        """The loop's turn in which a publication last began."""
         self.caught_up: asyncio.Future[None] | None = None
         self.lock = asyncio.Lock()
         self.subscribed = False
+
+    def remove(self, conn: Connection) -> None:
+        """Take a member out; one that is not there is no error."""
+        if self.members.pop(conn.id, None) is not None and self.current is not None:
+            self.gone.add(conn)
 
 
 class Home:
@@ -96,6 +110,7 @@ class _Delivery:
         self._frames: dict[Variant, bytes] = {}
 
     def frame(self, conn: Connection) -> bytes:
+        """The frame for a member, as its transport wants it."""
         variant = conn._variant
         frame = self._frames.get(variant)
         if frame is None:
@@ -128,6 +143,7 @@ class _Delivery:
         publication = self.publication
         codec = codec_named(conn._variant.codec)
         envelope = MessageEnvelope(
+            type="event",
             event=publication.event,
             payload=publication.payload,
             room=publication.room,
@@ -148,6 +164,7 @@ class Hub:
         self._slicing = False
         self._flushing = False
         self._turn_ends: float | None = None
+        self._turn_number = 0
         self._published = 0
         self._loop: asyncio.AbstractEventLoop
 
@@ -184,11 +201,11 @@ class Hub:
     def forget(self, conn: Connection) -> Sequence[str]:
         """Take a connection out of everything, at once; the rooms that it left empty are for `close_room`."""
         home: Home = conn._home
-        home.connections.members.pop(conn.id, None)
+        home.connections.remove(conn)
         emptied = []
         for name in conn._rooms:
             room = home.rooms[name]
-            room.members.pop(conn.id, None)
+            room.remove(conn)
             if not room.members:
                 emptied.append(name)
         conn._rooms.clear()
@@ -256,7 +273,7 @@ class Hub:
             return False
         home: Home = conn._home
         conn._rooms.discard(room)
-        home.rooms[room].members.pop(conn.id, None)
+        home.rooms[room].remove(conn)
         conn._system("left", {"room": room})
         if not home.rooms[room].members:
             await self.close_room(home, room)
@@ -303,6 +320,7 @@ class Hub:
 
     def _begin_turn(self) -> None:
         self._turn_ends = None
+        self._turn_number += 1
         self._published = 0
 
     async def members(self, namespace: str, room: str) -> Sequence[Member]:
@@ -371,19 +389,35 @@ class Hub:
         if audience.current is None:
             audience.current = audience.backlog.popleft()
             audience.rest = iter(tuple(audience.members.values()))
+            audience.joined = bool(audience.backlog) or audience.turn == self._turn_number
+            audience.turn = self._turn_number
         delivery = audience.current
-        publication = delivery.publication
-        members, exclude, identity = audience.members, publication.exclude, publication.identity
+        identity = delivery.publication.identity
+        excluded = audience.members.get(delivery.publication.exclude or "")
+        joined, gone = audience.joined, audience.gone
+        variant: Variant | None = None
+        frame, size = b"", 0
+        batch = _Batch()
         while True:
             pushed = 0
             for conn in islice(audience.rest, CLOCK_EVERY):
                 pushed += 1
-                if conn.id == exclude or conn.id not in members:
+                if conn is excluded or (gone and conn in gone):
                     continue
                 if identity is not None and (conn.identity is None or conn.identity.id != identity):
                     continue
-                if conn._close is None:
-                    conn._push(delivery.frame(conn))
+                if conn._variant is not variant:
+                    batch.write(frame)
+                    variant = conn._variant
+                    frame = delivery.frame(conn)
+                    size = len(frame)
+                if conn._clear and not joined and (line := conn._transport.line) is not None:
+                    conn.messages_sent += 1
+                    conn.bytes_sent += size
+                    batch.add(conn, line)
+                elif conn._close is None:
+                    conn._push(frame)
+            batch.write(frame)
             if pushed < CLOCK_EVERY:
                 self._finish(audience)
                 return True
@@ -393,6 +427,7 @@ class Hub:
     def _finish(self, audience: Audience) -> None:
         audience.current = None
         audience.rest = iter(())
+        audience.gone.clear()
         if audience.caught_up is not None and len(audience.backlog) < BACKLOG // 2:
             audience.caught_up.set_result(None)
             audience.caught_up = None
@@ -432,3 +467,29 @@ class Hub:
                 await self._broker.unsubscribe(home.namespace.path, audience.name)
             except Exception:
                 logger.exception("the broker could not be told that nobody listens any more")
+
+
+class _Batch:
+    """Members to which one frame is written at once, after they were chosen: between system calls, code is short."""
+
+    __slots__ = ("_lines", "_members")
+
+    def __init__(self) -> None:
+        self._lines: list[Callable[[bytes], object]] = []
+        self._members: list[Connection] = []
+
+    def add(self, conn: Connection, line: Callable[[bytes], object]) -> None:
+        self._lines.append(line)
+        self._members.append(conn)
+
+    def write(self, frame: bytes) -> None:
+        rest = iter(self._lines)
+        while True:
+            try:
+                for line in rest:
+                    line(frame)
+                break
+            except Exception:  # one broken wire must not stop the others
+                self._members[len(self._lines) - length_hint(rest) - 1]._broken()
+        self._lines.clear()
+        self._members.clear()

@@ -22,13 +22,16 @@ class TokenBucket:
 
     def take(self, now: float) -> bool:
         """Take one token; False if there is none. A clock that goes back refills nothing."""
-        if now > self._at:
-            self._tokens = min(self.burst, self._tokens + (now - self._at) * self.rate)
+        tokens = self._tokens
+        passed = now - self._at
+        if passed > 0:
+            tokens += passed * self.rate
+            if tokens > self.burst:
+                tokens = self.burst
             self._at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
+        taken = tokens >= 1
+        self._tokens = tokens - 1 if taken else tokens
+        return taken
 
 
 class Strikes:

@@ -1,9 +1,9 @@
 """The pump: runs the handlers of all connections, on as few tasks as they can share.
 
 A task for each message, or for each connection that has one, would cost more than most handlers do. So one task steps
-through the connections that have something to handle. A handler that has to wait keeps that task to itself, and the
-next takes the rest over: to a handler it looks as if its connection had a task of its own, which is there to be asked
-for, cancelled and timed. An idle connection has none.
+through the connections that have something to handle. A handler that has to wait keeps that task to itself, and two
+others relieve it, since where one waits the next will: to a handler it looks as if its connection had a task of its
+own, which is there to be asked for, cancelled and timed. An idle connection has none.
 """
 
 from __future__ import annotations
@@ -33,37 +33,35 @@ class Pump:
     While that is due or under way `conn._pump` is set: to the task, once it had to wait.
     """
 
-    __slots__ = ("_due", "_handle", "_task", "_tasks")
+    __slots__ = ("_due", "_free", "_handle", "_tasks")
 
     def __init__(self, tasks: TaskSet, handle: Callable[[Connection], Coroutine[Any, Any, None]]) -> None:
         self._tasks = tasks
         self._handle = handle
         self._due: deque[Connection] = deque()
-        self._task: asyncio.Task[None] | None = None
+        self._free = 0
+        """Tasks that no handler keeps to itself."""
 
     def add(self, conn: Connection) -> None:
         """Handle a connection in the loop's next turn; it must not be due already."""
         conn._pump = _DUE
         self._due.append(conn)
-        if self._task is None:
+        if not self._free:
             self._begin()
 
     def _begin(self) -> None:
-        self._task = self._tasks.start(self._work(), eager=False)
+        self._free += 1
+        self._tasks.start(self._work(), eager=False)
 
     async def _work(self) -> None:
-        task = self._task
+        task = asyncio.current_task()
         assert task is not None
-        try:
-            await self._step(task)
-        finally:
-            if self._task is task:
-                self._relieve()
+        await self._step(task)
 
-    def _relieve(self) -> None:
-        """The current task takes no more: what is due is for another."""
-        self._task = None
-        if self._due:
+    def _leave(self) -> None:
+        """The current task takes no more from here on: what is due is for others."""
+        self._free -= 1
+        for _ in range(min(2, len(self._due)) - self._free):
             self._begin()
 
     def _ended(self, conn: Connection) -> None:
@@ -76,34 +74,40 @@ class Pump:
         due = self._due
         deadline = perf_counter() + SLICE
         handled = 0
-        while due:
-            conn = due.popleft()
-            steps = self._handle(conn)
-            try:
-                awaited = conn._context.run(steps.send, None)
-            except StopIteration:
-                conn._pump = None
-                if task.cancelling():
-                    return  # a handler cancelled the task that it ran in: that is not for others to feel
-            except BaseException:
-                self._ended(conn)
-                raise
-            else:
-                conn._pump = task
-                self._relieve()
+        waits = False
+        try:
+            while due:
+                conn = due.popleft()
+                steps = self._handle(conn)
                 try:
-                    yield from _finish(steps, awaited, conn)
-                finally:
+                    awaited = conn._context.run(steps.send, None)
+                except StopIteration:
+                    conn._pump = None
+                    if task.cancelling():
+                        return  # a handler cancelled the task that it ran in: that is not for others to feel
+                except BaseException:
                     self._ended(conn)
-                return
-            handled += 1
-            if handled % CLOCK_EVERY == 0 and perf_counter() >= deadline:
-                yield
-                deadline = perf_counter() + SLICE
+                    raise
+                else:
+                    waits = True
+                    conn._pump = task
+                    self._leave()
+                    try:
+                        yield from _finish(steps, awaited, conn)
+                    finally:
+                        self._ended(conn)
+                    return
+                handled += 1
+                if handled % CLOCK_EVERY == 0 and perf_counter() >= deadline:
+                    yield
+                    deadline = perf_counter() + SLICE
+        finally:
+            if not waits:
+                self._leave()
 
 
 def _finish(steps: Coroutine[Any, Any, None], awaited: Any, conn: Connection) -> Generator[Any, Any, None]:
-    """The rest of a coroutine that has come to a wait, in its connection's context: what `await` does, and no more."""
+    """The rest of a coroutine that has come to a wait, in its connection's context: what `await` does."""
     run = conn._context.run
     try:
         while True:

@@ -48,9 +48,7 @@ class TaskSet:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(
-        self, coroutine: Coroutine[Any, Any, None], *, eager: bool = True
-    ) -> asyncio.Task[None] | None:
+    def start(self, coroutine: Coroutine[Any, Any, None], *, eager: bool = True) -> asyncio.Task[None] | None:
         """Run a coroutine as a task. None: it has ended already.
 
         An `eager` one runs up to its first real wait here and now, from Python 3.12, which spares a turn of the loop.

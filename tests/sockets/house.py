@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -93,6 +93,13 @@ class Wire:
             raise OSError("the wire is broken")
         self.frames += frames
         return self.open
+
+    @property
+    def line(self) -> Callable[[bytes], object] | None:
+        return self._write_one if self.open else None
+
+    def _write_one(self, frame: bytes) -> None:
+        self.write([frame])
 
     def pause_reading(self) -> None: ...
 

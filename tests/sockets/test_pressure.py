@@ -295,7 +295,7 @@ async def test_a_slow_client_under_a_lossy_policy_can_still_leave(narrow: str, a
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for long until a frozen client takes its leave."""
-    monkeypatch.setattr("aquilia.sockets.connection.CLOSE_GRACE", 0.05)
+    monkeypatch.setattr("aquilia.sockets.outbound.CLOSE_GRACE", 0.05)
     monkeypatch.setattr("aquilia.sockets.transports.asgi.CLOSE_TIMEOUT", 0.05)
     monkeypatch.setattr("aquilia.sockets.transports.frames.CLOSE_TIMEOUT", 0.05)
 

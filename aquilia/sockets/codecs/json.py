@@ -25,7 +25,8 @@ from aquilia.sockets.payload import PayloadType
 
 __all__ = ["JsonCodec"]
 
-_NULL = msgspec.Raw(b"null")
+_Raw = msgspec.Raw
+_NULL = _Raw(b"null")
 _ALWAYS_SHALLOW = 2 * MAX_NESTING + 1
 """Bytes within which nothing can nest too deep: each container takes two."""
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
@@ -52,7 +53,7 @@ class JsonCodec:
             raise self._refused(data, error) from None
         if len(data) > _ALWAYS_SHALLOW and _nests_too_deep(data):
             raise too_deep()
-        if envelope.event is None or envelope.id is None or envelope.type == "ack":
+        if envelope.event is None or (envelope.id is None and (envelope.ack or envelope.type == "ack")):
             fault = incomplete(envelope)
             if fault is not None:
                 raise fault
@@ -61,10 +62,10 @@ class JsonCodec:
     def encode(self, envelope: MessageEnvelope) -> bytes:
         """See `Codec`."""
         payload = envelope.payload
-        if type(payload) is msgspec.Raw and payload == _NULL:
-            payload = None
+        if type(payload) is _Raw and payload == _NULL:
+            envelope = sent(envelope, None)
         try:
-            return self._write(sent(envelope, payload))
+            return self._write(envelope)
         except WRITE_FAILURES as error:
             raise unwritable("JSON", error) from error
 

@@ -35,6 +35,7 @@ class ASGITransport:
     """One connection; `serve` runs in the task that the server made for it, until it is over."""
 
     kind = "asgi"
+    line = None
 
     __slots__ = (
         "_aborted", "_binary", "_closing", "_conn", "_events", "_full", "_queue", "_queued", "_receive", "_resume",

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 __all__ = ["NATIVE", "Transport", "TransportEvents"]
 
@@ -34,6 +34,8 @@ class Transport(Protocol):
 
     kind: str
     """Names the framing: connections of one kind share the frames that `frame` made."""
+    line: Callable[[bytes], object] | None
+    """Writes one frame at once: the short way for a publication to many. None while, or where, there is none."""
 
     def frame(self, message: bytes, *, binary: bool) -> bytes:
         """The message as `write` wants it. Depends on `kind` and the arguments alone."""

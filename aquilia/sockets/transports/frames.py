@@ -80,11 +80,15 @@ class NativeTransport(WSListener):
     __slots__ = (
         "_behind", "_budget", "_close_timer", "_closing", "_conn", "_events", "_fragments", "_heard", "_kind",
         "_later", "_max_size", "_on_gone", "_paused", "_pong", "_protocol", "_silent", "_size", "_stopped",
-        "_websocket", "_wire", "_write_paused",
+        "_websocket", "_wire", "_write_paused", "gone", "line",
     )  # fmt: skip
 
     def __init__(
-        self, wire: asyncio.Transport, max_size: int, behind: bytes, on_gone: Callable[[], None]
+        self,
+        wire: asyncio.Transport,
+        max_size: int,
+        behind: bytes,
+        on_gone: Callable[[NativeTransport], None],
     ) -> None:
         self._wire = wire
         self._behind = behind
@@ -103,11 +107,17 @@ class NativeTransport(WSListener):
         self._pong: bytes | None = None
         self._close_timer: asyncio.TimerHandle | None = None
         self._write_paused = self._paused = self._stopped = False
+        self.gone = False
+        self.line: Callable[[bytes], object] | None = wire.write
         self._budget = TURN
         self._later: deque[_KeptFrame] | None = None
 
     def start(self, events: TransportEvents, conn: Any) -> None:
         """Hand messages up to `events` from now on; called in the turn of the loop that made the connection."""
+        if self.gone:  # before anybody was there to hear of it
+            code, reason = self._closing or (CloseCode.ABNORMAL, "")
+            asyncio.get_running_loop().call_soon(events.on_closed, conn, int(code), reason)
+            return
         self._events, self._conn = events, conn
         self._wire.resume_reading()
         if self._behind:
@@ -236,6 +246,7 @@ class NativeTransport(WSListener):
         self._wire.close()
 
     def _write_close(self, body: bytes) -> None:
+        self.line = None
         self._wire.write(frame_header(_CLOSE, len(body)) + body)
         self._close_timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._wire.abort)
 
@@ -251,8 +262,10 @@ class NativeTransport(WSListener):
         sent = transport.close_handshake.sent if transport.close_handshake is not None else None
         if self._closing is None and sent is not None:
             self._closing = (int(sent.code), sent.reason or "")  # picows met a broken frame
-        code, reason = self._closing or (CloseCode.ABNORMAL, "")
-        self._on_gone()
+        code, reason = self._closing = self._closing or (CloseCode.ABNORMAL, "")
+        self.line = None
+        self.gone = True
+        self._on_gone(self)
         events, self._events = self._events, None
         self._later = None
         if events is not None:
@@ -261,10 +274,12 @@ class NativeTransport(WSListener):
     def pause_writing(self) -> None:
         """The peer reads too slowly."""
         self._write_paused = True
+        self.line = None
 
     def resume_writing(self) -> None:
         """The wire takes more."""
         self._write_paused = False
+        self.line = self._wire.write if self._closing is None else None
         if self._pong is not None:
             pong, self._pong = self._pong, None
             self._answer_ping(pong)
@@ -311,6 +326,7 @@ class NativeTransport(WSListener):
         """See `Transport`."""
         if self._closing is None:
             self._closing = (CloseCode.ABNORMAL, "")
+        self.line = None
         self._wire.abort()
 
     def shutdown(self) -> None:
@@ -353,11 +369,12 @@ def upgrade(
     *,
     max_size: int,
     behind: bytes,
-    on_gone: Callable[[], None],
+    on_gone: Callable[[NativeTransport], None],
 ) -> NativeTransport:
     """Answer a handshake with 101, and give the wire to picows. Nothing is read before the transport's `start`.
 
-    `behind` are bytes that came with the request's head. `on_gone` is called once, when the wire is gone.
+    `behind` are bytes that came with the request's head. `on_gone` is called once, with the transport, when the
+    wire is gone.
     """
     transport = NativeTransport(wire, max_size, behind, on_gone)
     receive_buffer = max(MIN_RECEIVE_BUFFER, min(max_size, MAX_RECEIVE_BUFFER))
@@ -386,6 +403,9 @@ def upgrade(
     wire.pause_reading()
     wire.set_protocol(websocket)
     transport._protocol = websocket
+    # Of the two heads nobody reads again, picows keeps a kilobyte each.
+    websocket.transport.request.headers.clear()
+    response.headers.clear()
     return transport
 
 

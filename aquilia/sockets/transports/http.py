@@ -81,6 +81,8 @@ class HTTPProtocol(HttpToolsProtocol):
         self.handle_websocket_upgrade()
         if behind:
             self.transport.get_protocol().data_received(behind)  # type: ignore[attr-defined]
+        # The parser and its protocol hold each other, and would be garbage by the kilobyte until it is collected.
+        self.__dict__.clear()
 
     def _start_head_timer(self) -> None:
         if self._head_timer is None:

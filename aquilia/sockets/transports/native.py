@@ -36,20 +36,28 @@ MAX_BEHIND = 65_536
 """Bytes that a client may send before its handshake is answered, until reading pauses."""
 
 
-class _Pulse:
-    """One timer for the pings of all connections, spread over the interval by a wheel."""
+class _Household:
+    """The open connections of one server: uvicorn tells them when it stops, and one timer is there for their pings.
 
-    def __init__(self, interval: float | None) -> None:
+    A wheel spreads those over the interval.
+    """
+
+    def __init__(self, connections: set[Any], interval: float | None) -> None:
+        self._connections = connections
         self._wheel: HeartbeatWheel[NativeTransport] = HeartbeatWheel(PULSE_SLOTS)
         self._step = interval / PULSE_SLOTS if interval else None
         self._timer: asyncio.TimerHandle | None = None
+        self.leave = self._remove  # one bound method for all
 
     def add(self, transport: NativeTransport) -> None:
-        self._wheel.add(transport)
-        if self._timer is None and self._step is not None:
-            self._timer = asyncio.get_running_loop().call_later(self._step, self._turn)
+        self._connections.add(transport)
+        if self._step is not None:
+            self._wheel.add(transport)
+            if self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(self._step, self._turn)
 
-    def remove(self, transport: NativeTransport) -> None:
+    def _remove(self, transport: NativeTransport) -> None:
+        self._connections.discard(transport)
         self._wheel.remove(transport)
         if not self._wheel and self._timer is not None:
             self._timer.cancel()
@@ -68,13 +76,16 @@ class NativeHandover:
     __slots__ = ("_protocol", "max_message_size")
 
     def __init__(self, protocol: NativeProtocol, max_message_size: int) -> None:
-        self._protocol = protocol
+        self._protocol: NativeProtocol | None = protocol
         self.max_message_size = max_message_size
         """Bytes; to be set before `websocket.accept`."""
 
     def attach(self) -> NativeTransport:
         """The connection's transport, to be started at once. Call it right after `websocket.accept`."""
-        return self._protocol._hand_over()
+        protocol, self._protocol = self._protocol, None  # which keeps the whole handshake alive
+        if protocol is None:
+            raise RuntimeError("the connection was attached to already")
+        return protocol._hand_over()
 
 
 class NativeProtocol(asyncio.Protocol):
@@ -90,7 +101,8 @@ class NativeProtocol(asyncio.Protocol):
         self._head = b""
         self._behind = b""
         self._task: asyncio.Task[None] | None = None
-        self._gone = self._loop.create_future()
+        self._gone = False
+        self._waiter: asyncio.Future[None] | None = None
         self._connected = False
         self._denial: dict[str, Any] | None = None
         self._denied = False
@@ -124,21 +136,14 @@ class NativeProtocol(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """The client left before the upgrade."""
-        self._lost()
-
-    def _lost(self) -> None:
         self._state.connections.discard(cast(Any, self))
-        if self._transport is not None:
-            _pulse_of(self._config).remove(self._transport)
-        if not self._gone.done():
-            self._gone.set_result(None)
+        self._gone = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def shutdown(self) -> None:
         """The server stops."""
-        if self._transport is not None:
-            self._transport.shutdown()
-        else:
-            self._respond(503, [], b"")
+        self._respond(503, [], b"")
 
     def _begin(self, head: bytes) -> None:
         lines = head.split(b"\r\n")
@@ -211,11 +216,15 @@ class NativeProtocol(asyncio.Protocol):
             await self._config.loaded_app(cast(Any, self._scope), self._receive, self._send)
         except Exception as error:
             # An application is told by an OSError that its client has gone (ASGI 2.4): nothing is wrong with it.
-            if not (isinstance(error, OSError) and self._gone.done()):
+            gone = self._gone or (self._transport is not None and self._transport.gone)
+            if not (isinstance(error, OSError) and gone):
                 logging.getLogger("uvicorn.error").exception("Exception in ASGI application")
             self._end_unfinished(500, CloseCode.INTERNAL)
         else:
-            if not self._handed_over:
+            if self._handed_over:
+                # uvloop keeps the first protocol of a wire for as long as the wire lives: this one, with all it holds.
+                self.__dict__.clear()
+            else:
                 self._end_unfinished(500, CloseCode.NORMAL)
 
     def _end_unfinished(self, status: int, code: int) -> None:
@@ -230,7 +239,9 @@ class NativeProtocol(asyncio.Protocol):
             return {"type": "websocket.connect"}
         if self._transport is not None:
             return await self._bridged().receive()
-        await self._gone
+        if not self._gone:
+            self._waiter = self._loop.create_future()
+            await self._waiter
         return {"type": "websocket.disconnect", "code": int(CloseCode.ABNORMAL), "reason": ""}
 
     def _bridged(self) -> ASGIBridge:
@@ -250,7 +261,7 @@ class NativeProtocol(asyncio.Protocol):
             raise RuntimeError(
                 f"unexpected ASGI message {message['type']!r}: the WebSocket is no longer ours"
             )
-        if self._gone.done():
+        if self._gone:
             raise OSError("the client has gone")
         match message["type"]:
             case "websocket.accept":
@@ -278,16 +289,18 @@ class NativeProtocol(asyncio.Protocol):
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in self._state.default_headers
         ]
         handover: NativeHandover = self._scope["extensions"][NATIVE]
+        household = _household(self._config, self._state)
         self._transport = upgrade(
             self._wire,
             self._key,
             headers,
             max_size=handover.max_message_size,
             behind=self._behind,
-            on_gone=self._lost,
+            on_gone=household.leave,
         )
         self._behind = b""
-        _pulse_of(self._config).add(self._transport)
+        self._state.connections.discard(cast(Any, self))
+        household.add(self._transport)
 
     def _hand_over(self) -> NativeTransport:
         if self._transport is None or self._bridge is not None:
@@ -309,15 +322,14 @@ class NativeProtocol(asyncio.Protocol):
         self._wire.close()
 
 
-_pulses: WeakKeyDictionary[Any, _Pulse] = WeakKeyDictionary()
+_households: WeakKeyDictionary[Any, _Household] = WeakKeyDictionary()
 
 
-def _pulse_of(config: Config) -> _Pulse:
-    """The heartbeat of a server: all its connections share one timer."""
-    pulse = _pulses.get(config)
-    if pulse is None:
-        pulse = _pulses[config] = _Pulse(config.ws_ping_interval)
-    return pulse
+def _household(config: Config, state: ServerState) -> _Household:
+    found = _households.get(state)
+    if found is None:
+        found = _households[state] = _Household(cast(Any, state.connections), config.ws_ping_interval)
+    return found
 
 
 def _address(info: Any) -> tuple[str, int] | None:

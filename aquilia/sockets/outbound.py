@@ -1,0 +1,253 @@
+"""The way out of one connection: events wait in its outbox until the loop's turn is over, and are written together.
+
+A publication to many is written at once where nothing waits before it: that spares each member the way through the
+outbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections.abc import Sequence
+from functools import cache
+from time import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aquilia.sockets.codecs import Codec
+from aquilia.sockets.envelope import MessageEnvelope, Profile
+from aquilia.sockets.faults import CloseCode, ws_connection_closed, ws_messages_dropped, ws_slow_consumer
+from aquilia.sockets.hub_port import HubPort
+from aquilia.sockets.outbox import Outbox
+
+if TYPE_CHECKING:
+    from aquilia.sockets.transports.base import Transport
+
+logger = logging.getLogger("aquilia.sockets")
+
+__all__ = ["ConnectionState", "DisconnectReason", "Outbound", "Variant"]
+
+FLUSH_BYTES = 1 << 16
+CLOSE_GRACE = 5.0
+"""Seconds that a closing connection may take to write what waits, before the rest is dropped."""
+
+
+class ConnectionState(enum.StrEnum):
+    """The life of a connection; it only moves forward."""
+
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class DisconnectReason(NamedTuple):
+    """Why a connection ended: the close code and text, ours if we closed it."""
+
+    code: int
+    text: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.text}".rstrip()
+
+
+class Variant(NamedTuple):
+    """What decides how an event is written: connections with equal variants share its frame."""
+
+    codec: str
+    v1: bool
+    transport: str
+
+
+@cache
+def variant_of(profile: Profile, transport: str) -> Variant:
+    """The variant of connections like this: always the same object."""
+    return Variant(profile.codec, profile.v1, transport)
+
+
+class Outbound:
+    """Frames, and in the end a close, on their way to one client. The base of `Connection`."""
+
+    __slots__ = (
+        "_blocked", "_clear", "_close", "_codec", "_dirty", "_home", "_hub", "_outbox", "_paused", "_profile",
+        "_timer", "_transport", "_variant", "_waiters", "bytes_sent", "id", "messages_sent", "phase",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        id: str,
+        profile: Profile,
+        codec: Codec,
+        transport: Transport,
+        outbox: Outbox,
+        hub: HubPort,
+        home: Any,
+    ) -> None:
+        self.id = id
+        self.phase = ConnectionState.CONNECTING
+        self.messages_sent = self.bytes_sent = 0
+        self._profile = profile
+        self._codec = codec
+        self._transport = transport
+        self._variant = variant_of(profile, transport.kind)
+        self._outbox = outbox
+        self._hub = hub
+        self._home = home
+        # For what ends the connection: no hello, a slow goodbye.
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiters: list[asyncio.Future[None]] | None = None
+        self._close: DisconnectReason | None = None
+        self._dirty = self._blocked = self._paused = False
+        self._clear = True
+        """Open, with nothing waiting: what comes next may be written at once."""
+
+    # What waits
+
+    def _event(self, name: str, payload: Any, id: str | None = None) -> bytes:
+        """The frame of an event, which wants an ack if it has an id."""
+        meta = {"ts": int(time() * 1000)} if self._profile.v1 else None
+        codec = self._codec
+        envelope = MessageEnvelope(
+            type="event", event=name, payload=payload, id=id, ack=id is not None, meta=meta
+        )
+        return self._transport.frame(codec.encode(envelope), binary=codec.binary)
+
+    def _encode(self, envelope: MessageEnvelope) -> bytes:
+        codec = self._codec
+        return self._transport.frame(codec.encode(envelope), binary=codec.binary)
+
+    def _push(self, frame: bytes) -> None:
+        """Queue an event's frame, under the backpressure policy."""
+        outbox = self._outbox
+        if outbox.half_full and self._dirty and not self._blocked:
+            self._flush()  # the transport takes more: only the loop's turn is too long
+        if not outbox.push(frame):
+            self._overflow()
+        elif not self._dirty:
+            self._mark_dirty()
+
+    def _push_urgent(self, envelope: MessageEnvelope) -> None:
+        """Queue an answer or a word of the protocol."""
+        if self._close is not None:
+            return
+        self._outbox.push_urgent(self._encode(envelope))
+        if not self._dirty:
+            self._mark_dirty()
+        self._balance_reading()
+
+    def _system(self, event: str, payload: Any = None) -> None:
+        """Tell a v1 client; a plain one sees no system frames."""
+        if self._profile.v1:
+            self._push_urgent(MessageEnvelope(type="system", event=event, payload=payload))
+
+    def _overflow(self) -> None:
+        fault = ws_slow_consumer()
+        self._home.recorder.dropped(self._home.pattern, "slow_consumer", len(self._outbox) + 1)
+        self._outbox.clear()
+        self._end(CloseCode.TOO_SLOW, fault.message)
+        # It reads nothing: there is nothing to wait for.
+        self._transport.close(CloseCode.TOO_SLOW, fault.message)
+
+    def _gap_frame(self, dropped: int) -> bytes:
+        self._home.recorder.dropped(self._home.pattern, "slow_consumer", dropped)
+        if self._profile.v1:
+            payload: dict[str, Any] = {"cause": "slow_consumer", "dropped": dropped}
+            return self._encode(MessageEnvelope(type="system", event="gap", payload=payload))
+        return self._encode(MessageEnvelope(event="error", payload=ws_messages_dropped(dropped).as_dict()))
+
+    # What is written
+
+    def _mark_dirty(self) -> None:
+        self._dirty = True
+        self._clear = False
+        self._hub.mark_dirty(self)
+
+    def _flush(self) -> None:
+        """Hand what waits to the transport, as far as it takes it."""
+        self._dirty = False
+        if self._blocked or self.phase is _CLOSED:
+            return
+        outbox = self._outbox
+        while not outbox.empty and not self._blocked:
+            self._write(outbox.take(FLUSH_BYTES, self._gap_frame))
+        if self._close is None:
+            self._clear = not self._blocked
+        elif outbox.empty:
+            self._transport.close(*self._close)
+        if self._waiters:
+            self._wake()
+        if self._paused:
+            self._balance_reading()
+
+    def _write(self, frames: Sequence[bytes]) -> None:
+        self.messages_sent += len(frames)
+        self.bytes_sent += sum(map(len, frames))
+        try:
+            self._blocked = not self._transport.write(frames)
+        except Exception:  # one broken wire must not stop the others that are written in this turn
+            self._broken()
+
+    def _broken(self) -> None:
+        """A write has failed: called while its error is handled."""
+        logger.exception("connection %s cannot be written to", self.id)
+        self._blocked = True
+        self._clear = False
+        self._transport.abort()
+
+    def _writable(self) -> None:
+        self._blocked = False
+        self._flush()
+
+    async def _drained(self) -> None:
+        """Wait until something has been written, or there is nobody left to write to."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        await waiter
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters or (), None
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _balance_reading(self) -> None:
+        """Stop or go on reading, as there is room for answers."""
+        raise NotImplementedError
+
+    # The end
+
+    def _require_open(self) -> None:
+        if self._close is not None:
+            raise ws_connection_closed()
+
+    def _end(self, code: int, reason: str) -> None:
+        if self._close is not None:
+            return
+        self._close = DisconnectReason(code, reason)
+        self._clear = False
+        self.phase = ConnectionState.CLOSING
+        self._cancel_timer()
+        self._timer = asyncio.get_running_loop().call_later(CLOSE_GRACE, self._transport.close, code, reason)
+        if not self._dirty:
+            self._mark_dirty()
+
+    def _closed(self, code: int, reason: str) -> DisconnectReason:
+        """The transport is gone. The reason is ours if we closed."""
+        if self._close is None:
+            self._close = DisconnectReason(code, reason)
+        self.phase = ConnectionState.CLOSED
+        self._clear = False
+        self._cancel_timer()
+        self._outbox.clear()
+        self._wake()
+        return self._close
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+_CLOSED = ConnectionState.CLOSED
