@@ -32,13 +32,8 @@ class Peer:
     absent: Callable[[], str | None] = lambda: None
 
 
-def _uvicorn(app: str, *options: str) -> Callable[[int], list[str]]:
-    def command(port: int) -> list[str]:
-        folder = ["--app-dir", str(SERVERS), "--port", str(port), "--loop", "uvloop"]
-        quiet = ["--log-level", "warning", "--timeout-graceful-shutdown", "1"]
-        return [sys.executable, "-m", "uvicorn", app, *folder, *quiet, *options]
-
-    return command
+def _python(*words: str) -> Callable[[int], list[str]]:
+    return lambda port: [sys.executable, *(word.format(port=port, servers=SERVERS) for word in words)]
 
 
 def _package(name: str) -> Callable[[], str | None]:
@@ -63,17 +58,17 @@ def _ws_version() -> str | None:
 
 PEERS = (
     Peer(FLOOR, "floor (C)", lambda port: [str(BUILD / "floor"), str(port)]),
+    Peer(AQUILIA, "Aquilia", _python("{servers}/aquilia_app.py", "{port}", "native")),
+    Peer("aquilia-asgi", "Aquilia, ASGI transport", _python("{servers}/aquilia_app.py", "{port}", "asgi")),
     Peer(
-        AQUILIA,
-        "Aquilia",
-        _uvicorn(
-            "aquilia_app:app",
-            *("--ws", "aquilia.sockets.transports.native:NativeProtocol"),
-            *("--http", "aquilia.sockets.transports.http:HTTPProtocol"),
+        "fastapi",
+        "FastAPI",
+        _python(
+            *("-m", "uvicorn", "fastapi_app:app", "--app-dir", "{servers}", "--port", "{port}"),
+            *("--loop", "uvloop", "--log-level", "warning", "--timeout-graceful-shutdown", "1"),
         ),
+        _package("fastapi"),
     ),
-    Peer("aquilia-asgi", "Aquilia, ASGI transport", _uvicorn("aquilia_app:app", "--ws", "websockets-sansio")),
-    Peer("fastapi", "FastAPI", _uvicorn("fastapi_app:app"), _package("fastapi")),
     Peer("ws", "ws on Node", lambda port: ["node", str(SERVERS / "ws_app.mjs"), str(port)], _node_absent),
 )
 

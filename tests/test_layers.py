@@ -99,6 +99,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
     # process
     6: (
         "sockets/hub.py",
+        "sockets/fanout.py",
         "sockets/namespaces.py",
         "sockets/adapters/",
         "sockets/transports/",

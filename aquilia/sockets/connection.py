@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Mapping, Set
 from contextvars import Context, copy_context
 from datetime import UTC, datetime
@@ -80,7 +79,7 @@ class Connection(Outbound):
         self._heard_at = monotonic()
         self._rooms: set[str] = set()
         self._state: dict[str, Any] | None = None
-        self._inbox: deque[Any] | None = None
+        self._inbox: list[Any] | None = None
         self._inbox_since = 0  # the value of bytes_received when it was last empty
         self._pump: Any = None
         self._pending: dict[str, asyncio.Future[Any]] | None = None

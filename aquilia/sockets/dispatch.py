@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from time import monotonic
 from typing import Any, Protocol
 
@@ -219,7 +218,7 @@ class Dispatcher:
     def _enqueue(self, conn: Connection, item: Any) -> None:
         inbox = conn._inbox
         if inbox is None:
-            conn._inbox = deque((item,))
+            conn._inbox = [item]
             conn._inbox_since = conn.bytes_received
             if conn._pump is None:
                 self._pump.add(conn)
@@ -234,7 +233,7 @@ class Dispatcher:
             if conn._paused and conn._outbox.answers_half_full:
                 await conn._drained()  # whoever does not read answers gets no more of them
                 continue
-            item = inbox.popleft()
+            item = inbox.pop(0)
             if not inbox:
                 conn._inbox = None
             if conn._paused:
@@ -306,7 +305,7 @@ class Dispatcher:
         by_server = conn._close is not None
         ended = conn._closed(code, reason)
         conn._home.recorder.closed(self._pattern, ended.code)
-        self._tasks.start(self._finish(conn, ended, by_server=by_server))
+        self._tasks.start(self._finish(conn, ended, by_server=by_server), conn._context)
 
     async def _finish(self, conn: Connection, reason: DisconnectReason, *, by_server: bool) -> None:
         try:

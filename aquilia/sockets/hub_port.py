@@ -63,3 +63,9 @@ class HubPort(Protocol):
 
     def mark_dirty(self, conn: Any) -> None:
         """Frames wait in this connection's outbox: write them before the loop's turn is over."""
+
+    def hold(self) -> None:
+        """A group of handlers is about to run: what they send is written together, at `release`."""
+
+    def release(self) -> None:
+        """The group has ended: write what is there."""

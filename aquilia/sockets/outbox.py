@@ -47,7 +47,7 @@ class _Urgent:
         self.frame = frame
 
 
-_Queue = deque["bytes | _Urgent | _Gap"]
+_Entry = bytes | _Urgent | _Gap
 
 
 class Outbox:
@@ -66,8 +66,9 @@ class Outbox:
         self._limits: Final = limits
         self._half_size: Final = limits.buffer_size // 2
         self._half_bytes: Final = limits.buffer_bytes // 2
-        self._frames: _Queue | None = None  # an empty one would cost every idle connection half a kilobyte
-        self._passed: _Queue | None = None
+        self._frames: list[_Entry] | deque[_Entry] | None = None
+        """A list while it is short: an empty deque takes half a kilobyte, and there are many connections."""
+        self._passed: deque[_Entry] | None = None
         """What `drop_oldest` went past. It stands before the frames, and nothing in it can be dropped."""
         self._size = 0
         self._urgent_bytes = 0
@@ -101,7 +102,7 @@ class Outbox:
         if size > self._half_size or waiting > self._half_bytes:
             return self._push_beyond_half(frame)
         if self._frames is None:
-            self._frames = deque((frame,))
+            self._frames = [frame]
         else:
             self._frames.append(frame)
         self._size = size
@@ -110,14 +111,15 @@ class Outbox:
 
     def _push_beyond_half(self, frame: bytes) -> bool:
         strategy = self._limits.strategy
+        frames = self._queue()
         if self._size and self._too_full_for(frame):
             if strategy == "drop_newest":
-                self._frames = self._count_lost(self._frames)
+                self._count_lost(frames)
                 return True
             if strategy != "drop_oldest":
                 return False
-            self._drop_oldest_for(frame)
-        self._append(frame)
+            self._drop_oldest_for(frame, frames)
+        frames.append(frame)
         self._size += 1
         self.waiting_bytes += len(frame)
         self._look()
@@ -129,7 +131,10 @@ class Outbox:
         It counts in `waiting_bytes` but not against the bound: whoever causes answers is bounded by them,
         since a connection is not read from while `answers_half_full`.
         """
-        self._append(_Urgent(frame))
+        if self._frames is None:
+            self._frames = [_Urgent(frame)]
+        else:
+            self._frames.append(_Urgent(frame))
         self._urgent_bytes += len(frame)
         self.waiting_bytes += len(frame)
         if self.waiting_bytes > self._half_bytes:
@@ -143,14 +148,15 @@ class Outbox:
         frames = self._frames
         if frames and not self._gaps and not self._passed and self.waiting_bytes <= max_bytes:
             if self._urgent_bytes:
-                everything = [entry.frame if type(entry) is _Urgent else entry for entry in frames]
-            else:
-                everything = list(frames)
+                frames = [entry.frame if type(entry) is _Urgent else entry for entry in frames]
+            elif type(frames) is not list:
+                frames = list(frames)
             self.clear()
-            return cast(list[bytes], everything)
+            return cast(list[bytes], frames)
         taken: list[bytes] = []
         total = 0
-        while (queue := self._passed or self._frames) and (not taken or total < max_bytes):
+        waiting = self._queue()
+        while (queue := self._passed or waiting) and (not taken or total < max_bytes):
             entry = queue.popleft()
             if isinstance(entry, _Gap):
                 self._gaps -= 1
@@ -182,32 +188,32 @@ class Outbox:
         plain = self.waiting_bytes - self._urgent_bytes
         return self._size >= limits.buffer_size or plain + len(frame) > limits.buffer_bytes
 
-    def _append(self, entry: bytes | _Urgent) -> None:
-        if self._frames is None:
-            self._frames = deque()
-        self._frames.append(entry)
+    def _queue(self) -> deque[_Entry]:
+        """What waits, as what can be taken from its beginning."""
+        frames = self._frames
+        if type(frames) is not deque:
+            frames = self._frames = deque(frames or ())
+        return frames
 
-    def _count_lost(self, queue: _Queue | None) -> _Queue:
+    def _count_lost(self, queue: deque[_Entry]) -> None:
         """One more message is lost at the end of `queue`."""
         self.dropped += 1
-        if queue is None:
-            queue = deque()
         if queue and isinstance(last := queue[-1], _Gap):
             last.dropped += 1
         else:
             queue.append(_Gap(1))
             self._gaps += 1
-        return queue
 
-    def _drop_oldest_for(self, frame: bytes) -> None:
+    def _drop_oldest_for(self, frame: bytes, frames: deque[_Entry]) -> None:
         # What cannot be dropped is gone past once, not again for each message: answers may be many.
-        while self._size and self._frames and self._too_full_for(frame):
-            oldest = self._frames.popleft()
+        passed = self._passed
+        if passed is None:
+            passed = self._passed = deque()
+        while self._size and self._too_full_for(frame):
+            oldest = frames.popleft()
             if isinstance(oldest, bytes):
                 self._size -= 1
                 self.waiting_bytes -= len(oldest)
-                self._passed = self._count_lost(self._passed)
-            elif self._passed is None:
-                self._passed = deque((oldest,))
+                self._count_lost(passed)
             else:
-                self._passed.append(oldest)
+                passed.append(oldest)

@@ -1,18 +1,16 @@
-"""The pump: runs the handlers of all connections, on as few tasks as they can share.
+"""The pump: which connections have something to handle, and when their handlers run.
 
-A task for each message, or for each connection that has one, would cost more than most handlers do. So one task steps
-through the connections that have something to handle. A handler that has to wait keeps that task to itself, and two
-others relieve it, since where one waits the next will: to a handler it looks as if its connection had a task of its
-own, which is there to be asked for, cancelled and timed. An idle connection has none.
+With thousands of connections each step finds its objects gone from the processor's caches if all are read from first,
+then handled, then written to. So they take these steps in groups, the first ones while the loop still reads. No
+handler waits for another: each runs up to its first wait, and from there on as a task (see `tasks`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from time import perf_counter
-from types import coroutine
 from typing import Any
 
 from aquilia.sockets.connection import Connection
@@ -20,9 +18,12 @@ from aquilia.sockets.tasks import TaskSet
 
 __all__ = ["Pump"]
 
-CLOCK_EVERY = 32
+GROUP = 16
+"""Connections that are handled, and then written to, together."""
 SLICE = 0.004
-"""Seconds after which the loop gets its turn, looked at every `CLOCK_EVERY` connections."""
+"""Seconds after which the loop gets its turn."""
+EAGER_SLICE = 0.02
+"""Seconds of a turn in which groups are handled while the loop reads; what else comes waits for the next turn."""
 
 _DUE: Any = object()
 
@@ -33,89 +34,69 @@ class Pump:
     While that is due or under way `conn._pump` is set: to the task, once it had to wait.
     """
 
-    __slots__ = ("_due", "_free", "_handle", "_tasks")
+    __slots__ = ("_due", "_handle", "_scheduled", "_tasks", "_turn_ends")
 
     def __init__(self, tasks: TaskSet, handle: Callable[[Connection], Coroutine[Any, Any, None]]) -> None:
         self._tasks = tasks
         self._handle = handle
         self._due: deque[Connection] = deque()
-        self._free = 0
-        """Tasks that no handler keeps to itself."""
+        self._scheduled = False
+        self._turn_ends: float | None = None
 
     def add(self, conn: Connection) -> None:
-        """Handle a connection in the loop's next turn; it must not be due already."""
+        """Handle a connection soon; it must not be due already."""
         conn._pump = _DUE
-        self._due.append(conn)
-        if not self._free:
-            self._begin()
-
-    def _begin(self) -> None:
-        self._free += 1
-        self._tasks.start(self._work(), eager=False)
-
-    async def _work(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        await self._step(task)
-
-    def _leave(self) -> None:
-        """The current task takes no more from here on: what is due is for others."""
-        self._free -= 1
-        for _ in range(min(2, len(self._due)) - self._free):
-            self._begin()
-
-    def _ended(self, conn: Connection) -> None:
-        conn._pump = None
-        if conn._inbox:  # it was ended before its time
-            self.add(conn)
-
-    @coroutine
-    def _step(self, task: asyncio.Task[None]) -> Generator[Any, Any, None]:
         due = self._due
+        due.append(conn)
+        if not self._scheduled:
+            self._scheduled = True
+            self._tasks.loop.call_soon(self._run)
+        if len(due) > GROUP:
+            self._run_early()
+
+    def _run(self) -> None:
+        """Handle what is due, until nothing is or the slice is over."""
         deadline = perf_counter() + SLICE
-        handled = 0
-        waits = False
+        while self._due:
+            self._run_group()
+            if self._due and perf_counter() >= deadline:
+                self._tasks.loop.call_soon(self._run)
+                return
+        self._scheduled = False
+
+    def _run_early(self) -> None:
+        """Handle a group while the loop reads, if that has not taken long. The last one may have more to say."""
+        loop = self._tasks.loop
+        if asyncio.current_task(loop) is not None:
+            return  # as with the ASGI transport, which has tasks of its own
+        now = perf_counter()
+        if self._turn_ends is None:
+            self._turn_ends = now + EAGER_SLICE
+            loop.call_soon(self._end_turn)
+        if now < self._turn_ends:
+            self._run_group()
+
+    def _end_turn(self) -> None:
+        self._turn_ends = None
+
+    def _run_group(self) -> None:
+        due = self._due
+        loop = self._tasks.loop
+        hub = due[0]._hub
+        hub.hold()
         try:
-            while due:
+            for _ in range(min(GROUP, len(due))):
                 conn = due.popleft()
-                steps = self._handle(conn)
-                try:
-                    awaited = conn._context.run(steps.send, None)
-                except StopIteration:
-                    conn._pump = None
-                    if task.cancelling():
-                        return  # a handler cancelled the task that it ran in: that is not for others to feel
-                except BaseException:
-                    self._ended(conn)
-                    raise
-                else:
-                    waits = True
+                task = self._tasks.step(self._drain(conn), conn._context, loop)
+                if task is not None:
                     conn._pump = task
-                    self._leave()
-                    try:
-                        yield from _finish(steps, awaited, conn)
-                    finally:
-                        self._ended(conn)
-                    return
-                handled += 1
-                if handled % CLOCK_EVERY == 0 and perf_counter() >= deadline:
-                    yield
-                    deadline = perf_counter() + SLICE
         finally:
-            if not waits:
-                self._leave()
+            hub.release()
 
-
-def _finish(steps: Coroutine[Any, Any, None], awaited: Any, conn: Connection) -> Generator[Any, Any, None]:
-    """The rest of a coroutine that has come to a wait, in its connection's context: what `await` does."""
-    run = conn._context.run
-    try:
-        while True:
-            try:
-                value = yield awaited
-            except BaseException as error:
-                awaited = run(steps.throw, error)
-            else:
-                awaited = run(steps.send, value)
-    except StopIteration:
-        pass
+    async def _drain(self, conn: Connection) -> None:
+        try:
+            await self._handle(conn)
+        finally:
+            conn._pump = None
+            if conn._inbox:  # it was ended before its time
+                self.add(conn)

@@ -1,11 +1,17 @@
-"""Starting tasks: at once where the interpreter can, and never one that the garbage collector may take."""
+"""Starting tasks: up to their first wait at once, and without a task where they do not wait at all.
+
+A task for each message would cost more than most handlers do. So a coroutine begins in the name of a spare task. If
+it has to wait, that task becomes its own, and the next coroutine gets another one. To the coroutine it looks as if it
+had run in a task from its start, which is there to be asked for, cancelled and timed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import sys
-from collections.abc import Coroutine
+from asyncio.tasks import _enter_task, _leave_task  # documented in "Extending asyncio", for what this does
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
 from typing import Any
 
 __all__ = ["TaskSet", "own_error"]
@@ -35,36 +41,69 @@ def own_error(error: BaseException) -> Exception:
 class TaskSet:
     """Tasks that belong together, held until they end."""
 
-    __slots__ = ("_loop", "_tasks")
+    __slots__ = ("_loop", "_spare", "_tasks")
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._spare: _Spare | None = None
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """The loop that runs them. Asking for the running one costs a system call before Python 3.12."""
         self._loop = loop
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that runs them."""
+        return self._loop or asyncio.get_running_loop()
+
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def start(self, coroutine: Coroutine[Any, Any, None], *, eager: bool = True) -> asyncio.Task[None] | None:
-        """Run a coroutine as a task. None: it has ended already.
+    def start(
+        self, coroutine: Coroutine[Any, Any, None], context: Context | None = None
+    ) -> asyncio.Task[None] | None:
+        """Run a coroutine up to its first wait here and now, and the rest as a task. None: it has ended.
 
-        An `eager` one runs up to its first real wait here and now, from Python 3.12, which spares a turn of the loop.
+        Within a task all of it runs as another one, later: two cannot be the current one.
         """
-        loop = self._loop or asyncio.get_running_loop()
-        task: asyncio.Task[None]
-        if sys.version_info >= (3, 12):
-            task = asyncio.Task(coroutine, loop=loop, eager_start=eager)
-            if task.done():
-                task.result()
-                return None
+        loop = self.loop
+        if asyncio.current_task(loop) is not None:
+            task = loop.create_task(coroutine, context=context)
+            self._hold(task)
+            return task
+        return self.step(coroutine, context or copy_context(), loop)
+
+    def step(
+        self, coroutine: Coroutine[Any, Any, None], context: Context, loop: asyncio.AbstractEventLoop
+    ) -> asyncio.Task[None] | None:
+        """What `start` does where no task is the current one."""
+        spare = self._spare
+        if spare is None:
+            spare = self._spare = _Spare(loop)
+        task = spare.task
+        _enter_task(loop, task)
+        try:
+            awaited = context.run(coroutine.send, None)
+        except StopIteration:
+            pass
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError):
+                loop.call_soon(_raise, error)  # whoever starts a task does not hear of its errors
         else:
-            task = loop.create_task(coroutine)
+            self._spare = None
+            self._hold(task)
+            spare.take(coroutine, context, awaited)
+            return task
+        finally:
+            _leave_task(loop, task)
+        if task.cancelling():
+            self._spare = None  # it was cancelled by what ran in its name: that is not for others to feel
+        return None
+
+    def _hold(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return task
 
     async def settle(self, timeout: float) -> None:
         """Wait for all, those started meanwhile included; after `timeout` seconds cancel what is left.
@@ -77,8 +116,67 @@ class TaskSet:
             remaining = deadline - loop.time()
             if remaining <= -DEAF:
                 logger.error("these tasks do not end, though they were cancelled: %s", list(self._tasks))
-                return
+                break
             if remaining <= 0:
                 for task in self._tasks:
                     task.cancel()
             await asyncio.wait(set(self._tasks), timeout=remaining if remaining > 0 else DEAF / 4)
+        if self._spare is not None:
+            self._spare.task.cancel()
+            self._spare = None
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+class _Spare(Coroutine[Any, Any, None]):
+    """A task in wait for a coroutine that has to wait. The object is what the task runs."""
+
+    __slots__ = ("_awaited", "_coroutine", "_parked", "_run", "task")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._coroutine: Coroutine[Any, Any, None] | None = None
+        self._run: Callable[..., Any] = Context().run
+        self._awaited: Any = None
+        self._parked: asyncio.Future[None] | None = None
+        self.task: asyncio.Task[None] = loop.create_task(self, context=Context())
+
+    def take(self, coroutine: Coroutine[Any, Any, None], context: Context, awaited: Any) -> None:
+        """Run the rest of a coroutine, which waits for this."""
+        self._coroutine, self._run, self._awaited = coroutine, context.run, (awaited,)
+        if self._parked is not None and not self._parked.done():
+            self._parked.set_result(None)
+
+    def send(self, value: Any) -> Any:
+        """See `collections.abc.Coroutine`."""
+        if self._coroutine is None:
+            self._parked = self.task.get_loop().create_future()
+            return next(iter(self._parked.__await__()))
+        if self._awaited is not None:
+            (awaited,), self._awaited = self._awaited, None
+            return awaited
+        return self._run(self._coroutine.send, value)
+
+    def throw(self, error: Any, value: Any = None, traceback: Any = None) -> Any:
+        """See `collections.abc.Coroutine`."""
+        if self._coroutine is None:
+            raise error
+        if self._awaited is not None:
+            (awaited,), self._awaited = self._awaited, None
+            if isinstance(error, asyncio.CancelledError) and asyncio.isfuture(awaited) and awaited.cancel():
+                return awaited  # what a cancelled task waits for is cancelled, and ends first
+        return self._run(self._coroutine.throw, error)
+
+    def close(self) -> None:
+        """See `collections.abc.Coroutine`."""
+        if self._coroutine is not None:
+            self._coroutine.close()
+
+    def __await__(self) -> Any:
+        raise TypeError("this is for a task to run")
+
+    @property
+    def cr_frame(self) -> Any:
+        """Where the coroutine is, for asyncio's own reports."""
+        return getattr(self._coroutine, "cr_frame", None)

@@ -1,13 +1,20 @@
-"""The benchmark's server on Aquilia, with what an application would have: a guard, a rate limit, checked payloads."""
+"""The benchmark's server on Aquilia, with what an application would have: a guard, a rate limit, checked payloads.
+
+python aquilia_app.py PORT TRANSPORT serves it as `aq serve --transport TRANSPORT` does.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from aquilia.aquilary import Registry
+from aquilia.asgi import Application
+from aquilia.manifest import AppManifest
+from aquilia.server import Endpoint, listening, serve
 from aquilia.sockets import (
-    AquilaSockets,
     Connection,
     Event,
     MessageEnvelope,
@@ -52,4 +59,13 @@ class Benchmark(SocketController):
         await self.publish_room("all", "pub", payload)
 
 
-app = AquilaSockets.from_controllers([Benchmark], max_connections=20_000)
+def main(port: str, transport: Any) -> None:
+    """Serve until SIGTERM."""
+    manifest = AppManifest("benchmark", controllers=[Benchmark], websockets={"max_connections": 20_000})
+    application = Application(Registry.build([manifest]))
+    with listening(Endpoint(port=int(port))) as sockets:
+        serve(application, sockets, log_level="warning", transport=transport)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

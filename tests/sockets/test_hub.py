@@ -11,7 +11,7 @@ import pytest
 from house import House, Wire, heard, turns
 
 from aquilia.sockets import SocketFault
-from aquilia.sockets import hub as hub_module
+from aquilia.sockets import fanout as fanout_module
 from aquilia.sockets.codecs import codec
 from aquilia.sockets.envelope import PLAIN_JSON, V1_JSON, V1_MSGPACK, Profile
 
@@ -65,9 +65,9 @@ async def test_exclude_and_identity_choose_among_the_members(house: House) -> No
 async def test_a_long_fan_out_gives_the_loop_back_and_keeps_the_order(house: House) -> None:
     members = await house.members(200)
     clock = iter(range(10**6))
-    house.hub._clock = lambda: float(next(clock))  # every look at the clock finds the slice over
+    house.hub._fanout.clock = lambda: float(next(clock))  # every look at the clock finds the slice over
     await house.publish("a")
-    assert sum(len(conn._transport.frames) for conn in members) == hub_module.CLOCK_EVERY
+    assert sum(len(conn._transport.frames) for conn in members) == fanout_module.CLOCK_EVERY
     late = house.connect()
     await members[-1].leave("r")
     await late.join("r")
@@ -81,7 +81,7 @@ async def test_a_long_fan_out_gives_the_loop_back_and_keeps_the_order(house: Hou
 async def test_publishers_wait_while_a_room_is_far_behind(house: House) -> None:
     members = await house.members(200)
     clock = iter(range(10**6))
-    house.hub._clock = lambda: float(next(clock))
+    house.hub._fanout.clock = lambda: float(next(clock))
     published = 0
 
     async def flood() -> None:
@@ -93,7 +93,7 @@ async def test_publishers_wait_while_a_room_is_far_behind(house: House) -> None:
     flooding = asyncio.create_task(flood())
     await asyncio.sleep(0)
     assert published < 150
-    assert len(house.home.rooms["r"].backlog) <= hub_module.BACKLOG
+    assert len(house.home.rooms["r"].backlog) <= fanout_module.BACKLOG
     await flooding
     await turns(1000)
     assert heard(members[0]) == list(range(150))

@@ -10,7 +10,7 @@ import pytest
 from house import House, Shaky, heard, turns
 
 from aquilia.sockets import Publication, SocketFault
-from aquilia.sockets import hub as hub_module
+from aquilia.sockets import fanout as fanout_module
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ async def house(broker: Shaky) -> AsyncIterator[House]:
 def every_look_is_late(house: House) -> None:
     """Whenever the hub looks at the clock, it finds its slice over."""
     clock = iter(range(10**9))
-    house.hub._clock = lambda: float(next(clock))
+    house.hub._fanout.clock = lambda: float(next(clock))
 
 
 async def test_concurrent_joins_do_not_pass_the_number_of_rooms(house: House, broker: Shaky) -> None:
@@ -187,7 +187,7 @@ async def test_many_small_rooms_give_the_loop_back_as_one_large_room_does(town: 
         town.hub.deliver(publication(f"small {n}", n))  # as a broker does that has read many at once
     while (before := reached(town)) < 300:
         await asyncio.sleep(0)
-        assert 0 < reached(town) - before <= hub_module.CLOCK_EVERY
+        assert 0 < reached(town) - before <= fanout_module.CLOCK_EVERY
 
 
 async def test_a_small_room_does_not_wait_for_the_whole_of_a_large_one(town: House) -> None:
@@ -204,7 +204,7 @@ async def test_a_small_room_does_not_wait_for_the_whole_of_a_large_one(town: Hou
 
 async def test_publishers_that_wait_go_on_when_everyone_has_left(town: House) -> None:
     every_look_is_late(town)
-    for n in range(hub_module.BACKLOG):
+    for n in range(fanout_module.BACKLOG):
         town.hub.deliver(publication("large", n))
     waiting = [asyncio.create_task(town.publish(n, room="large")) for n in range(3)]
     await turns(2)

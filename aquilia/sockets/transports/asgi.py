@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.types import Receive, Send
@@ -30,12 +30,13 @@ HIGH_WATER, LOW_WATER = 1 << 16, 1 << 14
 TURN = 64
 """Messages of one connection that are handled in one turn of the loop."""
 
+_STARTING: Any = object()
+
 
 class ASGITransport:
     """One connection; `serve` runs in the task that the server made for it, until it is over."""
 
     kind = "asgi"
-    line = None
 
     __slots__ = (
         "_aborted", "_binary", "_closing", "_conn", "_events", "_full", "_queue", "_queued", "_receive", "_resume",
@@ -104,18 +105,38 @@ class ASGITransport:
 
     def write(self, frames: Sequence[bytes]) -> bool:
         """See `Transport`."""
-        self._queue.extend(frames)
+        self._queue += frames
         self._queued += sum(map(len, frames))
         if self._writer is None:
-            self._writer = self._tasks.start(self._write())
+            self._writer = _STARTING
+            task = self._tasks.start(self._write())
+            if task is not None:
+                self._writer = task
         self._full = self._queued > HIGH_WATER
         return not self._full
 
+    @property
+    def line(self) -> Callable[[bytes], object] | None:
+        """See `Transport`."""
+        return self._write_one if self._writer is None and self._closing is None else None
+
+    def _write_one(self, frame: bytes) -> None:
+        self.write((frame,))
+
     async def _write(self) -> None:
+        queue, send, binary = self._queue, self._send, self._binary
         try:
-            while self._queue:
-                frame = self._queue.popleft()
-                await self._send_frame(frame)
+            while queue:
+                frame = queue.popleft()
+                try:
+                    if binary:
+                        await send({"type": "websocket.send", "bytes": frame})
+                    else:
+                        await send({"type": "websocket.send", "text": frame.decode()})
+                except Exception as error:
+                    # Servers raise errors of many kinds when the client has gone; `receive` tells of it properly.
+                    logger.debug("a write to a connection that is gone: %r", error)
+                    self.resume_reading()
                 self._queued -= len(frame)
                 if self._full and self._queued <= LOW_WATER:
                     self._full = False
@@ -123,17 +144,6 @@ class ASGITransport:
                         self._events.on_writable(self._conn)
         finally:
             self._writer = None
-
-    async def _send_frame(self, frame: bytes) -> None:
-        try:
-            if self._binary:
-                await self._send({"type": "websocket.send", "bytes": frame})
-            else:
-                await self._send({"type": "websocket.send", "text": frame.decode()})
-        except Exception as error:
-            # Servers raise errors of many kinds when the client has gone; `receive` tells of it properly.
-            logger.debug("a write to a connection that is gone: %r", error)
-            self.resume_reading()
 
     def pause_reading(self) -> None:
         """See `Transport`."""

@@ -34,8 +34,10 @@ class Transport(Protocol):
 
     kind: str
     """Names the framing: connections of one kind share the frames that `frame` made."""
-    line: Callable[[bytes], object] | None
-    """Writes one frame at once: the short way for a publication to many. None while, or where, there is none."""
+
+    @property
+    def line(self) -> Callable[[bytes], object] | None:
+        """Writes one frame at once: the short way for a publication to many. None while there is none."""
 
     def frame(self, message: bytes, *, binary: bool) -> bytes:
         """The message as `write` wants it. Depends on `kind` and the arguments alone."""

@@ -356,6 +356,7 @@ _SHORT_TEXT = [frame_header(_TEXT, length) for length in range(126)]
 _SHORT_BINARY = [frame_header(_BINARY, length) for length in range(126)]
 
 
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _MINIMAL_HEAD = (
     b"GET / HTTP/1.1\r\nHost: _\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n"
@@ -398,6 +399,8 @@ def upgrade(
         read_buffer_init_size=0,
     )
     websocket.connection_made(wire)
+    if _QUICKACK is not None:  # picows asks for it: an ACK of its own for what our answer would acknowledge
+        wire.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, _QUICKACK, 0)
     # The head that picows answers is one of our own: only the key matters to it, and long ones overflow it.
     _feed(websocket, _MINIMAL_HEAD % key.encode())
     wire.pause_reading()

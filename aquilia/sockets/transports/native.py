@@ -222,7 +222,7 @@ class NativeProtocol(asyncio.Protocol):
             self._end_unfinished(500, CloseCode.INTERNAL)
         else:
             if self._handed_over:
-                # uvloop keeps the first protocol of a wire for as long as the wire lives: this one, with all it holds.
+                # uvloop keeps the first protocol of a wire as long as that lives: this one, with all it holds.
                 self.__dict__.clear()
             else:
                 self._end_unfinished(500, CloseCode.NORMAL)

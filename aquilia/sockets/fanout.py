@@ -1,0 +1,265 @@
+"""Fan-out: publications on their way to the local members of their audience.
+
+It runs without await, in slices: it looks at the clock every `CLOCK_EVERY` members, and gives the loop back after
+`SLICE` seconds. An audience finishes one publication before its next, so its members agree on the order. A
+publication is encoded once for each variant of connection, and is shared bytes from there on. Where nothing waits
+before it, it is written at once; what else is published in the same turn of the loop is joined into one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from operator import length_hint
+
+from aquilia.sockets.adapters.base import Publication
+from aquilia.sockets.codecs import codec as codec_named
+from aquilia.sockets.connection import Connection, Variant
+from aquilia.sockets.envelope import MessageEnvelope
+from aquilia.sockets.faults import ws_publish_failed
+
+__all__ = ["Audience", "FanOut"]
+
+logger = logging.getLogger("aquilia.sockets")
+
+CLOCK_EVERY = 64
+SLICE = 0.004
+BACKLOG = 64
+"""Publications that an audience may be behind before its publishers wait."""
+TURN_BYTES = 1 << 16
+"""Bytes that may be published in one turn of the loop: they have to be written before more come."""
+
+
+class Audience:
+    """Connections that get the same publications: a room's members, or all of a namespace."""
+
+    __slots__ = (
+        "backlog", "caught_up", "current", "gone", "joined", "lock", "members", "name", "rest", "subscribed", "turn",
+    )  # fmt: skip
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+        self.members: dict[str, Connection] = {}
+        self.backlog: deque[_Delivery] = deque()
+        self.current: _Delivery | None = None
+        self.rest: Iterator[Connection] = iter(())
+        self.gone: set[Connection] = set()
+        """Who left while the current publication is on its way: it is not for them any more."""
+        self.joined = False
+        """Whether the current publication waits for others, to be written with them."""
+        self.turn = -1
+        """The loop's turn in which a publication last began."""
+        self.caught_up: asyncio.Future[None] | None = None
+        self.lock = asyncio.Lock()
+        self.subscribed = False
+
+    def remove(self, conn: Connection) -> None:
+        """Take a member out; one that is not there is no error."""
+        if self.members.pop(conn.id, None) is not None and self.current is not None:
+            self.gone.add(conn)
+
+
+class _Delivery:
+    """A publication on its way to one audience, with its frames."""
+
+    __slots__ = ("_frames", "publication")
+
+    def __init__(self, publication: Publication) -> None:
+        self.publication = publication
+        self._frames: dict[Variant, bytes] = {}
+
+    def frame(self, conn: Connection) -> bytes:
+        """The frame for a member, as its transport wants it."""
+        variant = conn._variant
+        frame = self._frames.get(variant)
+        if frame is None:
+            try:
+                frame = self._encode(conn)
+            except Exception:
+                logger.exception("event %r cannot be written as %s", self.publication.event, variant.codec)
+                frame = self._apology(conn)
+            self._frames[variant] = frame
+        return frame
+
+    def check(self, conn: Connection) -> int:
+        """Encode for one member where the publisher still hears of it: its payload may be unfit. The bytes of it.
+
+        Raises:
+            SocketFault: WS_PUBLISH_FAILED.
+        """
+        try:
+            frame = self._frames[conn._variant] = self._encode(conn)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ws_publish_failed(f"{self.publication.event!r} cannot be encoded: {error}") from error
+        return len(frame)
+
+    def _apology(self, conn: Connection) -> bytes:
+        """What a member gets whose codec cannot write what others could be sent: no loss is silent."""
+        fault = ws_publish_failed(f"an event {self.publication.event!r} cannot be written in this codec")
+        return conn._encode(MessageEnvelope(event="error", payload=fault.as_dict()))
+
+    def _encode(self, conn: Connection) -> bytes:
+        publication = self.publication
+        codec = codec_named(conn._variant.codec)
+        envelope = MessageEnvelope(
+            type="event",
+            event=publication.event,
+            payload=publication.payload,
+            room=publication.room,
+            meta={"ts": publication.ts} if conn._variant.v1 else None,
+        )
+        return conn._transport.frame(codec.encode(envelope), binary=codec.binary)
+
+
+class FanOut:
+    """Brings publications to audiences. One per process."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self._loop: asyncio.AbstractEventLoop
+        self._behind: deque[Audience] = deque()
+        self._slicing = False
+        self._turn = 0
+        self._turn_ends: float | None = None
+        self._published = 0
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The loop that it shares."""
+        self._loop = loop
+
+    # What publishers wait for
+
+    async def turn(self) -> None:
+        """Wait for the loop's next turn if this one has seen enough: else a burst would overrun its readers."""
+        while self._turn_ends is not None and (  # noqa: ASYNC110 - what is waited for is the turn itself
+            self._published >= TURN_BYTES or self.clock() >= self._turn_ends
+        ):
+            await asyncio.sleep(0)
+        if self._turn_ends is None:
+            self._turn_ends = self.clock() + SLICE
+            self._loop.call_soon(self._begin_turn)
+
+    def _begin_turn(self) -> None:
+        self._turn += 1
+        self._turn_ends = None
+        self._published = 0
+
+    async def keep_pace(self, audience: Audience) -> None:
+        """Wait while an audience is far behind."""
+        if len(audience.backlog) >= BACKLOG:
+            if audience.caught_up is None:
+                audience.caught_up = self._loop.create_future()
+            await asyncio.shield(audience.caught_up)
+
+    # The work
+
+    def deliver(self, audience: Audience, publication: Publication) -> None:
+        """Send a publication to an audience, at once as far as the slice goes.
+
+        Raises:
+            SocketFault: WS_PUBLISH_FAILED, if it cannot be encoded.
+        """
+        delivery = _Delivery(publication)
+        if audience.members:
+            self._published += delivery.check(next(iter(audience.members.values())))
+        audience.backlog.append(delivery)
+        if audience.current is None and len(audience.backlog) == 1:
+            self._behind.append(audience)
+            if not self._slicing:
+                self._run_slice()
+
+    def _run_slice(self) -> None:
+        """Fan out until nothing is left or the slice is over; the rest follows in the loop's next turn."""
+        self._slicing = True
+        deadline = self.clock() + SLICE
+        try:
+            while self._behind:
+                audience = self._behind[0]
+                done = self._advance(audience, deadline)
+                self._behind.popleft()
+                if not done or audience.backlog:
+                    self._behind.append(audience)  # the others come first: none waits for a large room's end
+                if self._behind and (not done or self.clock() >= deadline):
+                    self._loop.call_soon(self._run_slice)
+                    return
+        except BaseException:
+            self._slicing = False
+            raise
+        self._slicing = False
+
+    def _advance(self, audience: Audience, deadline: float) -> bool:
+        """Bring one publication of an audience to its end. False: the time is up before that."""
+        if audience.current is None:
+            audience.current = audience.backlog.popleft()
+            audience.rest = iter(tuple(audience.members.values()))
+            audience.joined = bool(audience.backlog) or audience.turn == self._turn
+            audience.turn = self._turn
+        delivery = audience.current
+        identity = delivery.publication.identity
+        excluded = audience.members.get(delivery.publication.exclude or "")
+        joined, gone = audience.joined, audience.gone
+        variant: Variant | None = None
+        frame, size = b"", 0
+        batch = _Batch()
+        while True:
+            pushed = 0
+            for conn in islice(audience.rest, CLOCK_EVERY):
+                pushed += 1
+                if conn is excluded or (gone and conn in gone):
+                    continue
+                if identity is not None and (conn.identity is None or conn.identity.id != identity):
+                    continue
+                if conn._variant is not variant:
+                    batch.write(frame)
+                    variant = conn._variant
+                    frame = delivery.frame(conn)
+                    size = len(frame)
+                if conn._clear and not joined and (line := conn._transport.line) is not None:
+                    conn.messages_sent += 1
+                    conn.bytes_sent += size
+                    batch.add(conn, line)
+                elif conn._close is None:
+                    conn._push(frame)
+            batch.write(frame)
+            if pushed < CLOCK_EVERY:
+                self._finish(audience)
+                return True
+            if self.clock() >= deadline:
+                return False
+
+    def _finish(self, audience: Audience) -> None:
+        audience.current = None
+        audience.rest = iter(())
+        audience.gone.clear()
+        if audience.caught_up is not None and len(audience.backlog) < BACKLOG // 2:
+            audience.caught_up.set_result(None)
+            audience.caught_up = None
+
+
+class _Batch:
+    """Members to which one frame is written at once, after they were chosen: between system calls, code is short."""
+
+    __slots__ = ("_lines", "_members")
+
+    def __init__(self) -> None:
+        self._lines: list[Callable[[bytes], object]] = []
+        self._members: list[Connection] = []
+
+    def add(self, conn: Connection, line: Callable[[bytes], object]) -> None:
+        self._lines.append(line)
+        self._members.append(conn)
+
+    def write(self, frame: bytes) -> None:
+        rest = iter(self._lines)
+        while True:
+            try:
+                for line in rest:
+                    line(frame)
+                break
+            except Exception:  # one broken wire must not stop the others
+                self._members[len(self._lines) - length_hint(rest) - 1]._broken()
+        self._lines.clear()
+        self._members.clear()
