@@ -111,6 +111,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/__init__.py",  # exports all of its area, so it stands on top of it
         "sockets/refusal.py",
         "sockets/runtime.py",
+        "sockets/opening.py",
         "sockets/admin.py",
         "sockets/publisher.py",
         "sockets/audit.py",

@@ -34,6 +34,18 @@ SERVERS = {
         *("uvicorn", app, "--port", port, "--ws", "aquilia.sockets.transports.native:NativeProtocol"),
         *("--log-level", "warning"),
     ],
+    **{
+        f"uvicorn native {' '.join(options)}": lambda app, port, options=options: [
+            *("uvicorn", app, "--port", port, "--ws", "aquilia.sockets.transports.native:NativeProtocol"),
+            *("--http", "aquilia.sockets.transports.http:HTTPProtocol", "--log-level", "warning", *options),
+        ]
+        for options in (
+            ("--workers", "2"),
+            ("--reload",),
+            ("--loop", "asyncio"),
+            ("--proxy-headers", "--forwarded-allow-ips", "127.0.0.1"),
+        )
+    },
     "hypercorn": lambda app, port: ["hypercorn", app, "--bind", f"127.0.0.1:{port}"],
     "granian": lambda app, port: [
         *(
@@ -57,13 +69,19 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from aquilia.sockets import (
-    AquilaSockets, Connection, Event, OnConnect, OnDisconnect, Socket, SocketController, Subscribe
+    AquilaSockets, Connection, Event, OnConnect, OnDisconnect, Socket, SocketController, SocketGuard, Subscribe
 )
 
 
-@Socket("/room/:name")
+class Porter(SocketGuard):
+    def check_handshake(self, handshake):
+        Room.came_from.append(handshake.client)
+
+
+@Socket("/room/:name", guards=[Porter()])
 class Room(SocketController):
     seen: list[str] = []
+    came_from: list[str] = []
 
     @OnConnect()
     async def welcome(self, conn: Connection) -> None:
@@ -85,6 +103,10 @@ class Room(SocketController):
     @Event("gone")
     async def count(self, conn: Connection) -> int:
         return len(self.seen)
+
+    @Event("origins")
+    async def origins(self, conn: Connection) -> list[str]:
+        return self.came_from
 
     @Event("end")
     async def end(self, conn: Connection) -> None:
@@ -142,7 +164,10 @@ async def running(server: str, app: str, folder: Path) -> AsyncIterator[tuple[st
     assert "/aquilia/" not in log.read_text(), log.read_text()  # no traceback through us
 
 
-@pytest.mark.parametrize("server", list(SERVERS))
+ONE_PROCESS = [server for server in SERVERS if "--workers" not in server]
+
+
+@pytest.mark.parametrize("server", ONE_PROCESS)
 @pytest.mark.parametrize(("app", "prefix"), [("alone", ""), ("fastapi", "/live"), ("starlette", "/live")])
 async def test_the_sockets_work_in_any_host_under_any_server(
     server: str, app: str, prefix: str, tmp_path: Path
@@ -185,6 +210,28 @@ async def test_a_server_that_is_told_to_stop_ends_with_its_clients_open(server: 
         code, _ = await client.closed()
         # Granian cuts its connections, Hypercorn says 1011 after a while, uvicorn 1012.
         assert code in {"granian": (0, 1006), "hypercorn": (1001, 1011, 1012)}.get(server, (1012,))
+
+
+async def test_many_workers_share_a_port_and_end_together(tmp_path: Path) -> None:
+    async with (
+        running("uvicorn native --workers 2", "alone", tmp_path) as (base, process),
+        contextlib.AsyncExitStack() as stack,
+    ):
+        clients = [await stack.enter_async_context(Client.connect(f"{base}/room/a")) for _ in range(12)]
+        for client in clients:
+            await client.expect("welcome")
+            assert (await client.request("say", "hello"))["data"] == 5
+        process.send_signal(signal.SIGTERM)
+        assert {(await client.closed())[0] for client in clients} == {1012}
+
+
+async def test_the_address_of_a_client_behind_a_proxy_is_the_one_that_the_proxy_tells(tmp_path: Path) -> None:
+    server = "uvicorn native --proxy-headers --forwarded-allow-ips 127.0.0.1"
+    async with running(server, "alone", tmp_path) as (base, _):
+        forwarded = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
+        async with Client.connect(f"{base}/room/a", additional_headers=forwarded) as client:
+            await client.expect("welcome")
+            assert (await client.request("origins"))["data"] == ["203.0.113.9"]
 
 
 @Socket("/room/:name")

@@ -24,6 +24,7 @@ from aquilia.sockets import (
     OnDisconnect,
     Socket,
     SocketController,
+    Subscribe,
 )
 from aquilia.sockets.transports import frames as frames_module
 from aquilia.sockets.transports import http as http_module
@@ -44,6 +45,15 @@ class Raw(SocketController):
         for _ in range(5):
             await asyncio.sleep(0)
         await conn.send_event("later", payload)
+
+    @Subscribe("enter")
+    async def enter(self, conn: Connection) -> str:
+        return "all"
+
+    @Event("tell")
+    async def tell(self, conn: Connection, payload: int) -> None:
+        for number in range(payload):
+            await self.publish_room("all", "told", number)
 
     @Event("end")
     async def end(self, conn: Connection) -> None:
@@ -135,6 +145,22 @@ async def test_a_broken_frame_ends_the_connection_with_its_code(
     assert await raw.closed() == code
     await eventually(lambda: ENDS)
     assert ENDS[0].code == code
+
+
+@pytest.mark.parametrize(
+    "broken", [frame(3, b"x"), frame(TEXT, b"{}", rsv=4)], ids=["opcode", "reserved bit"]
+)
+async def test_nothing_follows_the_close_of_who_broke_the_protocol(
+    url: str, raw: RawSocket, broken: bytes
+) -> None:
+    async with Client.connect(url) as publisher:
+        raw.send(frame(TEXT, json.dumps({"event": "enter", "id": "1", "ack": True}).encode()))
+        assert (await raw.read()).opcode == TEXT
+        raw.send(broken)
+        assert (await raw.read()).close_code == 1002
+        assert (await publisher.request("tell", 3))["status"] == "ok"
+        raw.send(frame(CLOSE, b"\x03\xea"))
+        assert await asyncio.wait_for(raw.reader.read(), 10) == b""
 
 
 async def test_endless_empty_fragments_are_refused(raw: RawSocket) -> None:

@@ -305,7 +305,7 @@ async def test_nothing_is_left_of_clients_that_vanish(ws: Any) -> None:
         await crowd([f"{base}/rough/a"] * CROWD, seed=1)
         await expect_nothing_left(app, tasks)
         assert len(OPENED) > CROWD // 2
-        assert app._connections == 0
+        assert app._entrance.connections == 0
 
 
 @pytest.mark.parametrize("ws", TRANSPORTS.values(), ids=list(TRANSPORTS))
@@ -453,5 +453,5 @@ async def test_an_upgrade_that_the_end_overtakes_is_ended_too() -> None:
         ("websocket.close", 1012),
     ]
     await eventually(lambda: app.live() == dict.fromkeys(app.live(), 0))
-    assert app._connections == 0
+    assert app._entrance.connections == 0
     assert not survivors(app)

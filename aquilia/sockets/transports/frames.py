@@ -79,8 +79,8 @@ class NativeTransport(WSListener):
 
     __slots__ = (
         "_behind", "_budget", "_close_timer", "_closing", "_conn", "_events", "_fragments", "_heard", "_kind",
-        "_later", "_max_size", "_on_gone", "_paused", "_pong", "_protocol", "_silent", "_size", "_stopped",
-        "_websocket", "_wire", "_write_paused", "gone", "line",
+        "_later", "_line", "_max_size", "_on_gone", "_paused", "_pong", "_protocol", "_silent", "_size", "_stopped",
+        "_websocket", "_wire", "_write_paused", "gone",
     )  # fmt: skip
 
     def __init__(
@@ -108,7 +108,7 @@ class NativeTransport(WSListener):
         self._close_timer: asyncio.TimerHandle | None = None
         self._write_paused = self._paused = self._stopped = False
         self.gone = False
-        self.line: Callable[[bytes], object] | None = wire.write
+        self._line: Callable[[bytes], object] | None = wire.write
         self._budget = TURN
         self._later: deque[_KeptFrame] | None = None
 
@@ -246,7 +246,7 @@ class NativeTransport(WSListener):
         self._wire.close()
 
     def _write_close(self, body: bytes) -> None:
-        self.line = None
+        self._line = None
         self._wire.write(frame_header(_CLOSE, len(body)) + body)
         self._close_timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self._wire.abort)
 
@@ -263,7 +263,7 @@ class NativeTransport(WSListener):
         if self._closing is None and sent is not None:
             self._closing = (int(sent.code), sent.reason or "")  # picows met a broken frame
         code, reason = self._closing = self._closing or (CloseCode.ABNORMAL, "")
-        self.line = None
+        self._line = None
         self.gone = True
         self._on_gone(self)
         events, self._events = self._events, None
@@ -274,12 +274,12 @@ class NativeTransport(WSListener):
     def pause_writing(self) -> None:
         """The peer reads too slowly."""
         self._write_paused = True
-        self.line = None
+        self._line = None
 
     def resume_writing(self) -> None:
         """The wire takes more."""
         self._write_paused = False
-        self.line = self._wire.write if self._closing is None else None
+        self._line = self._wire.write if self._closing is None else None
         if self._pong is not None:
             pong, self._pong = self._pong, None
             self._answer_ping(pong)
@@ -295,9 +295,14 @@ class NativeTransport(WSListener):
             return (_SHORT_BINARY if binary else _SHORT_TEXT)[length] + message
         return frame_header(_BINARY if binary else _TEXT, length) + message
 
-    def write(self, frames: Sequence[bytes]) -> bool:
+    @property
+    def line(self) -> Callable[[bytes], object] | None:
         """See `Transport`."""
         # picows may have said goodbye by itself, to a peer that broke the framing.
+        return None if self._websocket.is_close_frame_sent else self._line
+
+    def write(self, frames: Sequence[bytes]) -> bool:
+        """See `Transport`."""
         if self._closing is None and not self._websocket.is_close_frame_sent:
             self._wire.write(frames[0] if len(frames) == 1 else b"".join(frames))
         return not self._write_paused
@@ -326,7 +331,7 @@ class NativeTransport(WSListener):
         """See `Transport`."""
         if self._closing is None:
             self._closing = (CloseCode.ABNORMAL, "")
-        self.line = None
+        self._line = None
         self._wire.abort()
 
     def shutdown(self) -> None:

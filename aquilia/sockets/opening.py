@@ -1,0 +1,289 @@
+"""The opening of a connection: one handshake, from the door to the dispatcher.
+
+Its order: origin and host, path, limits, handshake middleware, guards, upgrade. Whoever is not let in is told by an
+HTTP response, or by a close code where that is all that the client could see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.types import Receive, Send
+from starlette.types import Scope as ASGIScope
+
+from aquilia.aquilary import App
+from aquilia.controller import RequestCtx
+from aquilia.di import ScopeContainer
+from aquilia.exchange import route_path
+from aquilia.faults import Fault, FaultEngine
+from aquilia.middleware import Endpoint, compose, split
+from aquilia.patterns import PatternTable
+from aquilia.sockets.codecs import codec as codec_named
+from aquilia.sockets.connection import Connection
+from aquilia.sockets.contract import SocketContract
+from aquilia.sockets.dispatch import Dispatcher
+from aquilia.sockets.envelope import Profile
+from aquilia.sockets.faults import CloseCode, ws_internal_error, ws_namespace_not_found, ws_overloaded
+from aquilia.sockets.guards import Check, guard_checks, passes
+from aquilia.sockets.handshake import (
+    Handshake,
+    check_host,
+    check_origin,
+    choose_profile,
+    origin_allowed,
+    wants_v1,
+)
+from aquilia.sockets.hub import Home, Hub
+from aquilia.sockets.limits import TokenBucket
+from aquilia.sockets.namespaces import Namespaces
+from aquilia.sockets.outbox import Outbox
+from aquilia.sockets.recorder import Recorder
+from aquilia.sockets.refusal import admitted, code_of, refusal, refuse, upgrade_headers
+from aquilia.sockets.settings import NodeSettings
+from aquilia.sockets.tasks import TaskSet, own_error
+from aquilia.sockets.transports.asgi import ASGITransport
+from aquilia.sockets.transports.base import NATIVE, Transport
+
+__all__ = ["Entrance"]
+
+_ADMISSION = "aquilia.admission"
+
+
+@dataclass(slots=True)
+class _Served:
+    """A controller, ready to be connected to."""
+
+    app: App
+    contract: SocketContract
+    dispatcher: Dispatcher
+    checks: list[Check]
+    chain: Endpoint
+    connections: int = 0
+
+
+@dataclass(slots=True)
+class _Admission:
+    """A handshake on its way, as the chain's endpoint leaves it."""
+
+    handshake: Handshake
+    served: _Served
+    home: Home | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """A handshake that has not been answered yet."""
+
+    scope: ASGIScope
+    receive: Receive
+    send: Send
+    pattern: str
+
+    @property
+    def offered(self) -> list[str]:
+        return self.scope.get("subprotocols") or []
+
+
+class Entrance:
+    """Where clients come in, for all controllers of the process. It is closed until `open` says otherwise."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeSettings,
+        hub: Hub,
+        namespaces: Namespaces,
+        engine: FaultEngine,
+        recorder: Recorder,
+        tasks: TaskSet,
+    ) -> None:
+        self.open = False
+        self.apps: dict[str, ScopeContainer] = {}
+        """The containers of the manifests."""
+        self.connections = 0
+        """Those that are here or on their way in."""
+        self._node = node
+        self._hub = hub
+        self._namespaces = namespaces
+        self._engine = engine
+        self._recorder = recorder
+        self._tasks = tasks
+        self._table: PatternTable[_Served] = PatternTable()
+        self._served: dict[str, _Served] = {}
+
+    def serve(self, app: App, contract: SocketContract, dispatcher: Dispatcher) -> None:
+        """Let clients in to a controller."""
+        checks = guard_checks(contract.declaration.guards, "check_handshake")
+        served = self._served[contract.declaration.path] = _Served(
+            app,
+            contract,
+            dispatcher,
+            [check for _, check in sorted(checks, key=lambda entry: entry[0])],
+            compose(split(app.middleware).chain, self._admit, answer=self._refusal),
+        )
+        self._namespaces.prepare(contract)
+        self._table.add(contract.declaration.path, served, where=str(contract.location))
+
+    def left(self, pattern: str) -> None:
+        """A connection of this controller has gone."""
+        self._count(self._served[pattern], -1)
+
+    async def turn_away(self, scope: ASGIScope, receive: Receive, send: Send, error: Exception) -> None:
+        """Refuse a client, whoever it is."""
+        await self._turn_away(_Door(scope, receive, send, "none"), error, by_close=False)
+
+    async def enter(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """One handshake, whose `websocket.connect` has been received; the connection too, where it takes a task."""
+        connection = HTTPConnection(scope)
+        path = route_path(scope)
+        match = self._table.match(path)
+        door = _Door(scope, receive, send, match.pattern.source if match else "none")
+        try:
+            check_host(connection, self._node.allowed_hosts)
+            if match is not None:
+                check_origin(connection, match.value.contract.settings.allowed_origins)
+            elif not any(
+                origin_allowed(connection, served.contract.settings.allowed_origins)
+                for served in self._served.values()
+            ):
+                check_origin(connection, None)
+        except Fault as fault:
+            await self._turn_away(door, fault, by_close=False)
+            return
+        if match is None:
+            await self._turn_away(door, ws_namespace_not_found(path[:200]))
+        elif self._is_full(match.value):
+            await self._turn_away(door, ws_overloaded("too many connections"), by_close=False)
+        else:
+            await self._let_in(
+                door, match.value, RequestCtx(connection, path=match.path, path_params=match.params)
+            )
+
+    async def _let_in(self, door: _Door, served: _Served, ctx: RequestCtx) -> None:
+        """Ask middleware and guards, upgrade, and serve."""
+        try:
+            profile, subprotocol = choose_profile(door.offered, served.contract.settings.subprotocols)
+        except Fault as fault:
+            await self._turn_away(door, fault)
+            return
+        handshake = Handshake(ctx.request, ctx.path, ctx.path_params, subprotocol)
+        admission = ctx.state[_ADMISSION] = _Admission(handshake, served)
+        conn = None
+        self._count(served, 1)
+        try:
+            response = await served.chain(ctx)
+            if response.status_code == 101 and admission.home is None:
+                error = RuntimeError("a middleware answered 101, which only `call_next` can")
+                response = self._refusal(error, "handshake")
+            if response.status_code != 101:
+                self._recorder.handshake(door.pattern, code_of(response))
+                await refuse(door.scope, door.send, response, by_close=wants_v1(door.offered))
+                return
+            native = (door.scope.get("extensions") or {}).get(NATIVE)
+            if native is not None:
+                native.max_message_size = served.contract.settings.max_message_size
+            await door.send(
+                {
+                    "type": "websocket.accept",
+                    "subprotocol": subprotocol,
+                    "headers": upgrade_headers(response),
+                }
+            )
+            self._recorder.handshake(door.pattern, "accepted")
+            if not self.open:  # the end came while the upgrade was being sent
+                await door.send({"type": "websocket.close", "code": int(CloseCode.RESTART)})
+                return
+            binary = codec_named(profile.codec).binary
+            transport: Any = (
+                ASGITransport(door.receive, door.send, binary=binary, tasks=self._tasks)
+                if native is None
+                else native.attach()
+            )
+            conn = self._connect(admission, profile, transport)
+        finally:
+            if conn is None:  # else it is counted out, and its namespace released, when it has gone
+                self._count(served, -1)
+                self._release(admission)
+        if native is None:
+            await transport.serve(served.dispatcher, conn)
+        else:
+            transport.start(served.dispatcher, conn)
+
+    async def _turn_away(self, door: _Door, error: Exception, *, by_close: bool = True) -> None:
+        response = self._refusal(error, "handshake")
+        self._recorder.handshake(door.pattern, code_of(response))
+        await refuse(door.scope, door.send, response, by_close=by_close and wants_v1(door.offered))
+
+    def _is_full(self, served: _Served) -> bool:
+        limit = served.contract.settings.max_connections
+        return self.connections >= self._node.max_connections or (
+            limit is not None and served.connections >= limit
+        )
+
+    def _count(self, served: _Served, change: int) -> None:
+        self.connections += change
+        served.connections += change
+
+    async def _admit(self, ctx: RequestCtx) -> Response:
+        """The end of the handshake middleware: open the namespace, and ask the guards."""
+        admission: _Admission = ctx.state[_ADMISSION]
+        self._release(admission)  # a middleware may ask twice
+        served, handshake = admission.served, admission.handshake
+        handshake.identity, handshake.session = ctx.identity, ctx.session
+        try:
+            for check in served.checks:
+                await passes(check, handshake)
+            self._require_open()
+            admission.home = await self._namespaces.acquire(
+                served.contract,
+                self.apps[served.app.manifest.name],
+                handshake.namespace,
+                handshake.path_params,
+            )
+            self._require_open()
+            for guard in served.contract.guards:
+                if guard.declaration.on == "handshake":
+                    await passes(getattr(admission.home.controller, guard.handler.attribute), handshake)
+        except (Exception, asyncio.CancelledError) as error:
+            return self._refusal(own_error(error), f"handshake of {served.contract.controller.__qualname__}")
+        return admitted()
+
+    def _release(self, admission: _Admission) -> None:
+        home, admission.home = admission.home, None
+        if home is not None:
+            self._namespaces.release(home)
+
+    def _require_open(self) -> None:
+        if not self.open:
+            raise ws_overloaded("the server stops")
+
+    def _refusal(self, error: Exception, where: str) -> Response:
+        return refusal(self._engine.process(error, where, internal=ws_internal_error))
+
+    def _connect(self, admission: _Admission, profile: Profile, transport: Transport) -> Connection:
+        """The upgrade is done: from here on the connection is counted, and its dispatcher has it."""
+        home = admission.home
+        assert home is not None
+        settings = home.settings
+        rate = settings.message_rate_limit
+        conn = Connection(
+            id=secrets.token_urlsafe(12),
+            handshake=admission.handshake,
+            profile=profile,
+            codec=codec_named(profile.codec),
+            transport=transport,
+            outbox=Outbox(settings.backpressure),
+            hub=self._hub,
+            home=home,
+            bucket=TokenBucket(rate, max(1.0, 2 * rate), monotonic()) if rate else None,
+        )
+        self._hub.add(conn)
+        self._recorder.opened(home.pattern)
+        admission.served.dispatcher.on_open(conn)
+        return conn
