@@ -71,7 +71,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/adapters/base.py",
         "sockets/hub_port.py",
     ),
-    # users
+    # users, and what runs their controllers
     4: (
         "sockets/connection.py",
         "sockets/outbound.py",
