@@ -38,6 +38,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "exchange.py",
         "http.py",
         "http_faults.py",
+        "lifespan.py",
         "middleware.py",
         "responses.py",
         "validation.py",
