@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -15,14 +14,13 @@ from aquilia.controller import Controller, RequestCtx
 from aquilia.di import DIError, Scope, ScopeContainer, Services
 from aquilia.faults import FaultEngine
 from aquilia.http import HttpApp, HttpRouter
+from aquilia.lifespan import serve_lifespan, undone_by
 from aquilia.middleware import split, wrap
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.plan import PROVIDED, SocketPlan
 from aquilia.sockets.runtime import AquilaSockets
 
 __all__ = ["Application"]
-
-logger = logging.getLogger("aquilia")
 
 
 class Application:
@@ -94,17 +92,11 @@ class Application:
     async def startup(self) -> None:
         """Open the services, and start HTTP controllers and sockets. What fails is undone, and raised."""
         await self.services.open()
-        try:
+        async with undone_by(self.shutdown):
             for app in self.registry.apps:
                 self._apps[app.manifest.name] = await self.services.root.enter(Scope.APP)
             await self.http.startup(self._apps)
             await self.sockets.startup(self._apps)
-        except BaseException:
-            try:
-                await self.shutdown()
-            except Exception:
-                logger.exception("what had started did not stop cleanly")
-            raise
 
     async def shutdown(self) -> None:
         """End the connections, then the controllers, then the services; all of it, whatever fails."""
@@ -123,7 +115,7 @@ class Application:
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """See the ASGI specification, version 3."""
         if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
+            await serve_lifespan(self.startup, self.shutdown, receive, send)
         else:
             await self._asgi(scope, receive, send)
 
@@ -132,14 +124,3 @@ class Application:
             await self.sockets(scope, receive, send)
         else:
             await self.http(scope, receive, send)
-
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        for step, done in ((self.startup, "startup"), (self.shutdown, "shutdown")):
-            await receive()
-            try:
-                await step()
-            except Exception as error:
-                logger.exception("%s failed", done)
-                await send({"type": f"lifespan.{done}.failed", "message": str(error)})
-                return
-            await send({"type": f"lifespan.{done}.complete"})

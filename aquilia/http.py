@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -44,13 +43,12 @@ from aquilia.exchange import Reply, bounded, route_path
 from aquilia.faults import FaultEngine
 from aquilia.handler import Handler
 from aquilia.http_faults import http_exception, http_internal_error, http_method_not_allowed, http_not_found
+from aquilia.lifespan import undone_by
 from aquilia.middleware import Endpoint, Middleware, compose
 from aquilia.patterns import PatternError, PatternTable, compile_pattern, normalise_path
 from aquilia.responses import fault_response
 
 __all__ = ["HttpApp", "HttpRouter"]
-
-logger = logging.getLogger("aquilia")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +130,7 @@ class HttpRouter:
 
         If one fails, those already started are shut down and its error is raised.
         """
-        try:
+        async with undone_by(self.shutdown):
             for cls, constructor in self._constructors.items():
                 container = containers[self._controllers[cls]]
                 controller = await constructor.build(container)
@@ -141,12 +139,6 @@ class HttpRouter:
                 for handler in self._handlers:
                     if handler.route.controller is cls:
                         handler.start(controller, container)
-        except BaseException:
-            try:
-                await self.shutdown()
-            except Exception:
-                logger.exception("what had started did not stop cleanly")
-            raise
 
     async def shutdown(self) -> None:
         """Run `on_shutdown` of every controller, the last started first, even where one fails.

@@ -38,6 +38,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "exchange.py",
         "http.py",
         "http_faults.py",
+        "lifespan.py",
         "middleware.py",
         "responses.py",
         "validation.py",
@@ -71,7 +72,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/adapters/base.py",
         "sockets/hub_port.py",
     ),
-    # users
+    # users, and what runs their controllers
     4: (
         "sockets/connection.py",
         "sockets/outbound.py",

@@ -27,8 +27,6 @@ __all__ = [
     "wants_v1",
 ]
 
-BEARER_PREFIXES = ("aquilia.bearer.", "aquilia.bearer64.")
-
 
 class Origin(NamedTuple):
     """Where a page comes from (RFC 6454), in lower case and with the default port of http and https."""

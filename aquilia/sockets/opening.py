@@ -1,7 +1,7 @@
 """The opening of a connection: one handshake, from the door to the dispatcher.
 
-Its order: origin and host, path, limits, handshake middleware, guards, upgrade. Whoever is not let in is told by an
-HTTP response, or by a close code where that is all that the client could see.
+Its order: host, origin, path, number of connections, subprotocol, handshake middleware, guards, upgrade. Whoever is
+not let in is told by an HTTP response, or by a close code where that is all that the client could see.
 """
 
 from __future__ import annotations
@@ -88,6 +88,11 @@ class _Door:
     @property
     def offered(self) -> list[str]:
         return self.scope.get("subprotocols") or []
+
+    @property
+    def native(self) -> Any:
+        """What takes the connection over from the native transport; None under any other server."""
+        return (self.scope.get("extensions") or {}).get(NATIVE)
 
 
 class Entrance:
@@ -182,41 +187,44 @@ class Entrance:
                 error = RuntimeError("a middleware answered 101, which only `call_next` can")
                 response = self._refusal(error, "handshake")
             if response.status_code != 101:
-                self._recorder.handshake(door.pattern, code_of(response))
-                await refuse(door.scope, door.send, response, by_close=wants_v1(door.offered))
+                await self._refuse(door, response)
                 return
-            native = (door.scope.get("extensions") or {}).get(NATIVE)
-            if native is not None:
-                native.max_message_size = served.contract.settings.max_message_size
-            await door.send(
-                {
-                    "type": "websocket.accept",
-                    "subprotocol": subprotocol,
-                    "headers": upgrade_headers(response),
-                }
-            )
-            self._recorder.handshake(door.pattern, "accepted")
+            await self._upgrade(door, admission, response)
             if not self.open:  # the end came while the upgrade was being sent
                 await door.send({"type": "websocket.close", "code": int(CloseCode.RESTART)})
                 return
-            binary = codec_named(profile.codec).binary
-            transport: Any = (
-                ASGITransport(door.receive, door.send, binary=binary, tasks=self._tasks)
-                if native is None
-                else native.attach()
-            )
+            transport: Any
+            if door.native is not None:
+                transport = door.native.attach()
+            else:
+                binary = codec_named(profile.codec).binary
+                transport = ASGITransport(door.receive, door.send, binary=binary, tasks=self._tasks)
             conn = self._connect(admission, profile, transport)
         finally:
             if conn is None:  # else it is counted out, and its namespace released, when it has gone
                 self._count(served, -1)
                 self._release(admission)
-        if native is None:
-            await transport.serve(served.dispatcher, conn)
-        else:
+        if door.native is not None:
             transport.start(served.dispatcher, conn)
+        else:
+            await transport.serve(served.dispatcher, conn)
+
+    async def _upgrade(self, door: _Door, admission: _Admission, response: Response) -> None:
+        if door.native is not None:
+            door.native.max_message_size = admission.served.contract.settings.max_message_size
+        await door.send(
+            {
+                "type": "websocket.accept",
+                "subprotocol": admission.handshake.subprotocol,
+                "headers": upgrade_headers(response),
+            }
+        )
+        self._recorder.handshake(door.pattern, "accepted")
 
     async def _turn_away(self, door: _Door, error: Exception, *, by_close: bool = True) -> None:
-        response = self._refusal(error, "handshake")
+        await self._refuse(door, self._refusal(error, "handshake"), by_close=by_close)
+
+    async def _refuse(self, door: _Door, response: Response, *, by_close: bool = True) -> None:
         self._recorder.handshake(door.pattern, code_of(response))
         await refuse(door.scope, door.send, response, by_close=by_close and wants_v1(door.offered))
 

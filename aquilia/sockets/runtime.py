@@ -14,6 +14,7 @@ from starlette.types import Scope as ASGIScope
 from aquilia.aquilary import App, BootError, Problem, Registry
 from aquilia.di import Scope, ScopeContainer, Services
 from aquilia.faults import Fault, FaultEngine
+from aquilia.lifespan import serve_lifespan
 from aquilia.manifest import AppManifest
 from aquilia.middleware import split
 from aquilia.sockets.adapters.base import Adapter
@@ -190,7 +191,7 @@ class AquilaSockets:
         if scope["type"] == "websocket":
             await self._serve(scope, receive, send)
         elif scope["type"] == "lifespan":
-            await self._run_lifespan(receive, send)
+            await serve_lifespan(self.startup, self.shutdown, receive, send)
         else:
             fault = Fault("HTTP_NOT_FOUND", "only WebSockets are served here", status=404)
             await refusal(fault)(scope, receive, send)
@@ -204,19 +205,6 @@ class AquilaSockets:
             await self._entrance.turn_away(scope, receive, send, error)
         else:
             await self._entrance.enter(scope, receive, send)
-
-    async def _run_lifespan(self, receive: Receive, send: Send) -> None:
-        await receive()
-        try:
-            await self.startup()
-        except Exception as error:
-            logger.exception("the sockets cannot start")
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await self.shutdown()
-        await send({"type": "lifespan.shutdown.complete"})
 
     async def gone(self, conn: Connection) -> None:
         """The end of a connection, called by its dispatcher."""

@@ -46,6 +46,14 @@ class Opaque:
 
 
 @every_codec
+@pytest.mark.parametrize("payload", [{"large": 2**70}, {"when": NOON}])
+def test_writing_leaves_the_envelope_as_it_is(wire, payload):
+    envelope = MessageEnvelope(event="e", payload=payload)
+    wire.encode(envelope)
+    assert envelope.payload is payload
+
+
+@every_codec
 def test_absent_keys_are_omitted_and_the_type_never(wire):
     assert READERS[wire.name](wire.encode(MessageEnvelope(event="e"))) == {"type": "event", "event": "e"}
     full = MessageEnvelope(

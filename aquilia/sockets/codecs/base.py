@@ -90,20 +90,19 @@ _TYPES = get_args(MessageType)
 _SHOWN = 32
 
 
-def sent(envelope: MessageEnvelope, payload: Any) -> MessageEnvelope:
-    """The envelope as it goes out, with this payload. Mostly the very same: no message is copied for it."""
-    return envelope if payload is envelope.payload else msgspec.structs.replace(envelope, payload=payload)
+def require_complete(envelope: MessageEnvelope) -> None:
+    """See to it that an envelope has what its type needs. No need to ask of one that has an event and an id.
 
-
-def incomplete(envelope: MessageEnvelope) -> SocketFault | None:
-    """What an envelope lacks that its type needs."""
+    Raises:
+        SocketFault: WS_MESSAGE_INVALID.
+    """
     if envelope.type == "ack":
-        return ws_message_invalid("an ack needs the id of what it answers") if envelope.id is None else None
-    if envelope.event is None:
-        return ws_message_invalid(f"a message of type {envelope.type!r} needs an event")
-    if envelope.ack and envelope.id is None:
-        return ws_message_invalid("a message that wants an ack needs an id")
-    return None
+        if envelope.id is None:
+            raise ws_message_invalid("an ack needs the id of what it answers")
+    elif envelope.event is None:
+        raise ws_message_invalid(f"a message of type {envelope.type!r} needs an event")
+    elif envelope.ack and envelope.id is None:
+        raise ws_message_invalid("a message that wants an ack needs an id")
 
 
 def no_envelope(message: Any, refusal: Exception, *, text: bool) -> SocketFault:

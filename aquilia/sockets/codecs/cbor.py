@@ -13,8 +13,8 @@ from aquilia.sockets.codecs.base import (
     WRITE_FAILURES,
     Received,
     as_builtins,
-    incomplete,
     no_envelope,
+    require_complete,
     settle,
     too_deep,
     unwritable,
@@ -50,9 +50,7 @@ class CborCodec:
             envelope = msgspec.convert(message, Received)
         except READ_FAILURES as error:
             raise no_envelope(message, error, text=False) from None
-        fault = incomplete(envelope)
-        if fault is not None:
-            raise fault
+        require_complete(envelope)
         return envelope
 
     def encode(self, envelope: MessageEnvelope) -> bytes:

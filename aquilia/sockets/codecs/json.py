@@ -12,9 +12,8 @@ from aquilia.sockets.codecs.base import (
     WRITE_FAILURES,
     RawReceived,
     as_builtins,
-    incomplete,
     no_envelope,
-    sent,
+    require_complete,
     too_deep,
     unwritable,
 )
@@ -54,16 +53,14 @@ class JsonCodec:
         if len(data) > _ALWAYS_SHALLOW and _nests_too_deep(data):
             raise too_deep()
         if envelope.event is None or (envelope.id is None and (envelope.ack or envelope.type == "ack")):
-            fault = incomplete(envelope)
-            if fault is not None:
-                raise fault
+            require_complete(envelope)
         return envelope
 
     def encode(self, envelope: MessageEnvelope) -> bytes:
         """See `Codec`."""
         payload = envelope.payload
         if type(payload) is _Raw and payload == _NULL:
-            envelope = sent(envelope, None)
+            envelope = msgspec.structs.replace(envelope, payload=None)
         try:
             return self._write(envelope)
         except WRITE_FAILURES as error:

@@ -12,9 +12,8 @@ from aquilia.sockets.codecs.base import (
     WRITE_FAILURES,
     RawReceived,
     as_builtins,
-    incomplete,
     no_envelope,
-    sent,
+    require_complete,
     settle,
     too_deep,
     unwritable,
@@ -53,34 +52,30 @@ class MsgpackCodec:
             raise self._refused(data, error) from None
         if len(data) > MAX_NESTING and len(data.translate(None, _NO_CONTAINERS)) > MAX_NESTING:
             settle(self._tree(data), 1)
-        if envelope.event is None or envelope.id is None or envelope.type == "ack":
-            fault = incomplete(envelope)
-            if fault is not None:
-                raise fault
+        if envelope.event is None or envelope.id is None:
+            require_complete(envelope)
         return envelope
 
     def encode(self, envelope: MessageEnvelope) -> bytes:
         """See `Codec`."""
         payload = envelope.payload
         if type(payload) is msgspec.Raw and payload == _NIL:
-            payload = None
-        message = sent(envelope, payload)
+            envelope = msgspec.structs.replace(envelope, payload=None)
         try:
-            data = self._write(message)
+            data = self._write(envelope)
         except OverflowError:
-            return self._write_plain(message)
+            return self._write_plain(envelope)
         except WRITE_FAILURES as error:
             raise unwritable("MessagePack", error) from error
         if 0xFF in data and _TIMESTAMP.search(data):
-            return self._write_plain(message)
+            return self._write_plain(envelope)
         return data
 
-    def _write_plain(self, message: MessageEnvelope) -> bytes:
+    def _write_plain(self, envelope: MessageEnvelope) -> bytes:
         """Write what msgspec cannot, or would write as timestamps, which no other codec has."""
         try:
-            payload = msgspec.to_builtins(message.payload, builtin_types=_NATIVE, enc_hook=self._as_builtins)
-            message.payload = _within_64_bits(payload)
-            return self._write(message)
+            payload = msgspec.to_builtins(envelope.payload, builtin_types=_NATIVE, enc_hook=self._as_builtins)
+            return self._write(msgspec.structs.replace(envelope, payload=_within_64_bits(payload)))
         except WRITE_FAILURES as error:
             raise unwritable("MessagePack", error) from error
 

@@ -1,8 +1,8 @@
 """The ASGI transport: a WebSocket under any ASGI server (uvicorn, Hypercorn, Granian …).
 
-ASGI gives every connection a task of its own, and `send` may wait. So each burst of frames is written by a short
-task, and once too much waits for it `write` says False. What ASGI cannot do: cut a connection, or notice at once that
-a client has left behind messages that wait because reading is paused.
+ASGI gives every connection a task of its own, and `send` may wait. So each burst of frames is written by a coroutine,
+which becomes a task where `send` does wait; once too much waits for it, `write` says False. What ASGI cannot do: cut
+a connection, or notice at once that a client has left behind messages that wait because reading is paused.
 """
 
 from __future__ import annotations
