@@ -125,7 +125,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "__init__.py",
         "asgi.py",
         "server.py",
-        "testing.py",
+        "testing/",
         "cli/",
     ),
 }
