@@ -47,6 +47,7 @@ def mail() -> Mail:
 class ChatSocket(SocketController):
     def __init__(self, mail: Mail) -> None:
         self.mail = mail
+        self.here: list[Connection] = []
 
     @Guard(on="handshake")
     async def enter(self, handshake: Handshake) -> None:
@@ -57,6 +58,7 @@ class ChatSocket(SocketController):
     async def greet(self, conn: Connection) -> None:
         if conn.headers.get("x-late") == "no":
             raise ws_auth_required("too late")
+        self.here.append(conn)
         await conn.join("all")
 
     @OnDisconnect()
@@ -82,6 +84,10 @@ class ChatSocket(SocketController):
     @Event("wait")
     async def wait(self, conn: Connection) -> None:
         await asyncio.Event().wait()
+
+    @Event("heard")
+    async def heard(self, conn: Connection) -> int:
+        return self.here[0].messages_received
 
     @Event("end")
     async def end(self, conn: Connection) -> None:

@@ -119,6 +119,11 @@ def test_a_live_server_whose_application_does_not_start_says_so(caplog: pytest.L
 
 # The plugin
 
+ANYIO = """
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+"""
 PLUGGED = """
 from aquilia.sockets import Connection, Event, Socket, SocketController
 
@@ -143,20 +148,27 @@ def test_sync(sockets_sync):
 """
 
 
-@pytest.mark.parametrize("mode", ["auto", "strict"])
+MODES = {
+    "auto": "-o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function",
+    "strict": "-o asyncio_mode=strict -o asyncio_default_fixture_loop_scope=function",
+    "anyio": "-p no:asyncio",
+}
+MARKS = {
+    "auto": "",
+    "strict": "import pytest\n\nmarked = pytest.mark.asyncio\n",
+    "anyio": "import sys\nimport pytest\n\nsys.modules['pytest_asyncio'] = None\nmarked = pytest.mark.anyio\n",
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_the_plugin_brings_fixtures_for_both_kinds_of_tests(tmp_path: Any, mode: str) -> None:
-    source = PLUGGED
-    if mode == "strict":
-        marked = source.replace("async def test", "@pytest.mark.asyncio\nasync def test")
-        source = f"import pytest\n{marked}"
-    (tmp_path / "test_plugged.py").write_text(source)
+    marked = PLUGGED.replace("async def test", "@marked\nasync def test") if MARKS[mode] else PLUGGED
+    (tmp_path / "conftest.py").write_text("import pytest\n\n" + ANYIO)
+    (tmp_path / "test_plugged.py").write_text(MARKS[mode] + marked)
 
     ran = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"],
-        env={
-            **os.environ,
-            "PYTEST_ADDOPTS": f"-o asyncio_mode={mode} -o asyncio_default_fixture_loop_scope=function",
-        },
+        env={**os.environ, "PYTEST_ADDOPTS": MODES[mode]},
         cwd=tmp_path,
         capture_output=True,
         text=True,

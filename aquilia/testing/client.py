@@ -45,7 +45,7 @@ class Client:
         self.headers = upgrade.headers
         """The headers that came with the upgrade."""
 
-    async def hello(self, timeout: float) -> None:
+    async def _hello(self, timeout: float) -> None:
         """Speak first, as protocol v1 wants it: `connect` has done this.
 
         Raises:

@@ -57,10 +57,10 @@ class SocketsTest:
             raise AssertionError(f"the handshake at {path} was not answered within {timeout:g} s") from None
         self._wires.append(upgrade.wire)
         client = Client(upgrade)
-        await client.hello(timeout)
+        await client._hello(timeout)
         return client
 
-    async def leave(self) -> None:
+    async def _leave(self) -> None:
         """All clients go: a handler that still waits is cancelled then, and need not be waited for."""
         for wire in self._wires:
             wire.leave(CloseCode.GOING_AWAY, "the test is over")
@@ -107,7 +107,7 @@ async def sockets_test(
     try:
         yield test
     finally:
-        await test.leave()
+        await test._leave()
         await application.shutdown()
 
 
