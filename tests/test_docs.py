@@ -3,7 +3,8 @@
 A fenced block says after its language what it is, and nothing else is needed to keep it true:
 
 - `python`: the blocks of one section (`##`) are one module, which begins with `from aquilia.sockets import *`. It is
-  imported, its controllers and manifests boot, and mypy --strict accepts it; `untyped` leaves that out.
+  imported, its controllers and manifests boot, and mypy --strict accepts it; `untyped` leaves that out. pytest runs
+  the tests in it.
 - `python file=NAME`: a file of a workspace, which the section's files make up, and `aq compile` accepts.
 - `text wire=PATH [subprotocol=NAME]`: a conversation with the document's controllers. `→` is sent, and `←` is what
   comes, whole; "…" stands for any value. Names before the arrows are clients, connected where they first appear.
@@ -38,6 +39,7 @@ from aquilia.manifest import AppManifest
 from aquilia.sockets.transports.native import NativeProtocol
 
 TIMEOUT = 10.0
+ASYNC = "-p no:cacheprovider -W error -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
@@ -124,6 +126,24 @@ def test_type_checkers_accept_the_typed_examples(tmp_path: Path) -> None:
     )
 
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_tests_in_the_documents_pass(tmp_path: Path) -> None:
+    for document in DOCUMENTS:
+        for section, python in sections(document).items():
+            if "\ndef test_" in (source := as_module(python)):
+                (tmp_path / f"test_{document.stem}_{section}.py".replace("-", "_").lower()).write_text(source)
+
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "aquilia.testing.plugin"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTEST_ADDOPTS": ASYNC},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
 def workspaces() -> list[Any]:

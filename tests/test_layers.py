@@ -126,7 +126,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "__init__.py",
         "asgi.py",
         "server.py",
-        "testing.py",
+        "testing/",
         "cli/",
     ),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from starlette.types import Receive, Send
@@ -90,6 +90,8 @@ class AquilaSockets:
             recorder=self.recorder,
             tasks=self._tasks,
         )
+        self.on_gone: Callable[[Connection], None] | None = None
+        """Called when a connection has given back all that it held: for tests."""
         self._leaving: set[Connection] = set()
         self._left: asyncio.Future[None] | None = None
         self._starting = asyncio.Lock()
@@ -210,6 +212,8 @@ class AquilaSockets:
         """The end of a connection, called by its dispatcher."""
         self._entrance.left(conn._home.pattern)
         await self._namespaces.gone(conn)
+        if self.on_gone is not None:
+            self.on_gone(conn)
         self._leaving.discard(conn)
         if self._left is not None and not self._leaving and not self._left.done():
             self._left.set_result(None)

@@ -1,0 +1,133 @@
+"""The application of a test, and its clients: all of it but the socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from aquilia.aquilary import Registry
+from aquilia.asgi import Application
+from aquilia.manifest import AppManifest
+from aquilia.sockets.connection import Connection
+from aquilia.sockets.faults import CloseCode
+from aquilia.testing.client import TIMEOUT, Client
+from aquilia.testing.handshake import Upgrade, identified, shake_hands
+from aquilia.testing.wire import Wire
+
+__all__ = ["SocketsTest", "sockets_test"]
+
+
+class SocketsTest:
+    """An application that runs, and where clients connect to it. `sockets_test` makes it."""
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+        """What is tested: for its services, and the counts of `application.sockets`."""
+        application.sockets.on_gone = _gone
+        self._wires: list[Wire] = []
+
+    async def connect(
+        self,
+        path: str,
+        *,
+        identity: Any = None,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, Any] | None = None,
+        subprotocol: str | Sequence[str] = (),
+        timeout: float = TIMEOUT,
+    ) -> Client:
+        """A client whose handshake was answered with 101; with a subprotocol of v1, its `hello` as well.
+
+        `identity` has an `id`; handshake middleware and guards find it as if authentication had put it there.
+        `subprotocol` is one, or all that the client offers. `@OnConnect` runs behind the handshake: if it raises,
+        `closed` tells.
+
+        Raises:
+            HandshakeRefused: the client was not let in.
+        """
+        offered = [subprotocol] if isinstance(subprotocol, str) else subprotocol
+        upgrade = Upgrade(path, query, headers, offered, identity)
+        try:
+            async with asyncio.timeout(timeout):
+                await shake_hands(self.application, upgrade)
+        except TimeoutError:
+            raise AssertionError(f"the handshake at {path} was not answered within {timeout:g} s") from None
+        self._wires.append(upgrade.wire)
+        client = Client(upgrade)
+        await client._hello(timeout)
+        return client
+
+    async def _leave(self) -> None:
+        """All clients go: a handler that still waits is cancelled then, and need not be waited for."""
+        for wire in self._wires:
+            wire.leave(CloseCode.GOING_AWAY, "the test is over")
+        await asyncio.sleep(0)
+
+
+def _gone(conn: Connection) -> None:
+    wire = conn._transport
+    if isinstance(wire, Wire):
+        wire.gone.set()
+
+
+@contextlib.asynccontextmanager
+async def sockets_test(
+    *subjects: type | AppManifest | Registry,
+    services: Sequence[Any] = (),
+    middleware: Sequence[Any] = (),
+    overrides: Mapping[Any, Any] | None = None,
+    development: bool = False,
+    **settings: Any,
+) -> AsyncIterator[SocketsTest]:
+    """Run controllers, manifests or a registry for the length of a test; in the end all clients leave.
+
+        async with sockets_test(ChatSocket, max_rooms=2) as t:
+            alice = await t.connect("/chat/x")
+            assert await alice.request("say", {"text": "hi"}) == "said"
+
+    `services`, `middleware` and settings go with controllers, as in `AquilaSockets.from_controllers`; manifests have
+    their own. `overrides` puts ready objects in the place of services, by the type that they provide.
+
+    Raises:
+        BootError: with every problem of the application.
+        TypeError: for a mixture of controllers and manifests.
+    """
+    registry = _registry(subjects, services, middleware, settings)
+    apps = tuple(replace(app, middleware=(identified, *app.middleware)) for app in registry.apps)
+    application = Application(
+        replace(registry, apps=apps),
+        overrides=overrides,
+        environment="development" if development else "production",
+    )
+    await application.startup()
+    test = SocketsTest(application)
+    try:
+        yield test
+    finally:
+        await test._leave()
+        await application.shutdown()
+
+
+def _registry(
+    subjects: Sequence[Any], services: Sequence[Any], middleware: Sequence[Any], settings: Mapping[str, Any]
+) -> Registry:
+    if subjects and all(isinstance(each, type) for each in subjects):
+        manifest = AppManifest(
+            "test", controllers=subjects, services=services, middleware=middleware, websockets=settings
+        )
+        return Registry.build([manifest])
+    if services or middleware or settings:
+        given = ["services"] * bool(services) + ["middleware"] * bool(middleware) + [*settings]
+        raise TypeError(f"{', '.join(given)}: only controllers take these, manifests have their own")
+    if len(subjects) == 1 and isinstance(subjects[0], Registry):
+        return subjects[0]
+    if subjects and all(isinstance(each, AppManifest) for each in subjects):
+        return Registry.build(subjects)
+    raise TypeError(
+        f"sockets_test takes controllers, or manifests, or one registry; not {', '.join(map(repr, subjects))}"
+        if subjects
+        else "sockets_test needs controllers, or manifests, or a registry"
+    )
