@@ -142,9 +142,14 @@ class AquilaSockets:
             await self.shutdown()
 
     async def startup(self, apps: Mapping[str, ScopeContainer] | None = None) -> None:
-        """Connect the broker. `apps` are the manifests' containers, where the host has opened them already."""
+        """Connect the broker. `apps` are the manifests' containers, where the host has opened them already.
+
+        Raises:
+            RuntimeError: if it was started in another event loop, and not shut down there.
+        """
         async with self._starting:
             if self._entrance.open:
+                self._require_same_loop()
                 return
             if self._owns_services:
                 await self.services.open()
@@ -155,6 +160,13 @@ class AquilaSockets:
             self._tasks.bind(asyncio.get_running_loop())
             await self.hub.start()
             self._entrance.open = True
+
+    def _require_same_loop(self) -> None:
+        if self._tasks.loop is not asyncio.get_running_loop():
+            raise RuntimeError(
+                "they were started in another event loop, and not shut down there: run them within their lifespan"
+                " (in tests: with TestClient(app) as client)"
+            )
 
     async def shutdown(self) -> None:
         """End every connection with 1012, let the handlers finish, and give everything back."""

@@ -12,6 +12,7 @@ import logging
 from asyncio.tasks import _enter_task, _leave_task  # documented in "Extending asyncio", for what this does
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
+from sys import getrefcount
 from typing import Any
 
 __all__ = ["TaskSet", "own_error"]
@@ -69,7 +70,8 @@ class TaskSet:
         """
         loop = self.loop
         if asyncio.current_task(loop) is not None:
-            task = loop.create_task(coroutine, context=context)
+            # Not by the loop's task factory: an eager one would run it within the current task.
+            task = asyncio.Task(coroutine, loop=loop, context=context)
             self._hold(task)
             return task
         return self.step(coroutine, context or copy_context(), loop)
@@ -80,8 +82,9 @@ class TaskSet:
         """What `start` does where no task is the current one."""
         spare = self._spare
         if spare is None:
-            spare = self._spare = _Spare(loop)
+            spare = self._spare = _Spare(self, loop)
         task = spare.task
+        known = getrefcount(task)
         _enter_task(loop, task)
         try:
             awaited = context.run(coroutine.send, None)
@@ -97,8 +100,10 @@ class TaskSet:
             return task
         finally:
             _leave_task(loop, task)
-        if task.cancelling():
-            self._spare = None  # it was cancelled by what ran in its name: that is not for others to feel
+        if getrefcount(task) > known or task.cancelling():
+            # Somebody kept it, to cancel it or to wait for its end, or did so: it is for nobody else.
+            self._spare = None
+            spare.end()
         return None
 
     def _hold(self, task: asyncio.Task[None]) -> None:
@@ -122,8 +127,9 @@ class TaskSet:
                     task.cancel()
             await asyncio.wait(set(self._tasks), timeout=remaining if remaining > 0 else DEAF / 4)
         if self._spare is not None:
-            self._spare.task.cancel()
-            self._spare = None
+            spare, self._spare = self._spare, None
+            spare.end()
+            await asyncio.wait([spare.task])
 
 
 def _raise(error: BaseException) -> None:
@@ -133,40 +139,68 @@ def _raise(error: BaseException) -> None:
 class _Spare(Coroutine[Any, Any, None]):
     """A task in wait for a coroutine that has to wait. The object is what the task runs."""
 
-    __slots__ = ("_awaited", "_coroutine", "_parked", "_run", "task")
+    __slots__ = ("_awaited", "_coroutine", "_ended", "_owner", "_parked", "_run", "task")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, owner: TaskSet, loop: asyncio.AbstractEventLoop) -> None:
+        self._owner = owner
         self._coroutine: Coroutine[Any, Any, None] | None = None
         self._run: Callable[..., Any] = Context().run
         self._awaited: Any = None
         self._parked: asyncio.Future[None] | None = None
-        self.task: asyncio.Task[None] = loop.create_task(self, context=Context())
+        self._ended = False
+        self.task: asyncio.Task[None] = asyncio.Task(self, loop=loop, context=Context())
 
     def take(self, coroutine: Coroutine[Any, Any, None], context: Context, awaited: Any) -> None:
         """Run the rest of a coroutine, which waits for this."""
         self._coroutine, self._run, self._awaited = coroutine, context.run, (awaited,)
+        if asyncio.isfuture(awaited):
+            awaited._asyncio_future_blocking = False  # others may come to wait for it, before the task does
+        self._wake()
+
+    def end(self) -> None:
+        """End the task as that of a coroutine which has returned."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
         if self._parked is not None and not self._parked.done():
             self._parked.set_result(None)
 
     def send(self, value: Any) -> Any:
         """See `collections.abc.Coroutine`."""
-        if self._coroutine is None:
-            self._parked = self.task.get_loop().create_future()
-            return next(iter(self._parked.__await__()))
         if self._awaited is not None:
-            (awaited,), self._awaited = self._awaited, None
-            return awaited
-        return self._run(self._coroutine.send, value)
+            return self._await()
+        if self._coroutine is not None:
+            return self._run(self._coroutine.send, value)
+        if self._ended:
+            raise StopIteration
+        return self._park()
 
     def throw(self, error: Any, value: Any = None, traceback: Any = None) -> Any:
         """See `collections.abc.Coroutine`."""
-        if self._coroutine is None:
-            raise error
-        if self._awaited is not None:
-            (awaited,), self._awaited = self._awaited, None
-            if isinstance(error, asyncio.CancelledError) and asyncio.isfuture(awaited) and awaited.cancel():
+        if self._coroutine is None or self._awaited is not None:
+            cancelled = isinstance(error, asyncio.CancelledError)
+            if cancelled and not self.task.cancelling():  # taken back, by what ran in its name before
+                return self.send(None)
+            if self._coroutine is None:
+                if self._owner._spare is self:
+                    self._owner._spare = None
+                raise error
+            awaited = self._await()
+            if cancelled and asyncio.isfuture(awaited) and awaited.cancel(*error.args[:1]):
                 return awaited  # what a cancelled task waits for is cancelled, and ends first
         return self._run(self._coroutine.throw, error)
+
+    def _park(self) -> Any:
+        self._parked = self.task.get_loop().create_future()
+        return next(iter(self._parked.__await__()))
+
+    def _await(self) -> Any:
+        """What the coroutine waits for, as it gave it."""
+        (awaited,), self._awaited = self._awaited, None
+        if asyncio.isfuture(awaited):
+            awaited._asyncio_future_blocking = True
+        return awaited
 
     def close(self) -> None:
         """See `collections.abc.Coroutine`."""

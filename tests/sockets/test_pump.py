@@ -19,6 +19,7 @@ CROWD = 60
 VISITOR: ContextVar[str] = ContextVar("VISITOR", default="nobody")
 GATES: list[asyncio.Event] = []
 WAITING: list[asyncio.Task[Any] | None] = []
+LOADING: list[asyncio.Task[int]] = []
 
 
 @Socket("/work")
@@ -32,6 +33,29 @@ class Work(SocketController):
         WAITING.append(asyncio.current_task())
         await GATES[-1].wait()
         return asyncio.current_task() in WAITING
+
+    @Event("load")
+    async def load(self, conn: Connection) -> int:
+        if not LOADING:
+
+            async def load() -> int:
+                await GATES[-1].wait()
+                return 7
+
+            LOADING.append(asyncio.create_task(load()))
+        WAITING.append(asyncio.current_task())
+        return await LOADING[0]
+
+    @Event("brief")
+    async def brief(self, conn: Connection) -> None:
+        WAITING.append(asyncio.current_task())
+
+    @Event("cancel-the-brief")
+    async def cancel_the_brief(self, conn: Connection) -> None:
+        for task in WAITING:
+            assert task is not None
+            task.cancel()
+        await asyncio.sleep(0)
 
     @Event("hurry")
     async def hurry(self, conn: Connection, payload: float) -> str:
@@ -95,6 +119,7 @@ class Work(SocketController):
 async def base(request: pytest.FixtureRequest) -> AsyncIterator[str]:
     GATES.append(asyncio.Event())
     WAITING.clear()
+    LOADING.clear()
     app = AquilaSockets.from_controllers([Work])
     async with serving(app, ws=TRANSPORTS[request.param]) as url:
         yield f"{url}/work"
@@ -127,6 +152,22 @@ async def test_handlers_that_wait_hold_nobody_up_and_have_a_task_each(base: str)
         assert await other.request("add", 1) == {"status": "ok", "data": 2}
         GATES[-1].set()
         assert acked(await asyncio.gather(*asking)) == [True] * CROWD
+
+
+async def test_handlers_may_all_wait_for_one_and_the_same_task(base: str) -> None:
+    async with clients(base, CROWD) as crowd:
+        asking = [asyncio.create_task(client.request("load")) for client in crowd]
+        await eventually(lambda: len(WAITING) == CROWD)
+        GATES[-1].set()
+        assert acked(await asyncio.gather(*asking)) == [7] * CROWD
+
+
+async def test_cancelling_the_task_of_a_handler_that_has_ended_harms_no_other(base: str) -> None:
+    async with clients(base, 3) as (one, two, three):
+        await one.request("brief")
+        asking = asyncio.create_task(two.request("hurry", 0.05))
+        assert (await three.request("cancel-the-brief"))["status"] == "ok"
+        assert await asking == {"status": "ok", "data": "too late"}
 
 
 async def test_a_handler_can_time_out_from_its_first_line_on(base: str) -> None:

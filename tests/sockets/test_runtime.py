@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 
 import httpx
@@ -144,3 +145,24 @@ async def not_a_middleware(ctx: Any) -> None: ...
 def test_what_it_would_have_to_leave_out_is_refused(given: dict[str, Any], problem: str) -> None:
     with pytest.raises(BootError, match=problem.replace("?", r"\?")):
         AquilaSockets.from_controllers(given.pop("controllers", [Echo]), **given)
+
+
+def test_an_application_may_live_again_in_another_loop() -> None:
+    sockets = AquilaSockets.from_controllers([Echo])
+
+    async def live() -> dict[str, Any]:
+        async with serving(sockets) as url, Client.connect(f"{url}/echo/a") as client:
+            await client.expect("hi")
+            return await client.request("echo", 1)
+
+    for _ in range(2):
+        with closing(asyncio.new_event_loop()) as loop:
+            assert loop.run_until_complete(live()) == {"status": "ok", "data": 1}
+
+
+def test_a_loop_that_ended_without_a_shutdown_is_named_in_the_next() -> None:
+    sockets = AquilaSockets.from_controllers([Echo])
+    with closing(asyncio.new_event_loop()) as first:
+        first.run_until_complete(sockets.startup())
+    with closing(asyncio.new_event_loop()) as second, pytest.raises(RuntimeError, match="another event loop"):
+        second.run_until_complete(sockets.startup())

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
 
 import pytest
 
 from aquilia.sockets.tasks import TaskSet
+
+T = TypeVar("T")
 
 
 async def test_a_task_is_held_until_it_ends() -> None:
@@ -25,19 +28,192 @@ async def test_a_task_is_held_until_it_ends() -> None:
     assert len(tasks) == 0
 
 
-async def test_what_need_not_wait_is_done_at_once_where_the_interpreter_can() -> None:
-    tasks, done = TaskSet(), []
+async def outside(call: Callable[[], T]) -> T:
+    """What a call gives that is made in no task, as those of transports are."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+    loop.call_soon(lambda: result.set_result(call()))
+    return await result
+
+
+@pytest.fixture(params=["fresh", "parked"])
+async def tasks(request: pytest.FixtureRequest) -> AsyncIterator[TaskSet]:
+    """Its spare task is made when it is needed, or has been waiting."""
+    tasks = TaskSet()
+    if request.param == "parked":
+        assert await outside(lambda: tasks.start(nothing())) is None
+        await asyncio.sleep(0)
+    yield tasks
+    await tasks.settle(1)
+    assert len(tasks) == 0
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def nothing() -> None: ...
+
+
+async def test_what_need_not_wait_is_done_at_once_outside_of_tasks(tasks: TaskSet) -> None:
+    done = []
 
     async def work() -> None:
         done.append(1)
 
+    assert await outside(lambda: (tasks.start(work()), len(done))) == (None, 1)
+
+
+async def test_within_a_task_it_is_done_later_as_another(tasks: TaskSet) -> None:
+    ran_as: list[asyncio.Task[Any] | None] = []
+
+    async def work() -> None:
+        ran_as.append(asyncio.current_task())
+
     task = tasks.start(work())
-    if sys.version_info >= (3, 12):
-        assert task is None
-    else:
+    assert task is not None
+    assert ran_as == []
+    await task
+    assert ran_as == [task]
+
+
+async def test_many_may_wait_for_the_same_future(tasks: TaskSet) -> None:
+    shared: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    got = []
+
+    async def wait() -> None:
+        got.append(await shared)
+
+    await outside(lambda: [tasks.start(wait()) for _ in range(3)])
+    await asyncio.sleep(0)
+    shared.set_result(7)
+    await tasks.settle(5)
+    assert got == [7, 7, 7]
+
+
+async def test_what_a_coroutine_awaits_is_cancelled_with_it_and_told_why(tasks: TaskSet) -> None:
+    told = []
+
+    async def inner() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            told.append(error.args)
+            raise
+
+    awaited = asyncio.create_task(inner())
+    await asyncio.sleep(0)
+
+    async def outer() -> None:
+        await awaited
+
+    def start_and_cancel() -> asyncio.Task[None] | None:
+        task = tasks.start(outer())
         assert task is not None
-        await task
+        task.cancel("enough")
+        return task
+
+    task = await outside(start_and_cancel)
+    assert task is not None
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert told == [("enough",)]
+
+
+async def test_whoever_takes_its_cancellation_back_leaves_nothing_to_the_next(tasks: TaskSet) -> None:
+    done = []
+
+    async def waver() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        task.uncancel()
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+        done.append(1)
+
+    await outside(lambda: (tasks.start(waver()), tasks.start(work())))
+    await asyncio.sleep(0)
+    await outside(lambda: tasks.start(waver()))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    await outside(lambda: tasks.start(work()))
+    await tasks.settle(5)
+    assert done == [1, 1]
+
+
+async def test_a_task_that_somebody_kept_is_nobody_elses(tasks: TaskSet) -> None:
+    kept: list[asyncio.Task[Any]] = []
+    done = []
+
+    async def keep() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        kept.append(task)
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+        done.append(asyncio.current_task())
+
+    await outside(lambda: (tasks.start(keep()), tasks.start(work())))
+    async with asyncio.timeout(5):
+        await kept[0]  # it ends as what ran in its name did
+    kept[0].cancel()
+    await tasks.settle(5)
+    assert len(done) == 1
+    assert done != kept
+
+
+async def test_cancelling_all_tasks_of_the_loop_spares_what_comes_after(tasks: TaskSet) -> None:
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await asyncio.sleep(0)
+    done = []
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+        done.append(1)
+
+    await outside(lambda: tasks.start(work()))
+    await tasks.settle(5)
     assert done == [1]
+
+
+async def test_the_loops_task_factory_has_no_say(tasks: TaskSet) -> None:
+    done = []
+
+    async def work() -> None:
+        done.append("begun")
+        await asyncio.sleep(0)
+        done.append("ended")
+
+    def never(*_: object, **__: object) -> asyncio.Task[Any]:
+        raise AssertionError("this is what an eager factory would do at once")
+
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(never)
+    try:
+        await outside(lambda: tasks.start(work()))
+        tasks.start(work())
+        await tasks.settle(5)
+    finally:
+        loop.set_task_factory(None)
+    assert sorted(done) == ["begun", "begun", "ended", "ended"]
+
+
+async def test_errors_that_end_a_process_are_not_kept_from_the_loop(tasks: TaskSet) -> None:
+    heard: list[BaseException] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: heard.append(context["exception"]))
+
+    async def fail() -> None:
+        raise GeneratorExit
+
+    try:
+        assert await outside(lambda: tasks.start(fail())) is None
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    finally:
+        loop.set_exception_handler(None)
+    assert [type(error) for error in heard] == [GeneratorExit]
 
 
 async def test_settle_waits_for_all_even_those_started_meanwhile() -> None:

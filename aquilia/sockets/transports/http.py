@@ -7,6 +7,7 @@ of a WebSocket handshake are handed on; uvicorn's own class drops them.
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context, copy_context
 from http import HTTPStatus
 from typing import Any
 
@@ -28,6 +29,9 @@ class HTTPProtocol(HttpToolsProtocol):
     _head_size: int | None = 0
     """Bytes of the head so far; None while no head is being read."""
     _refused = False
+    _behind: bytes | None = None
+    """What came behind a WebSocket's handshake that stands in a queue."""
+    _context: Context | None = None
 
     def connection_made(self, transport: Any) -> None:
         """See `asyncio.Protocol`."""
@@ -42,6 +46,10 @@ class HTTPProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         if self._refused:
+            return
+        if self._behind is not None:
+            self._behind += data
+            self.flow.pause_reading()
             return
         if self._head_size is not None:
             self._head_size += len(data)
@@ -77,7 +85,25 @@ class HTTPProtocol(HttpToolsProtocol):
         self._stop_head_timer()
         if not self._should_upgrade():
             self._unsupported_upgrade_warning()
-            return
+        elif self.cycle is not None and not self.cycle.response_complete:
+            # Answers stand in the order of their requests (RFC 9112 section 9.3.2).
+            self._behind, self._context = behind, copy_context()
+            self.flow.pause_reading()
+        else:
+            self._hand_on(behind)
+
+    def on_response_complete(self) -> None:
+        """An answer is written; perhaps the last one before a handshake."""
+        super().on_response_complete()
+        if self._behind is not None and self.cycle.response_complete and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self.loop.call_soon(self._hand_on_late, context=self._context)
+
+    def _hand_on_late(self) -> None:
+        if not self.transport.is_closing():
+            self._hand_on(self._behind or b"")
+
+    def _hand_on(self, behind: bytes) -> None:
         self.handle_websocket_upgrade()
         if behind:
             self.transport.get_protocol().data_received(behind)  # type: ignore[attr-defined]
