@@ -96,6 +96,7 @@ class __CLASS__Socket(SocketController):
 _PAGE = """<!doctype html>
 <html lang="en">
   <head>
+    <link rel="icon" href="data:,">
     <meta charset="utf-8">
     <meta name="viewport" content="width=device-width">
     <title>__NAME__</title>
@@ -111,7 +112,7 @@ _PAGE = """<!doctype html>
   <body>
     <h1>__NAME__</h1>
     <form>
-      <input aria-label="A line" placeholder="Say something, with two tabs open" maxlength="500" autofocus>
+      <input aria-label="A line" placeholder="Say something, with two tabs open" maxlength="500" required autofocus>
       <button>Say</button>
     </form>
     <ul aria-live="polite"></ul>
