@@ -217,7 +217,7 @@ class FanOut:
                     variant = conn._variant
                     frame = delivery.frame(conn)
                     size = len(frame)
-                if conn._clear and not joined and (line := conn._transport.line) is not None:
+                if conn._idle and not joined and (line := conn._transport.line) is not None:
                     conn.messages_sent += 1
                     conn.bytes_sent += size
                     batch.add(conn, line)

@@ -23,11 +23,12 @@ from aquilia.sockets.outbox import Outbox
 if TYPE_CHECKING:
     from aquilia.sockets.transports.base import Transport
 
-logger = logging.getLogger("aquilia.sockets")
-
 __all__ = ["ConnectionState", "DisconnectReason", "Outbound", "Variant"]
 
+logger = logging.getLogger("aquilia.sockets")
+
 FLUSH_BYTES = 1 << 16
+"""Bytes that are handed to the transport in one write, about."""
 CLOSE_GRACE = 5.0
 """Seconds that a closing connection may take to write what waits, before the rest is dropped."""
 
@@ -39,6 +40,9 @@ class ConnectionState(enum.StrEnum):
     CONNECTED = "connected"
     CLOSING = "closing"
     CLOSED = "closed"
+
+
+_CLOSED = ConnectionState.CLOSED
 
 
 class DisconnectReason(NamedTuple):
@@ -69,7 +73,7 @@ class Outbound:
     """Frames, and in the end a close, on their way to one client. The base of `Connection`."""
 
     __slots__ = (
-        "_blocked", "_clear", "_close", "_codec", "_dirty", "_home", "_hub", "_outbox", "_paused", "_profile",
+        "_blocked", "_close", "_codec", "_dirty", "_home", "_hub", "_idle", "_outbox", "_paused", "_profile",
         "_timer", "_transport", "_variant", "_waiters", "bytes_sent", "id", "messages_sent", "phase",
     )  # fmt: skip
 
@@ -98,7 +102,7 @@ class Outbound:
         self._waiters: list[asyncio.Future[None]] | None = None
         self._close: DisconnectReason | None = None
         self._dirty = self._blocked = self._paused = False
-        self._clear = True
+        self._idle = True
         """Open, with nothing waiting: what comes next may be written at once."""
 
     # What waits
@@ -159,7 +163,7 @@ class Outbound:
 
     def _mark_dirty(self) -> None:
         self._dirty = True
-        self._clear = False
+        self._idle = False
         self._hub.mark_dirty(self)
 
     def _flush(self) -> None:
@@ -171,7 +175,7 @@ class Outbound:
         while not outbox.empty and not self._blocked:
             self._write(outbox.take(FLUSH_BYTES, self._gap_frame))
         if self._close is None:
-            self._clear = not self._blocked
+            self._idle = not self._blocked
         elif outbox.empty:
             self._transport.close(*self._close)
         if self._waiters:
@@ -191,7 +195,7 @@ class Outbound:
         """A write has failed: called while its error is handled."""
         logger.exception("connection %s cannot be written to", self.id)
         self._blocked = True
-        self._clear = False
+        self._idle = False
         self._transport.abort()
 
     def _writable(self) -> None:
@@ -226,7 +230,7 @@ class Outbound:
         if self._close is not None:
             return
         self._close = DisconnectReason(code, reason)
-        self._clear = False
+        self._idle = False
         self.phase = ConnectionState.CLOSING
         self._cancel_timer()
         self._timer = asyncio.get_running_loop().call_later(CLOSE_GRACE, self._transport.close, code, reason)
@@ -238,7 +242,7 @@ class Outbound:
         if self._close is None:
             self._close = DisconnectReason(code, reason)
         self.phase = ConnectionState.CLOSED
-        self._clear = False
+        self._idle = False
         self._cancel_timer()
         self._outbox.clear()
         self._wake()
@@ -249,5 +253,3 @@ class Outbound:
             self._timer.cancel()
             self._timer = None
 
-
-_CLOSED = ConnectionState.CLOSED
