@@ -83,6 +83,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/controller.py",
         "sockets/guards.py",
         "sockets/middleware.py",
+        "sockets/rates.py",
         "sockets/routes.py",
         "sockets/dispatch.py",
         "sockets/handshake.py",
