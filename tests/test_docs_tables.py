@@ -24,7 +24,6 @@ from aquilia.sockets.outbox import Backpressure
 from aquilia.sockets.settings import (
     NodeSettings,
     SettingsError,
-    SocketSettings,
     node_settings,
     socket_settings,
 )
@@ -59,7 +58,7 @@ def test_the_settings_of_the_guide_are_those_of_the_code() -> None:
         "path"
     }
     process = {row["key"] for row in rows if "process" in row["where"]}
-    assert process == set(NodeSettings.__dataclass_fields__) - {"sockets"} | {"adapter_url"}
+    assert process == set(NodeSettings.__dataclass_fields__) - {"sockets", "chain"} | {"adapter_url"}
 
 
 ELSEWHERE = ("backpressure", "adapter_url")  # a table of its own, and another word for the adapter
@@ -72,7 +71,8 @@ ELSEWHERE = ("backpressure", "adapter_url")  # a table of its own, and another w
 )
 def test_a_setting_has_the_default_of_the_guide(row: dict[str, str]) -> None:
     key, node = row["key"], NodeSettings()
-    settings: NodeSettings | SocketSettings = node if "process" in row["where"] else node.sockets
+    owners = [node, node.chain] if "manifest" in row["where"] else [node.sockets]
+    settings = next(each for each in (*owners, node.sockets) if hasattr(each, key))
 
     assert (getattr(settings, key) or None) == value(row["default"])
 

@@ -19,10 +19,15 @@ from aquilia.sockets.decorators import (
 from aquilia.sockets.emits import Emits
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import CloseCode, SocketFault
-from aquilia.sockets.guards import SocketGuard
+from aquilia.sockets.guards import OriginGuard, RateLimitGuard, SocketGuard
 from aquilia.sockets.handshake import Handshake
 from aquilia.sockets.hub_port import Member, Namespace
-from aquilia.sockets.middleware import SocketMiddleware
+from aquilia.sockets.middleware import (
+    LoggingMiddleware,
+    MessageValidationMiddleware,
+    RateLimitMiddleware,
+    SocketMiddleware,
+)
 from aquilia.sockets.runtime import AquilaSockets
 from aquilia.sockets.schema import Schema, SchemaError
 
@@ -40,12 +45,17 @@ __all__ = [
     "Guard",
     "Handshake",
     "InMemoryAdapter",
+    "LoggingMiddleware",
     "Member",
     "MessageEnvelope",
+    "MessageValidationMiddleware",
     "Namespace",
     "OnConnect",
     "OnDisconnect",
+    "OriginGuard",
     "Publication",
+    "RateLimitGuard",
+    "RateLimitMiddleware",
     "Schema",
     "SchemaError",
     "Socket",

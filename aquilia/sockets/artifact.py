@@ -98,7 +98,7 @@ class EmitRecord(Struct, frozen=True):
 
 
 class GuardRecord(Struct, frozen=True):
-    """Who may refuse: a method of the controller, or a guard of `@Socket(guards=…)`, as `module:Class`."""
+    """Who may refuse: a method of the controller, or a guard of it or of its app, as `module:Class`."""
 
     name: str
     priority: int

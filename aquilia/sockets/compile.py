@@ -58,7 +58,7 @@ def _namespace(app: App, contract: SocketContract) -> NamespaceRecord:
             EmitRecord(name, emits.payload.json_schema()) for name, emits in sorted(contract.emits.items())
         ),
         guards=tuple(sorted(_guards(contract), key=lambda guard: guard.priority)),
-        middleware=_names(contract.declaration.middleware),
+        middleware=_names((*contract.chain.message_middleware, *contract.declaration.middleware)),
         hooks=tuple(hooks),
     )
 
@@ -80,7 +80,7 @@ def _event(event: EventContract) -> EventRecord:
 
 
 def _guards(contract: SocketContract) -> Iterator[GuardRecord]:
-    for guard in contract.declaration.guards:
+    for guard in (*contract.chain.guards, *contract.declaration.guards):
         yield GuardRecord(qualified_name(guard), getattr(guard, "priority", 50), _moments(guard))
     for method in contract.guards:
         yield GuardRecord(method.handler.attribute, method.declaration.priority, (method.declaration.on,))

@@ -30,7 +30,7 @@ from aquilia.sockets.emits import Emits
 from aquilia.sockets.guards import guard_problems
 from aquilia.sockets.middleware import middleware_problems
 from aquilia.sockets.schema import PayloadType, SchemaError, payload_type
-from aquilia.sockets.settings import NodeSettings, SettingsError, SocketSettings, socket_settings
+from aquilia.sockets.settings import AppChain, NodeSettings, SettingsError, SocketSettings, socket_settings
 
 __all__ = ["EventContract", "HookContract", "SocketContract", "read_contract"]
 
@@ -76,6 +76,8 @@ class SocketContract:
     settings: SocketSettings
     pattern: Pattern
     location: SourceLocation
+    chain: AppChain = field(default_factory=AppChain)
+    """What its app puts before the guards and the middleware that it declares itself."""
     constructor: tuple[Dependency, ...] = ()
     events: dict[str, EventContract] = field(default_factory=dict)
     on_connect: list[HookContract] = field(default_factory=list)
@@ -132,6 +134,7 @@ class _Reader:
             settings or node.sockets,
             pattern or compile_pattern("/"),
             self._location,
+            node.chain,
         )
         contract.constructor = self._dependencies(
             self._location, lambda: constructor_dependencies(self._controller)

@@ -1,8 +1,7 @@
 """Dispatch: one message, one answer. And the two ends of a connection, which take the same way as its messages.
 
 A message is decoded when it arrives. Acks and control frames are handled at once; events wait in the connection's
-inbox for its pump, a task that lives as long as there is something to handle, so events of one connection are
-handled in order, and an idle connection has no task.
+inbox until the pump handles the connection, so they are handled in order.
 """
 
 from __future__ import annotations
@@ -12,15 +11,22 @@ import logging
 from time import monotonic
 from typing import Any, Protocol
 
-import msgspec
-
 from aquilia.di import ScopeContainer, Services
 from aquilia.faults import Fault, FaultEngine
+from aquilia.sockets.answers import (
+    ack,
+    close_code,
+    close_text,
+    error_message,
+    hello_payload,
+    internal_error_in_opening,
+    label,
+    sender,
+)
 from aquilia.sockets.connection import INBOX_BYTES, INBOX_LIMIT, Connection, ConnectionState, DisconnectReason
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import (
-    ClientFault,
     CloseCode,
     SocketFault,
     ws_connection_timeout,
@@ -29,11 +35,10 @@ from aquilia.sockets.faults import (
     ws_message_invalid,
     ws_overloaded,
     ws_payload_too_large,
-    ws_rate_limit_exceeded,
     ws_unsupported_event,
 )
-from aquilia.sockets.limits import Strikes
 from aquilia.sockets.pump import Pump
+from aquilia.sockets.rates import over_rate
 from aquilia.sockets.routes import Hook, RouteCompiler, connection_container
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.tasks import TaskSet, own_error
@@ -42,25 +47,15 @@ __all__ = ["Dispatcher"]
 
 logger = logging.getLogger("aquilia.sockets")
 
-STRIKES = 20
-STRIKE_WINDOW = 10.0
-"""So many refusals by the rate limit within so many seconds end the connection."""
-RATE_LIMIT_PAUSE_MS = 10_000
 HANDLER_GRACE = 10.0
 """Seconds that a handler may still run after it closed its own connection."""
 
 _CONNECT = object()
 _CONNECTING = ConnectionState.CONNECTING
-_CLOSE_FOR_STATUS = {
-    401: CloseCode.UNAUTHENTICATED,
-    403: CloseCode.FORBIDDEN,
-    404: CloseCode.NO_NAMESPACE,
-    503: CloseCode.OVERLOADED,
-}
 
 
 class Ends(Protocol):
-    """What dispatch needs of the hub at the end of a connection."""
+    """What dispatch needs of the process at the end of a connection."""
 
     async def gone(self, conn: Connection) -> None:
         """Give back what the connection held."""
@@ -116,7 +111,7 @@ class Dispatcher:
     def _hello(self, conn: Connection, data: bytes) -> None:
         """The first frame of protocol v1: whatever it is but `hello`, it ends the connection."""
         try:
-            asked = _hello_payload(conn, conn._codec.decode(data))
+            asked = hello_payload(conn._codec, conn._codec.decode(data))
         except SocketFault as fault:
             self._answer(conn, ws_handshake_failed(fault.message), None)
             return
@@ -157,8 +152,8 @@ class Dispatcher:
                 envelope = codec.decode(data)
             except SocketFault as fault:
                 bucket = conn._bucket
-                over = bucket is not None and not bucket.take(now)
-                self._answer(conn, _limited(conn, now) if over else fault, _sender(conn, data))
+                answer = fault if bucket is None or bucket.take(now) else over_rate(conn, bucket.rate, now)
+                self._answer(conn, answer, sender(conn._codec, data))
                 return
             try:
                 self._take(conn, envelope, now)
@@ -172,7 +167,7 @@ class Dispatcher:
             return
         bucket = conn._bucket
         if bucket is not None and not bucket.take(now):
-            raise _limited(conn, now)
+            raise over_rate(conn, bucket.rate, now)
         if kind != "event":
             self._control(conn, envelope)
             return
@@ -209,7 +204,7 @@ class Dispatcher:
         conn._home.recorder.unmatched_ack(self._pattern)
         bucket = conn._bucket
         if bucket is not None and not bucket.take(now):  # nobody asked for it: it counts like an event
-            limited = _limited(conn, now)
+            limited = over_rate(conn, bucket.rate, now)
             if limited.close_code is not None:
                 raise limited
 
@@ -245,7 +240,7 @@ class Dispatcher:
             try:
                 data = await route.handle(conn, envelope)
                 if envelope.ack or route.acks:
-                    _ack(conn, envelope, data)
+                    conn._push_urgent(ack(envelope, data))
             except (Exception, asyncio.CancelledError) as error:
                 fault = self._engine.process(own_error(error), route.where, internal=ws_internal_error)
                 self._answer(conn, fault, envelope)
@@ -256,18 +251,13 @@ class Dispatcher:
             try:
                 await self._run_hook(conn, hook)
             except (Exception, asyncio.CancelledError) as error:
-                fault = self._engine.process(
-                    own_error(error), hook.where, internal=_internal_error_in_opening
-                )
+                fault = self._engine.process(own_error(error), hook.where, internal=internal_error_in_opening)
                 self._refuse_opening(conn, fault)
                 return
 
     def _refuse_opening(self, conn: Connection, fault: Fault) -> None:
-        conn._home.recorder.fault(self._pattern, _label(fault))
-        code = getattr(fault, "close_code", None)
-        if code is None:
-            code = _CLOSE_FOR_STATUS.get(fault.status, CloseCode.INTERNAL)
-        conn._end(code, _close_text(fault))
+        conn._home.recorder.fault(self._pattern, label(fault))
+        conn._end(close_code(fault), close_text(fault))
 
     async def _run_hook(self, conn: Connection, hook: Hook, reason: DisconnectReason | None = None) -> None:
         arguments = {}
@@ -280,15 +270,15 @@ class Dispatcher:
 
     def _answer(self, conn: Connection, fault: Fault, envelope: MessageEnvelope | None) -> None:
         """Tell a client of a fault: as an error ack, an error event, or by closing. The one place that decides."""
-        conn._home.recorder.fault(self._pattern, _label(fault))
+        conn._home.recorder.fault(self._pattern, label(fault))
         if isinstance(fault, SocketFault) and fault.close_code is not None:
-            conn._end(fault.close_code, _close_text(fault))
+            conn._end(fault.close_code, close_text(fault))
             return
         try:
-            conn._push_urgent(_error_message(fault, envelope))
+            conn._push_urgent(error_message(fault, envelope))
         except TypeError as error:  # the application's own fault, with details that the codec cannot write
             fault = self._engine.process(error, f"the answer {fault.code}", internal=ws_internal_error)
-            conn._push_urgent(_error_message(fault, envelope))
+            conn._push_urgent(error_message(fault, envelope))
 
     # The end
 
@@ -337,73 +327,3 @@ class Dispatcher:
                 await scope.aclose()
             except Exception as error:
                 self._engine.process(error, "cleanup of the connection scope", internal=ws_internal_error)
-
-
-def _limited(conn: Connection, now: float) -> SocketFault:
-    assert conn._bucket is not None
-    if conn._strikes is None:
-        conn._strikes = Strikes(STRIKES, STRIKE_WINDOW)
-    return ws_rate_limit_exceeded(
-        f"more than {conn._bucket.rate:g} messages a second", close=conn._strikes.strike(now)
-    )
-
-
-def _ack(conn: Connection, envelope: MessageEnvelope, data: Any) -> None:
-    answer: dict[str, Any] = {"status": "ok"}
-    if data is not None:
-        answer["data"] = data
-    conn._push_urgent(MessageEnvelope(type="ack", id=envelope.id, payload=answer))
-
-
-def _hello_payload(conn: Connection, envelope: MessageEnvelope) -> dict[str, Any]:
-    if envelope.type != "control" or envelope.event != "hello":
-        raise ws_handshake_failed("the first frame must be the control frame hello")
-    asked = conn._codec.plain(envelope.payload)
-    if not isinstance(asked, dict | None):
-        raise ws_handshake_failed("the payload of hello is a map")
-    asked = asked or {}
-    if asked.get("token") is not None:
-        raise ws_handshake_failed("this server checks no tokens: it has no AuthManager")
-    if not isinstance(asked.get("resume"), dict | None):
-        raise ws_handshake_failed("resume in hello is a map of token and rooms")
-    return asked
-
-
-def _error_message(fault: Fault, envelope: MessageEnvelope | None) -> MessageEnvelope:
-    """The error ack for a message with an id, else the error event."""
-    error = fault.as_dict()
-    if envelope is not None and envelope.id is not None:
-        return MessageEnvelope(type="ack", id=envelope.id, payload={"status": "error", "error": error})
-    if envelope is not None and envelope.event is not None:
-        error["event"] = envelope.event
-    return MessageEnvelope(event="error", payload=error)
-
-
-def _label(fault: Fault) -> str:
-    """What is counted. A client's own codes would be labels without end."""
-    return "WS_CLIENT_ERROR" if isinstance(fault, ClientFault) else fault.code
-
-
-def _sender(conn: Connection, data: bytes) -> MessageEnvelope | None:
-    """Of a message that is no envelope, its id and event as far as they can be read: the answer carries them."""
-    try:
-        broken = conn._codec.plain(msgspec.Raw(data))
-    except SocketFault:
-        return None
-    if not isinstance(broken, dict):
-        return None
-    id, event = broken.get("id"), broken.get("event")
-    return MessageEnvelope(
-        id=id if isinstance(id, str) and 1 <= len(id) <= 64 else None,
-        event=event if isinstance(event, str) and 1 <= len(event) <= 128 else None,
-    )
-
-
-def _internal_error_in_opening(incident: str) -> SocketFault:
-    return ws_internal_error(incident, close=True)
-
-
-def _close_text(fault: Fault) -> str:
-    if fault.code == "WS_RATE_LIMIT_EXCEEDED":
-        return msgspec.json.encode({"after": RATE_LIMIT_PAUSE_MS}).decode()
-    return f"{fault.code}: {fault.message}".encode()[:123].decode(errors="ignore")

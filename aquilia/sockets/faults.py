@@ -166,11 +166,11 @@ def ws_unsupported_event(event: str, known: Iterable[str] = ()) -> SocketFault:
     return SocketFault("WS_UNSUPPORTED_EVENT", f"event {event!r} is not supported here{hint}")
 
 
-def ws_payload_too_large(size: int, limit: int) -> SocketFault:
-    """A message above `max_message_size`, in bytes."""
+def ws_payload_too_large(size: int, limit: int, what: str = "message") -> SocketFault:
+    """A message, or `what` is said, above its limit, in bytes."""
     return SocketFault(
         "WS_PAYLOAD_TOO_LARGE",
-        f"a message of {size} bytes is above the limit of {limit}",
+        f"a {what} of {size} bytes is above the limit of {limit}",
         status=413,
         close_code=CloseCode.TOO_BIG,
     )

@@ -5,6 +5,7 @@ Origin checks follow RFC 6455 section 10.2, subprotocol negotiation section 4.2.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ __all__ = [
     "check_origin",
     "choose_profile",
     "origin_allowed",
+    "origin_problem",
     "read_origin",
     "wants_v1",
 ]
@@ -49,6 +51,29 @@ def read_origin(text: str) -> Origin | None:
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         return None
     return Origin(scheme, host, {"http": 80, "https": 443}.get(scheme) if port is None else port)
+
+
+_WILDCARD = re.compile(r"(\*\.)?[^*.][^*]*")
+
+
+def origin_problem(entry: object) -> str | None:
+    """Why no page can have this as its origin, so that to allow it would allow nothing. None if one can."""
+    if not isinstance(entry, str) or not entry:
+        return f"each entry is a string, not {entry!r}"
+    if entry == "*":
+        return None
+    origin = read_origin(entry)
+    if origin is None:
+        return (
+            f"an origin is a scheme and a host, and nothing behind, like 'https://example.com', not {entry!r}"
+        )
+    if origin.scheme in ("ws", "wss"):
+        return f"the origin is that of the page, {entry.replace(entry[:2], 'http', 1)!r}, not {entry!r}"
+    if not _WILDCARD.fullmatch(origin.host):
+        return f"a wildcard stands for subdomains, like 'https://*.example.com', not {entry!r}"
+    if not origin.host.isascii():
+        return f"browsers write a host in ASCII, like 'xn--bcher-kva.example', not {entry!r}"
+    return None
 
 
 @dataclass(slots=True)

@@ -124,7 +124,8 @@ class Entrance:
 
     def serve(self, app: App, contract: SocketContract, dispatcher: Dispatcher) -> None:
         """Let clients in to a controller."""
-        checks = guard_checks(contract.declaration.guards, "check_handshake")
+        guards = (*contract.chain.guards, *contract.declaration.guards)
+        checks = guard_checks(guards, "check_handshake")
         served = self._served[contract.declaration.path] = _Served(
             app,
             contract,

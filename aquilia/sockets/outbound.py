@@ -252,4 +252,3 @@ class Outbound:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-

@@ -63,7 +63,7 @@ class SocketPlan:
         return [consumer for _, contract in self.contracts for consumer in contract.consumers()]
 
 
-_OF_PROCESS = NodeSettings.__dataclass_fields__.keys() - {"sockets"}
+_OF_PROCESS = NodeSettings.__dataclass_fields__.keys() - {"sockets", "chain"}
 
 
 def _sound_settings(websockets: Mapping[str, Any], where: str, problems: list[Problem]) -> dict[str, Any]:

@@ -47,10 +47,13 @@ def code_of(response: Response) -> str:
 
 
 async def refuse(scope: Scope, send: Send, response: Response, *, by_close: bool) -> None:
-    """Say no. `by_close`: a v1 client in a browser cannot read the status, so it is let in and told by a code."""
-    code = _CLOSE_FOR_STATUS.get(response.status_code)
-    if by_close and code is not None:
-        reason = code_of(response).encode()[:123].decode(errors="ignore")  # RFC 6455 section 5.5
+    """Say no. `by_close`: a v1 client in a browser cannot read the status, so it is let in and told by a code.
+
+    A page of a foreign origin is never let in.
+    """
+    code, told = _CLOSE_FOR_STATUS.get(response.status_code), code_of(response)
+    if by_close and code is not None and told != "WS_ORIGIN_NOT_ALLOWED":
+        reason = told.encode()[:123].decode(errors="ignore")  # RFC 6455 section 5.5
         v1 = next(name for name in scope["subprotocols"] if name.startswith("aquilia.v1."))
         await send({"type": "websocket.accept", "subprotocol": v1})
         await send({"type": "websocket.close", "code": int(code), "reason": reason})

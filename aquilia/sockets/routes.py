@@ -66,16 +66,16 @@ class RouteCompiler:
         checks = self._checks(event)
         if checks:
             handle = _guarded(checks, handle)
-        declared = self._contract.declaration
-        for middleware in reversed((*declared.middleware, *event.declaration.middleware)):
+        app, declared = self._contract.chain.message_middleware, self._contract.declaration.middleware
+        for middleware in reversed((*app, *declared, *event.declaration.middleware)):
             handle = wrap(middleware, handle)
         if self._timeout is not None:
             handle = _timed(handle, self._timeout, event.handler.attribute)
         return Route(handle, _where(self._contract, event.handler), event.declaration.ack)
 
     def _checks(self, event: EventContract) -> list[Check]:
-        declared = (*self._contract.declaration.guards, *event.declaration.guards)
-        checks = [*guard_checks(declared, "check_message")]
+        app, declared = self._contract.chain.guards, self._contract.declaration.guards
+        checks = guard_checks((*app, *declared, *event.declaration.guards), "check_message")
         for guard in self._contract.guards:
             if guard.declaration.on == "message":
                 checks.append((guard.declaration.priority, _method_check(guard.handler)))

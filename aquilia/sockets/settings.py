@@ -7,16 +7,26 @@ version does not have are errors that name what is accepted.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, get_args
 
 from aquilia.sockets.declaration import SocketDeclaration
-from aquilia.sockets.handshake import read_origin
+from aquilia.sockets.guards import guard_problems
+from aquilia.sockets.handshake import origin_problem
+from aquilia.sockets.middleware import middleware_problems
 from aquilia.sockets.outbox import Backpressure, Strategy
 
-__all__ = ["ADAPTERS", "NodeSettings", "SettingsError", "SocketSettings", "node_settings", "socket_settings"]
+__all__ = [
+    "ADAPTERS",
+    "AppChain",
+    "NodeSettings",
+    "SettingsError",
+    "SocketSettings",
+    "node_settings",
+    "socket_settings",
+]
 
 ADAPTERS = ("inmemory",)
 _PLANNED_ADAPTERS = ("nats", "local", "redis", "kafka")
@@ -50,8 +60,19 @@ class SocketSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AppChain:
+    """What stands before all controllers of one app, outside of their own."""
+
+    guards: tuple[Any, ...] = ()
+    message_middleware: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSettings:
-    """What holds for the process: one `AppManifest(websockets={…})`. Times in seconds."""
+    """What holds for the process: one `AppManifest(websockets={…})`. Times in seconds.
+
+    `sockets` and `chain` hold for the controllers of that manifest alone.
+    """
 
     adapter: str = "inmemory"
     max_connections: int = 10_000
@@ -61,6 +82,7 @@ class NodeSettings:
     handshake_timeout: float = 10.0
     handler_timeout: float | None = None
     sockets: SocketSettings = field(default_factory=SocketSettings)
+    chain: AppChain = field(default_factory=AppChain)
 
 
 def node_settings(websockets: Mapping[str, Any], where: str) -> NodeSettings:
@@ -71,16 +93,19 @@ def node_settings(websockets: Mapping[str, Any], where: str) -> NodeSettings:
     """
     values: dict[str, Any] = {}
     sockets: dict[str, Any] = {}
+    chain: dict[str, Any] = {}
     for key, value in websockets.items():
         rule = _RULES.get(key)
         if rule is None:
-            raise SettingsError(where, key, _unknown("setting", key, _RULES))
+            raise SettingsError(where, key, _MISTAKEN.get(key) or _unknown("setting", key, _RULES))
         checked = rule(_Place(where, key), value)
         if key in _SOCKET_KEYS:
             sockets[key] = checked
+        elif key in _CHAIN_KEYS:
+            chain[key] = checked
         elif key in _NODE_KEYS:
             values[key] = checked
-    return NodeSettings(**values, sockets=SocketSettings(**sockets))
+    return NodeSettings(**values, sockets=SocketSettings(**sockets), chain=AppChain(**chain))
 
 
 def socket_settings(declared: SocketDeclaration, node: NodeSettings, where: str) -> SocketSettings:
@@ -115,7 +140,6 @@ class _Place:
 
 _Rule = Callable[[_Place, Any], Any]
 
-_WILDCARD = re.compile(r"(\*\.)?[^*.][^*]*")
 _HOST = re.compile(
     r"(\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f.]*(:[0-9A-Fa-f.]*){2,}"
 )
@@ -154,25 +178,28 @@ def _names(place: _Place, value: Any) -> tuple[str, ...]:
 def _origins(place: _Place, value: Any) -> tuple[str, ...]:
     origins = _names(place, value)
     for entry in origins:
-        if entry != "*":
-            _check_origin(place, entry)
+        problem = origin_problem(entry)
+        if problem is not None:
+            raise place.error(problem)
     return origins
 
 
-def _check_origin(place: _Place, entry: str) -> None:
-    """Refuse what no page can have as its origin: it would be there and allow nothing."""
-    origin = read_origin(entry)
-    if origin is None:
-        raise place.error(
-            f"an origin is a scheme and a host, and nothing behind, like 'https://example.com', not {entry!r}"
-        )
-    if origin.scheme in ("ws", "wss"):
-        page = entry.replace(entry[:2], "http", 1)
-        raise place.error(f"the origin is that of the page, {page!r}, not {entry!r}")
-    if not _WILDCARD.fullmatch(origin.host):
-        raise place.error(f"a wildcard stands for subdomains, like 'https://*.example.com', not {entry!r}")
-    if not origin.host.isascii():
-        raise place.error(f"browsers write a host in ASCII, like 'xn--bcher-kva.example', not {entry!r}")
+def _chain(problems: Callable[[Sequence[Any]], Iterable[str]], prefix: str) -> _Rule:
+    """Guards or middleware of an app; every problem that they have is told at once."""
+
+    def check(place: _Place, value: Any) -> tuple[Any, ...]:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise place.error(f"a list is needed, not {value!r}")
+        found = [problem.removeprefix(prefix) for problem in problems(value)]
+        if found:
+            raise place.error("; ".join(found))
+        return tuple(value)
+
+    return check
+
+
+def _guard_problems(guards: Sequence[Any]) -> Iterable[str]:
+    return guard_problems(guards, of_event=False)
 
 
 def _hosts(place: _Place, value: Any) -> tuple[str, ...]:
@@ -255,6 +282,7 @@ def _strategy(place: _Place, value: Any) -> str:
 
 
 _SOCKET_KEYS = frozenset({"message_rate_limit", "max_message_size", "backpressure", "allowed_origins"})
+_CHAIN_KEYS = frozenset(AppChain.__dataclass_fields__)
 _NODE_KEYS = frozenset(NodeSettings.__dataclass_fields__)
 
 _RULES: dict[str, _Rule] = {
@@ -274,6 +302,13 @@ _RULES: dict[str, _Rule] = {
     "heartbeat": _positive,
     "handshake_timeout": _positive,
     "handler_timeout": _positive,
+    "guards": _chain(_guard_problems, "guards: "),
+    "message_middleware": _chain(middleware_problems, "middleware: "),
+}
+
+_MISTAKEN = {
+    "middleware": "middleware of messages is the setting 'message_middleware'; that of requests and handshakes is "
+    "AppManifest(middleware=[…])",
 }
 
 _DECLARED: dict[str, _Rule] = {

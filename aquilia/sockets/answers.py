@@ -1,0 +1,113 @@
+"""Answers: what a client is told, and how it is read who has to be told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from aquilia.faults import Fault
+from aquilia.sockets.codecs import Codec
+from aquilia.sockets.envelope import MAX_EVENT_LENGTH, MAX_ID_LENGTH, MessageEnvelope
+from aquilia.sockets.faults import (
+    ClientFault,
+    CloseCode,
+    SocketFault,
+    ws_handshake_failed,
+    ws_internal_error,
+)
+
+__all__ = [
+    "ack",
+    "close_code",
+    "close_text",
+    "error_message",
+    "hello_payload",
+    "internal_error_in_opening",
+    "label",
+    "sender",
+]
+
+RATE_LIMIT_PAUSE_MS = 10_000
+
+_CLOSE_FOR_STATUS = {
+    401: CloseCode.UNAUTHENTICATED,
+    403: CloseCode.FORBIDDEN,
+    404: CloseCode.NO_NAMESPACE,
+    503: CloseCode.OVERLOADED,
+}
+
+
+def close_code(fault: Fault) -> int:
+    """The code with which a fault ends a connection that is being opened."""
+    code: int | None = getattr(fault, "close_code", None)
+    return _CLOSE_FOR_STATUS.get(fault.status, CloseCode.INTERNAL) if code is None else code
+
+
+def ack(envelope: MessageEnvelope, data: Any) -> MessageEnvelope:
+    """The ack of a message that was handled, with what the handler returned."""
+    answer: dict[str, Any] = {"status": "ok"}
+    if data is not None:
+        answer["data"] = data
+    return MessageEnvelope(type="ack", id=envelope.id, payload=answer)
+
+
+def hello_payload(codec: Codec, envelope: MessageEnvelope) -> dict[str, Any]:
+    """What the first frame of protocol v1 asks for.
+
+    Raises:
+        SocketFault: WS_HANDSHAKE_FAILED, if it is no `hello`, or asks for what is not there.
+    """
+    if envelope.type != "control" or envelope.event != "hello":
+        raise ws_handshake_failed("the first frame must be the control frame hello")
+    asked = codec.plain(envelope.payload)
+    if not isinstance(asked, dict | None):
+        raise ws_handshake_failed("the payload of hello is a map")
+    asked = asked or {}
+    if asked.get("token") is not None:
+        raise ws_handshake_failed("this server checks no tokens: it has no AuthManager")
+    if not isinstance(asked.get("resume"), dict | None):
+        raise ws_handshake_failed("resume in hello is a map of token and rooms")
+    return asked
+
+
+def error_message(fault: Fault, envelope: MessageEnvelope | None) -> MessageEnvelope:
+    """The error ack for a message with an id, else the error event."""
+    error = fault.as_dict()
+    if envelope is not None and envelope.id is not None:
+        return MessageEnvelope(type="ack", id=envelope.id, payload={"status": "error", "error": error})
+    if envelope is not None and envelope.event is not None:
+        error["event"] = envelope.event
+    return MessageEnvelope(event="error", payload=error)
+
+
+def label(fault: Fault) -> str:
+    """What is counted. A client's own codes would be labels without end."""
+    return "WS_CLIENT_ERROR" if isinstance(fault, ClientFault) else fault.code
+
+
+def sender(codec: Codec, data: bytes) -> MessageEnvelope | None:
+    """Of a message that is no envelope, its id and event as far as they can be read: the answer carries them."""
+    try:
+        broken = codec.plain(msgspec.Raw(data))
+    except SocketFault:
+        return None
+    if not isinstance(broken, dict):
+        return None
+    id, event = broken.get("id"), broken.get("event")
+    return MessageEnvelope(
+        id=id if isinstance(id, str) and 1 <= len(id) <= MAX_ID_LENGTH else None,
+        event=event if isinstance(event, str) and 1 <= len(event) <= MAX_EVENT_LENGTH else None,
+    )
+
+
+def internal_error_in_opening(incident: str) -> SocketFault:
+    """What an exception in `@OnConnect` becomes: it ends the connection."""
+    return ws_internal_error(incident, close=True)
+
+
+def close_text(fault: Fault) -> str:
+    """The reason in a close frame, of at most 123 bytes (RFC 6455 section 5.5)."""
+    if fault.code == "WS_RATE_LIMIT_EXCEEDED":
+        return msgspec.json.encode({"after": RATE_LIMIT_PAUSE_MS}).decode()
+    return f"{fault.code}: {fault.message}".encode()[:123].decode(errors="ignore")
