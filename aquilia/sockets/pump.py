@@ -20,8 +20,6 @@ __all__ = ["Pump"]
 
 GROUP = 16
 """Connections that are handled, and then written to, together."""
-SLICE = 0.004
-"""Seconds after which the loop gets its turn."""
 EAGER_SLICE = 0.02
 """Seconds of a turn in which groups are handled while the loop reads; what else comes waits for the next turn."""
 
@@ -55,14 +53,16 @@ class Pump:
             self._run_early()
 
     def _run(self) -> None:
-        """Handle what is due, until nothing is or the slice is over."""
-        deadline = perf_counter() + SLICE
-        while self._due:
-            self._run_group()
-            if self._due and perf_counter() >= deadline:
-                self._tasks.loop.call_soon(self._run)
-                return
-        self._scheduled = False
+        """Handle all that is due now. What comes meanwhile has the next turn, as if each had a task of its own.
+
+        A slice by time would starve the handlers of a loop that has much else to do.
+        """
+        for _ in range(-(-len(self._due) // GROUP)):
+            if self._due:
+                self._run_group()
+        self._scheduled = bool(self._due)
+        if self._due:
+            self._tasks.loop.call_soon(self._run)
 
     def _run_early(self) -> None:
         """Handle a group while the loop reads, if that has not taken long. The last one may have more to say."""
