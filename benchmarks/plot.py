@@ -47,7 +47,7 @@ def _panel(results: dict[str, Any], scenario: str) -> Iterator[str]:
     for number, (name, runs) in enumerate(values.items()):
         y = 44 + number * (BAR + GAP)
         value = median(runs) if runs else 0
-        length = max(1, value / most * (WIDTH - LABEL - 60))
+        length = max(1, value / most * (WIDTH - LABEL - 72))
         yield f'<text x="{LABEL - 8}" y="{y + 13}" text-anchor="end">{escape(results["peers"][name])}</text>'
         yield (
             f'<rect x="{LABEL}" y="{y}" width="{length:.0f}" height="{BAR}" rx="2" '
