@@ -23,7 +23,7 @@ from aquilia.sockets.answers import (
     label,
     sender,
 )
-from aquilia.sockets.connection import INBOX_BYTES, INBOX_LIMIT, Connection, ConnectionState, DisconnectReason
+from aquilia.sockets.connection import INBOX_LIMIT, Connection, ConnectionState, DisconnectReason
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import (
@@ -219,7 +219,7 @@ class Dispatcher:
                 self._pump.add(conn)
             return
         inbox.append(item)
-        if len(inbox) >= INBOX_LIMIT or conn.bytes_received - conn._inbox_since > INBOX_BYTES:
+        if conn._inbox_full(INBOX_LIMIT):
             conn._balance_reading()
 
     async def _handle(self, conn: Connection) -> None:

@@ -16,7 +16,6 @@ from itertools import islice
 from operator import length_hint
 
 from aquilia.sockets.adapters.base import Publication
-from aquilia.sockets.codecs import codec as codec_named
 from aquilia.sockets.connection import Connection, Variant
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_publish_failed
@@ -103,15 +102,15 @@ class _Delivery:
 
     def _encode(self, conn: Connection) -> bytes:
         publication = self.publication
-        codec = codec_named(conn._variant.codec)
-        envelope = MessageEnvelope(
-            type="event",
-            event=publication.event,
-            payload=publication.payload,
-            room=publication.room,
-            meta={"ts": publication.ts} if conn._variant.v1 else None,
+        return conn._encode(
+            MessageEnvelope(
+                type="event",
+                event=publication.event,
+                payload=publication.payload,
+                room=publication.room,
+                meta={"ts": publication.ts} if conn._variant.v1 else None,
+            )
         )
-        return conn._transport.frame(codec.encode(envelope), binary=codec.binary)
 
 
 class FanOut:

@@ -110,11 +110,9 @@ class Outbound:
     def _event(self, name: str, payload: Any, id: str | None = None) -> bytes:
         """The frame of an event, which wants an ack if it has an id."""
         meta = {"ts": int(time() * 1000)} if self._profile.v1 else None
-        codec = self._codec
-        envelope = MessageEnvelope(
-            type="event", event=name, payload=payload, id=id, ack=id is not None, meta=meta
+        return self._encode(
+            MessageEnvelope(type="event", event=name, payload=payload, id=id, ack=id is not None, meta=meta)
         )
-        return self._transport.frame(codec.encode(envelope), binary=codec.binary)
 
     def _encode(self, envelope: MessageEnvelope) -> bytes:
         codec = self._codec
