@@ -7,7 +7,6 @@ handler waits for another: each runs up to its first wait, and from there on as 
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
 from time import perf_counter
@@ -32,13 +31,13 @@ class Pump:
     While that is due or under way `conn._pump` is set: to the task, once it had to wait.
     """
 
-    __slots__ = ("_due", "_handle", "_scheduled", "_tasks", "_turn_ends")
+    __slots__ = ("_due", "_handle", "_running", "_scheduled", "_tasks", "_turn_ends")
 
     def __init__(self, tasks: TaskSet, handle: Callable[[Connection], Coroutine[Any, Any, None]]) -> None:
         self._tasks = tasks
         self._handle = handle
         self._due: deque[Connection] = deque()
-        self._scheduled = False
+        self._scheduled = self._running = False
         self._turn_ends: float | None = None
 
     def add(self, conn: Connection) -> None:
@@ -66,15 +65,16 @@ class Pump:
 
     def _run_early(self) -> None:
         """Handle a group while the loop reads, if that has not taken long. The last one may have more to say."""
+        if self._running:
+            return
         loop = self._tasks.loop
-        if asyncio.current_task(loop) is not None:
-            return  # as with the ASGI transport, which has tasks of its own
         now = perf_counter()
         if self._turn_ends is None:
             self._turn_ends = now + EAGER_SLICE
             loop.call_soon(self._end_turn)
         if now < self._turn_ends:
-            self._run_group()
+            with self._tasks.apart():
+                self._run_group()
 
     def _end_turn(self) -> None:
         self._turn_ends = None
@@ -83,6 +83,7 @@ class Pump:
         due = self._due
         loop = self._tasks.loop
         hub = due[0]._hub
+        self._running = True
         hub.hold()
         try:
             for _ in range(min(GROUP, len(due))):
@@ -91,6 +92,7 @@ class Pump:
                 if task is not None:
                     conn._pump = task
         finally:
+            self._running = False
             hub.release()
 
     async def _drain(self, conn: Connection) -> None:

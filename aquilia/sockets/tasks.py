@@ -8,9 +8,10 @@ had run in a task from its start, which is there to be asked for, cancelled and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from asyncio.tasks import _enter_task, _leave_task  # documented in "Extending asyncio", for what this does
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context, copy_context
 from sys import getrefcount
 from typing import Any
@@ -19,6 +20,8 @@ __all__ = ["TaskSet", "own_error"]
 
 logger = logging.getLogger("aquilia.sockets")
 
+SPARES = 2
+"""Tasks that are kept for coroutines to begin in: for a handler, and for what it writes."""
 DEAF = 2.0
 """Seconds within which a cancelled task has to end."""
 
@@ -42,12 +45,12 @@ def own_error(error: BaseException) -> Exception:
 class TaskSet:
     """Tasks that belong together, held until they end."""
 
-    __slots__ = ("_loop", "_spare", "_tasks")
+    __slots__ = ("_loop", "_spares", "_tasks")
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._spare: _Spare | None = None
+        self._spares: list[_Spare] = []
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """The loop that runs them. Asking for the running one costs a system call before Python 3.12."""
@@ -64,25 +67,39 @@ class TaskSet:
     def start(
         self, coroutine: Coroutine[Any, Any, None], context: Context | None = None
     ) -> asyncio.Task[None] | None:
-        """Run a coroutine up to its first wait here and now, and the rest as a task. None: it has ended.
-
-        Within a task all of it runs as another one, later: two cannot be the current one.
-        """
+        """Run a coroutine up to its first wait here and now, and the rest as a task. None: it has ended."""
         loop = self.loop
-        if asyncio.current_task(loop) is not None:
-            # Not by the loop's task factory: an eager one would run it within the current task.
-            task = asyncio.Task(coroutine, loop=loop, context=context)
-            self._hold(task)
-            return task
-        return self.step(coroutine, context or copy_context(), loop)
+        if context is None:
+            context = copy_context()
+        task = asyncio.current_task(loop)
+        if task is None:
+            return self.step(coroutine, context, loop)
+        _leave_task(loop, task)
+        try:
+            return self.step(coroutine, context, loop)
+        finally:
+            _enter_task(loop, task)
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Leave the current task, if there is one, for as long as others run up to their first waits."""
+        loop = self.loop
+        task = asyncio.current_task(loop)
+        if task is None:
+            yield
+            return
+        _leave_task(loop, task)
+        try:
+            yield
+        finally:
+            _enter_task(loop, task)
 
     def step(
         self, coroutine: Coroutine[Any, Any, None], context: Context, loop: asyncio.AbstractEventLoop
     ) -> asyncio.Task[None] | None:
         """What `start` does where no task is the current one."""
-        spare = self._spare
-        if spare is None:
-            spare = self._spare = _Spare(self, loop)
+        spares = self._spares
+        spare = spares.pop() if spares else _Spare(self, loop)
         task = spare.task
         known = getrefcount(task)
         _enter_task(loop, task)
@@ -94,16 +111,16 @@ class TaskSet:
             if not isinstance(error, asyncio.CancelledError):
                 loop.call_soon(_raise, error)  # whoever starts a task does not hear of its errors
         else:
-            self._spare = None
             self._hold(task)
             spare.take(coroutine, context, awaited)
             return task
         finally:
             _leave_task(loop, task)
-        if getrefcount(task) > known or task.cancelling():
+        if getrefcount(task) > known or task.cancelling() or len(spares) >= SPARES:
             # Somebody kept it, to cancel it or to wait for its end, or did so: it is for nobody else.
-            self._spare = None
             spare.end()
+        else:
+            spares.append(spare)
         return None
 
     def _hold(self, task: asyncio.Task[None]) -> None:
@@ -126,8 +143,8 @@ class TaskSet:
                 for task in self._tasks:
                     task.cancel()
             await asyncio.wait(set(self._tasks), timeout=remaining if remaining > 0 else DEAF / 4)
-        if self._spare is not None:
-            spare, self._spare = self._spare, None
+        while self._spares:
+            spare = self._spares.pop()
             spare.end()
             await asyncio.wait([spare.task])
 
@@ -183,8 +200,8 @@ class _Spare(Coroutine[Any, Any, None]):
             if cancelled and not self.task.cancelling():  # taken back, by what ran in its name before
                 return self.send(None)
             if self._coroutine is None:
-                if self._owner._spare is self:
-                    self._owner._spare = None
+                if self in self._owner._spares:
+                    self._owner._spares.remove(self)
                 raise error
             awaited = self._await()
             if cancelled and asyncio.isfuture(awaited) and awaited.cancel(*error.args[:1]):

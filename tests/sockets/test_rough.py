@@ -29,6 +29,7 @@ from aquilia.sockets import (
     SocketController,
     Subscribe,
 )
+from aquilia.sockets.tasks import SPARES
 
 CROWD = 1000
 AT_ONCE = 50
@@ -288,7 +289,7 @@ def survivors(app: AquilaSockets) -> list[Connection]:
 
 async def expect_nothing_left(app: AquilaSockets, tasks: set[asyncio.Task[Any]]) -> None:
     await eventually(lambda: app.live() | {"namespaces": 0} == dict.fromkeys(app.live(), 0))
-    await eventually(lambda: len(asyncio.all_tasks() - tasks) <= 1)  # a spare one is kept
+    await eventually(lambda: len(asyncio.all_tasks() - tasks) <= SPARES)
     assert set(OPENED.values()) <= {0}
     assert LEASES["connection"] == 0
     await eventually(lambda: not survivors(app))

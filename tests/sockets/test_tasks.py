@@ -61,17 +61,57 @@ async def test_what_need_not_wait_is_done_at_once_outside_of_tasks(tasks: TaskSe
     assert await outside(lambda: (tasks.start(work()), len(done))) == (None, 1)
 
 
-async def test_within_a_task_it_is_done_later_as_another(tasks: TaskSet) -> None:
+async def test_within_a_task_it_is_done_at_once_as_another(tasks: TaskSet) -> None:
     ran_as: list[asyncio.Task[Any] | None] = []
 
     async def work() -> None:
         ran_as.append(asyncio.current_task())
 
-    task = tasks.start(work())
-    assert task is not None
-    assert ran_as == []
-    await task
-    assert ran_as == [task]
+    me = asyncio.current_task()
+    assert tasks.start(work()) is None
+    assert len(ran_as) == 1
+    assert ran_as[0] not in (me, None)
+    assert asyncio.current_task() is me
+
+
+async def test_one_begins_within_another_and_both_may_wait(tasks: TaskSet) -> None:
+    gate, order = asyncio.Event(), list[str]()
+    ran_as: list[asyncio.Task[Any] | None] = []
+
+    async def inner() -> None:
+        ran_as.append(asyncio.current_task())
+        await gate.wait()
+        order.append("inner")
+
+    async def outer() -> None:
+        ran_as.append(asyncio.current_task())
+        tasks.start(inner())
+        ran_as.append(asyncio.current_task())
+        await gate.wait()
+        order.append("outer")
+
+    task = await outside(lambda: tasks.start(outer()))
+    assert task is ran_as[0] is ran_as[2] is not ran_as[1]
+    assert len(tasks) == 2
+    gate.set()
+    await tasks.settle(1)
+    assert sorted(order) == ["inner", "outer"]
+
+
+async def test_many_that_begin_within_one_and_need_not_wait_take_no_task_each(tasks: TaskSet) -> None:
+    names = set[str]()
+
+    async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        names.add(task.get_name())
+
+    async def all_of_them() -> None:
+        for _ in range(100):
+            tasks.start(work())
+
+    assert await outside(lambda: tasks.start(all_of_them())) is None
+    assert len(names) == 1
 
 
 async def test_many_may_wait_for_the_same_future(tasks: TaskSet) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from typing import Any
 
 from starlette.types import Receive, Send
@@ -39,8 +40,8 @@ class ASGITransport:
     kind = "asgi"
 
     __slots__ = (
-        "_aborted", "_binary", "_closing", "_conn", "_events", "_full", "_queue", "_queued", "_receive", "_resume",
-        "_send", "_served", "_tasks", "_writer",
+        "_aborted", "_binary", "_closing", "_conn", "_context", "_events", "_full", "_queue", "_queued", "_receive",
+        "_resume", "_send", "_served", "_tasks", "_writer",
     )  # fmt: skip
 
     def __init__(self, receive: Receive, send: Send, *, binary: bool, tasks: TaskSet) -> None:
@@ -48,6 +49,7 @@ class ASGITransport:
         self._send = send
         self._binary = binary
         self._tasks = tasks
+        self._context = copy_context()
         self._events: TransportEvents | None = None
         self._conn: Any = None
         self._served: asyncio.Task[Any] | None = None
@@ -108,10 +110,7 @@ class ASGITransport:
         self._queue += frames
         self._queued += sum(map(len, frames))
         if self._writer is None:
-            self._writer = _STARTING
-            task = self._tasks.start(self._write())
-            if task is not None:
-                self._writer = task
+            self._start_writing()
         self._full = self._queued > HIGH_WATER
         return not self._full
 
@@ -121,7 +120,15 @@ class ASGITransport:
         return self._write_one if self._writer is None and self._closing is None else None
 
     def _write_one(self, frame: bytes) -> None:
-        self.write((frame,))
+        self._queue.append(frame)
+        self._queued += len(frame)
+        self._start_writing()
+
+    def _start_writing(self) -> None:
+        self._writer = _STARTING
+        task = self._tasks.start(self._write(), self._context)
+        if task is not None:
+            self._writer = task
 
     async def _write(self) -> None:
         queue, send, binary = self._queue, self._send, self._binary
