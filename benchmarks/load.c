@@ -44,7 +44,7 @@ static struct {
     int port;
     unsigned connections, depth;
     double seconds, warmup, rate, patience;
-    const char *path, *message, *join, *expect;
+    const char *path, *header, *message, *join, *expect;
 } asked = {.connections = 1, .depth = 1, .seconds = 5, .warmup = 1, .rate = 1000, .patience = 30, .path = "/"};
 
 static struct connection *connections;
@@ -266,14 +266,26 @@ static void dial(struct connection *c, const char *request, size_t size)
     send_bytes(&c->stream, c, request, size);
 }
 
+static void usage(const char *problem)
+{
+    fprintf(stderr,
+            "%s\nusage: load echo|open|fanout|idle --port P [--path /] [--header TEXT] [--connections N]\n"
+            "  [--message TEXT] [--join TEXT] [--expect TEXT] [--seconds S] [--warmup S] [--patience S]\n"
+            "  [--depth D (echo)] [--rate R (open)]\n",
+            problem);
+    exit(2);
+}
+
 /* Open all connections; returns the seconds until the last had joined. */
 static double open_all(void)
 {
-    char request[1024];
+    char request[4096];
     size_t size = snprintf(request, sizeof request,
                            "GET %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                           "Sec-WebSocket-Key: " NONCE "\r\nSec-WebSocket-Version: 13\r\n\r\n",
-                           asked.path, asked.port);
+                           "%s%sSec-WebSocket-Key: " NONCE "\r\nSec-WebSocket-Version: 13\r\n\r\n",
+                           asked.path, asked.port, asked.header ? asked.header : "", asked.header ? "\r\n" : "");
+    if (size >= sizeof request)
+        usage("the path or the header is too long");
     uint64_t start = clock_ns(), until = start + asked.patience * NS;
     unsigned dialled = 0;
     while (now < until && joined + closed < asked.connections) {
@@ -387,22 +399,14 @@ static void report(struct outcome o)
     puts("}}");
 }
 
-static void usage(const char *problem)
-{
-    fprintf(stderr,
-            "%s\nusage: load echo|open|fanout|idle --port P [--path /] [--connections N] [--message TEXT] [--join TEXT]\n"
-            "  [--expect TEXT] [--seconds S] [--warmup S] [--patience S] [--depth D (echo)] [--rate R (open)]\n",
-            problem);
-    exit(2);
-}
-
 static void read_options(int argc, char **argv)
 {
     static const char *const modes[] = {"echo", "open", "fanout", "idle"};
     static const struct option options[] = {
         {"port", 1, 0, 'p'},    {"path", 1, 0, 'u'},    {"connections", 1, 0, 'c'}, {"depth", 1, 0, 'd'},
         {"seconds", 1, 0, 's'}, {"warmup", 1, 0, 'w'},  {"rate", 1, 0, 'r'},        {"message", 1, 0, 'm'},
-        {"join", 1, 0, 'j'},    {"expect", 1, 0, 'e'},  {"patience", 1, 0, 't'},    {0},
+        {"join", 1, 0, 'j'},    {"expect", 1, 0, 'e'},  {"patience", 1, 0, 't'},    {"header", 1, 0, 'h'},
+        {0},
     };
     int mode = 0, option;
     while (argc > 1 && mode < 4 && strcmp(argv[1], modes[mode]))
@@ -420,6 +424,7 @@ static void read_options(int argc, char **argv)
         case 's': asked.seconds = atof(optarg); break;
         case 'w': asked.warmup = atof(optarg); break;
         case 'r': asked.rate = atof(optarg); break;
+        case 'h': asked.header = optarg; break;
         case 'm': asked.message = optarg; break;
         case 'j': asked.join = optarg; break;
         case 'e': asked.expect = optarg; break;

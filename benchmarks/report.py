@@ -168,6 +168,10 @@ def _scenarios(results: Result) -> Iterator[str]:
             yield MEANINGS[kind]
             yield ""
         explained.add(kind)
+        own = results["scenarios"][scenario].get("seconds", results["seconds"])
+        if own != results["seconds"]:
+            yield f"Each run takes {own:g} s."
+            yield ""
         yield from _table(results, scenario, SHOWN[kind], busy=kind in ("echo", "fanout"))
         yield from _failures(results, scenario, peers)
         yield ""
@@ -178,6 +182,8 @@ def _table(results: Result, scenario: str, keys: Sequence[str], *, busy: bool) -
     yield from _row("", *(COLUMNS[key][0] for key in keys), *extra)
     yield _rule(1, len(keys) + len(extra))
     for peer, title in results["peers"].items():
+        if peer not in results["runs"][scenario]:
+            continue
         cells = [_cell(figures(results, scenario, peer, key), COLUMNS[key][1]) for key in keys]
         if busy:
             cells.append(_cell(figures(results, scenario, peer, "busy"), "{:.0%}".format, spread=False))

@@ -58,9 +58,12 @@ class Scenario:
     depth: int = 1
     rate: int = 0
     scales: bool = True
+    stretch: float = 1
+    """Takes so many times the seconds of the others."""
 
     def arguments(self, port: int, seconds: float) -> list[str]:
         """The words for the load generator."""
+        seconds *= self.stretch
         words = [self.mode, "--port", str(port), "--connections", str(self.connections), *self.options]
         words += ["--depth", str(self.depth), "--seconds", str(seconds), "--warmup", str(seconds / 5)]
         return [*words, "--rate", str(self.rate)] if self.rate else words
@@ -82,7 +85,7 @@ class Scenario:
 SCENARIOS = (
     Scenario("echo-1", "echo", 100, ECHO, scales=False),
     Scenario("echo-16", "echo", 100, ECHO, depth=16, scales=False),
-    Scenario("open", "open", 10_000, (*JOIN, *ECHO), rate=50_000),
+    Scenario("open", "open", 10_000, (*JOIN, *ECHO), rate=50_000, stretch=2),
     Scenario("fanout-5000", "fanout", 5_000, (*JOIN, *PUBLISH)),
     Scenario("fanout-10000", "fanout", 10_000, (*JOIN, *PUBLISH)),
     Scenario("idle", "idle", 10_000, JOIN),
@@ -317,7 +320,7 @@ def run(asked: argparse.Namespace) -> Result:
         print(f"note: {note}", file=sys.stderr)
     peers = [peer for peer in peers if peer.title not in skipped]
     rounds, seconds = (1, 0.5) if asked.quick else (asked.rounds, asked.seconds)
-    minutes = len(scaled) * len(peers) * rounds * (seconds * 1.2 + 3.5) / 60
+    minutes = sum(entry.stretch * seconds * 1.2 + 3.5 for entry in scaled) * len(peers) * rounds / 60
     print(f"about {minutes:.0f} minutes", flush=True)
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -328,7 +331,12 @@ def run(asked: argparse.Namespace) -> Result:
         "notes": notes,
         "peers": {peer.name: peer.title for peer in peers},
         "scenarios": {
-            entry.name: {"connections": entry.connections, "depth": entry.depth, "rate": entry.rate}
+            entry.name: {
+                "connections": entry.connections,
+                "depth": entry.depth,
+                "rate": entry.rate,
+                "seconds": entry.stretch * seconds,
+            }
             for entry in scaled
         },
         "runs": measure_all(scaled, peers, rounds, seconds),
