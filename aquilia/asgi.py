@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from aquilia.aquilary import BootError, Problem, Registry
+from aquilia.clock import Clock
 from aquilia.controller import Controller, RequestCtx
 from aquilia.di import DIError, Scope, ScopeContainer, Services
 from aquilia.faults import FaultEngine
@@ -26,7 +27,8 @@ __all__ = ["Application"]
 class Application:
     """Boots a registry and serves it.
 
-    `overrides` puts ready objects in the place of services, by the type that they provide: for tests.
+    `overrides` puts ready objects in the place of services, by the type that they provide, and
+    `clock` is what the time is, the system's otherwise: both for tests.
 
     Raises:
         BootError: with every problem of manifests, controllers, routes and services.
@@ -38,6 +40,7 @@ class Application:
         *,
         environment: Literal["production", "development"] = "production",
         overrides: Mapping[Any, Any] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.registry = registry
         self.faults = FaultEngine()
@@ -68,6 +71,7 @@ class Application:
             plan=plan,
             services=self.services,
             engine=self.faults,
+            clock=clock,
             development=environment == "development",
         )
         self._apps: dict[str, ScopeContainer] = {}
