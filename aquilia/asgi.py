@@ -10,7 +10,6 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from aquilia.aquilary import BootError, Problem, Registry
-from aquilia.clock import Clock
 from aquilia.controller import Controller, RequestCtx
 from aquilia.di import DIError, Scope, ScopeContainer, Services
 from aquilia.faults import FaultEngine
@@ -27,8 +26,7 @@ __all__ = ["Application"]
 class Application:
     """Boots a registry and serves it.
 
-    `overrides` puts ready objects in the place of services, by the type that they provide, and
-    `clock` is what the time is, the system's otherwise: both for tests.
+    `overrides` puts ready objects in the place of services, by the type that they provide: for tests.
 
     Raises:
         BootError: with every problem of manifests, controllers, routes and services.
@@ -40,7 +38,6 @@ class Application:
         *,
         environment: Literal["production", "development"] = "production",
         overrides: Mapping[Any, Any] | None = None,
-        clock: Clock | None = None,
     ) -> None:
         self.registry = registry
         self.faults = FaultEngine()
@@ -71,7 +68,6 @@ class Application:
             plan=plan,
             services=self.services,
             engine=self.faults,
-            clock=clock,
             development=environment == "development",
         )
         self._apps: dict[str, ScopeContainer] = {}

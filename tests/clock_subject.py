@@ -7,6 +7,7 @@ import contextlib
 from typing import Any
 
 from aquilia import service
+from aquilia.clock import Clock
 from aquilia.sockets import Connection, Event, Socket, SocketController, SocketFault
 from aquilia.testing import sockets_test
 
@@ -67,8 +68,14 @@ class Timely(SocketController):
 
     @Event("now")
     async def now(self, conn: Connection) -> list[Any]:
+        clock = Clock.current()
         times = [conn.created_at, conn.last_activity]
-        return [asyncio.get_running_loop().time(), *(each.timestamp() for each in times)]
+        return [
+            asyncio.get_running_loop().time(),
+            clock.monotonic(),
+            clock.time(),
+            *(each.timestamp() for each in times),
+        ]
 
     @Event("cancel")
     async def cancel(self, conn: Connection) -> None:

@@ -10,6 +10,7 @@ import pytest
 from clock_subject import WIDE, opened
 from kit_subject import V1
 
+from aquilia.clock import Clock
 from aquilia.sockets import (
     Connection,
     Event,
@@ -98,7 +99,7 @@ async def test_who_does_not_say_hello_is_shown_out_at_its_time_and_not_before(su
         await t.clock.advance(0.001)
 
         assert (await mute.closed(timeout=0)).code == 4508
-        assert len(await polite.request("now")) == 3
+        assert len(await polite.request("now")) == 5
 
 
 async def test_a_handler_may_take_its_timeout_and_no_longer() -> None:
@@ -158,9 +159,11 @@ async def test_timestamps_and_what_a_connection_tells_of_itself_follow() -> None
         assert (await ann.expect("woke")).meta["ts"] == int(t.clock.time() * 1000)
         await t.clock.advance(60)
 
-        loop_time, created, heard = await ann.request("now")
+        loop_time, monotonic, wall, created, heard = await ann.request("now")
 
-        assert loop_time == t.clock.monotonic()
+        assert loop_time == monotonic == t.clock.monotonic()
+        assert wall == t.clock.time()
+        assert Clock.current().time() == pytest.approx(time.time(), abs=5)  # the test's own is real
         assert created == pytest.approx(began, abs=WIDE)
         assert heard == pytest.approx(began + 3660, abs=WIDE)
         assert datetime.fromtimestamp(t.clock.time(), UTC).timestamp() - began == pytest.approx(

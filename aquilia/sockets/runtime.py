@@ -63,7 +63,6 @@ class AquilaSockets:
         engine: FaultEngine | None = None,
         recorder: Recorder | None = None,
         adapter: Adapter | None = None,
-        clock: Clock | None = None,
         development: bool = False,
     ) -> None:
         problems: list[Problem] = []
@@ -77,7 +76,7 @@ class AquilaSockets:
             provided=PROVIDED,
         )
         self.recorder = recorder or Counters()
-        clock = clock or Clock()
+        clock = Clock.current()
         self._adapter = adapter or InMemoryAdapter(clock.monotonic)
         self._engine = engine or FaultEngine()
         self.hub = Hub(self._adapter.broker, clock=clock)

@@ -3,7 +3,7 @@
 Everything that the application does by time follows it: its rates, its timeouts, the timestamps of messages, and in
 handlers, services and libraries `asyncio.sleep`, `asyncio.timeout`, `wait_for` and `loop.call_later`. What the test
 itself waits for does not: it is in real time, and bounded. Only `time.time()`, `time.monotonic()` and
-`datetime.now()` cannot be held from here; `asyncio.get_running_loop().time()` is what an application may ask instead.
+`datetime.now()` cannot be held from here; `aquilia.Clock.current()` is what an application asks instead.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from contextvars import Context, copy_context
 from fractions import Fraction
 from typing import Any
 
-from aquilia.testing.client import TIMEOUT
+from aquilia.clock import CURRENT, Clock
 from aquilia.testing.looptime import OWNER, real_later
 
-__all__ = ["ControlledClock"]
+__all__ = ["TIMEOUT", "ControlledClock"]
+
+TIMEOUT = 3.0
+"""Seconds of real time that every wait takes at most, where a test does not say otherwise."""
 
 _TICK = 1 << 20
 """Ticks in a second. Time that is held moves by whole ticks, rounded up: floats have them exactly, so that a fifth of
@@ -70,6 +73,7 @@ class ControlledClock:
     def __init__(self) -> None:
         self.scheduled = 0
         self._loop = asyncio.get_running_loop()
+        self._clock = Clock(self.monotonic, self.time)
         self._held: Fraction | None = None
         """The time, while it stands still."""
         self._ahead = 0.0
@@ -91,6 +95,11 @@ class ControlledClock:
     def time(self) -> float:
         """Seconds since 1970: where the timestamps of messages come from."""
         return self._wall + self.monotonic()
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it stands still."""
+        return self._held is not None
 
     # What a test does with it
 
@@ -177,6 +186,7 @@ class ControlledClock:
     def owns(self, context: Context) -> Context:
         """This context, as one of the application's: what runs in it has this clock's time."""
         context.run(OWNER.set, self)
+        context.run(CURRENT.set, self._clock)
         return context
 
     def call_at(

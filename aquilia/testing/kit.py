@@ -11,7 +11,6 @@ from typing import Any
 
 from aquilia.aquilary import Registry
 from aquilia.asgi import Application
-from aquilia.clock import Clock
 from aquilia.manifest import AppManifest
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.faults import CloseCode
@@ -63,7 +62,7 @@ class SocketsTest:
         except TimeoutError:
             raise AssertionError(f"the handshake at {path} was not answered within {timeout:g} s") from None
         self._wires.append(upgrade.wire)
-        client = Client(upgrade)
+        client = Client(upgrade, self.clock)
         if hello:
             await client._hello(timeout)
         return client
@@ -142,7 +141,6 @@ async def sockets_test(
         Application,
         replace(registry, apps=apps),
         overrides=overrides,
-        clock=Clock(clock.monotonic, clock.time),
         environment="development" if development else "production",
     )
     with two_times(asyncio.get_running_loop()):

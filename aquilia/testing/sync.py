@@ -106,6 +106,11 @@ class SyncClock:
         """See `ControlledClock`."""
         return self._clock.time()
 
+    @property
+    def frozen(self) -> bool:
+        """See `ControlledClock`."""
+        return self._clock.frozen
+
     def freeze(self) -> None:
         """See `ControlledClock`."""
         self._clock.freeze()
