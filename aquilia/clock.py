@@ -1,7 +1,8 @@
 """What the time is: one place to ask, so that a test can hold it.
 
 Timers are no part of it: `asyncio.sleep`, `asyncio.timeout` and the loop's `call_later` follow the clock of a test by
-themselves (see `aquilia.testing.clock`).
+themselves (see `aquilia.testing.clock`). Nor is what measures the work itself, such as the slices of a loop's turn
+and the durations in logs: that is `perf_counter`, in a test too.
 """
 
 from __future__ import annotations

@@ -66,6 +66,13 @@ class Timely(SocketController):
         while conn.phase == "connected":
             await asyncio.sleep(0)
 
+    @Event("work")
+    async def work(self, conn: Connection) -> None:
+        await asyncio.sleep(1)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        self.journal.lines.append(asyncio.get_running_loop().time())
+
     @Event("now")
     async def now(self, conn: Connection) -> list[Any]:
         clock = Clock.current()

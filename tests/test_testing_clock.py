@@ -120,9 +120,7 @@ async def test_the_waits_of_the_test_are_in_real_time() -> None:
         ann = await t.connect("/time/x")
         t.clock.freeze()
         begun = time.monotonic()
-        with pytest.raises(
-            AssertionError, match="while the application's clock stood still"
-        ):
+        with pytest.raises(AssertionError, match="while the application's clock stood still"):
             await ann.expect("never", timeout=0.05)
         assert 0.04 < time.monotonic() - begun < 2
         async with asyncio.timeout(5):
@@ -174,6 +172,8 @@ async def test_a_task_of_the_test_can_answer_while_time_moves() -> None:
         t.clock.freeze()
 
         async def answer() -> None:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
             await ann.ack(await ann.expect("question"), "yes")
 
         answering = asyncio.create_task(answer())
@@ -181,6 +181,18 @@ async def test_a_task_of_the_test_can_answer_while_time_moves() -> None:
         await t.clock.advance(3600)
         assert await asking == "yes"
         await answering
+
+
+async def test_work_of_many_turns_is_done_before_time_moves_on() -> None:
+    async with opened() as t:
+        ann, bob = await t.connect("/time/x"), await t.connect("/time/x")
+        t.clock.freeze()
+        begun = t.clock.monotonic()
+        await ann.send("work")
+        await bob.request("later", [(1.001, "next")])
+        await t.clock.advance(60)
+        done, following = await told(t)
+        assert (done - begun, following) == (pytest.approx(1, abs=WIDE), "next")
 
 
 async def test_two_applications_have_two_times() -> None:
