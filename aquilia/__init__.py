@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aquilia.clock import Clock
 from aquilia.controller import (
     DELETE,
     GET,
@@ -28,6 +29,7 @@ __all__ = [
     "PUT",
     "AppManifest",
     "Body",
+    "Clock",
     "Controller",
     "Fault",
     "FaultDomain",

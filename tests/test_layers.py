@@ -33,6 +33,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "auth.py",
         "sessions.py",
         "binding.py",
+        "clock.py",
         "handler.py",
         "controller.py",
         "exchange.py",

@@ -125,6 +125,8 @@ def anyio_backend():
     return "asyncio"
 """
 PLUGGED = """
+import asyncio
+
 from aquilia.sockets import Connection, Event, Socket, SocketController
 
 pytest_plugins = ["aquilia.testing.plugin"]
@@ -136,15 +138,30 @@ class EchoSocket(SocketController):
     async def echo(self, conn: Connection, payload: str) -> str:
         return payload
 
+    @Event("nap")
+    async def nap(self, conn: Connection) -> None:
+        await asyncio.sleep(3600)
+        await conn.send_event("woke")
+
 
 async def test_async(sockets):
     t, other = await sockets(EchoSocket, max_connections=1), await sockets(EchoSocket)
     alice, bob = await t.connect("/echo"), await other.connect("/echo")
     assert await alice.request("echo", "hi") + await bob.request("echo", "ho") == "hiho"
+    await alice.send("nap")
+    await bob.send("nap")
+    await t.clock.advance(3600)
+    await alice.expect("woke")
+    await bob.expect_nothing()
 
 
 def test_sync(sockets_sync):
-    assert sockets_sync(EchoSocket).connect("/echo").request("echo", "hi") == "hi"
+    t = sockets_sync(EchoSocket)
+    alice = t.connect("/echo")
+    assert alice.request("echo", "hi") == "hi"
+    alice.send("nap")
+    t.clock.advance(3600)
+    alice.expect("woke")
 """
 
 

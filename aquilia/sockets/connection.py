@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping, Set
 from contextvars import Context, copy_context
 from datetime import UTC, datetime
-from time import monotonic, time
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from starlette.datastructures import Headers, QueryParams
@@ -75,8 +74,8 @@ class Connection(Outbound):
         self._bucket = bucket
         self._strikes: Strikes | None = None
         self._context: Context = copy_context()
-        self._created = time()
-        self._heard_at = monotonic()
+        self._created = hub.clock.time()
+        self._heard_at = hub.clock.monotonic()
         self._rooms: set[str] = set()
         self._state: dict[str, Any] | None = None
         self._inbox: list[Any] | None = None
@@ -140,7 +139,8 @@ class Connection(Outbound):
     @property
     def last_activity(self) -> datetime:
         """When its client was last heard."""
-        return datetime.fromtimestamp(time() - (monotonic() - self._heard_at), UTC)
+        clock = self._hub.clock
+        return datetime.fromtimestamp(clock.time() - (clock.monotonic() - self._heard_at), UTC)
 
     def __repr__(self) -> str:
         return f"<Connection {self.id} {self.namespace} {self.phase.value}>"

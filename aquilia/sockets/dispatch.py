@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from time import monotonic
 from typing import Any, Protocol
 
+from aquilia.clock import Clock
 from aquilia.di import ScopeContainer, Services
 from aquilia.faults import Fault, FaultEngine
 from aquilia.sockets.answers import (
@@ -77,6 +77,7 @@ class Dispatcher:
         engine: FaultEngine,
         tasks: TaskSet,
         ends: Ends,
+        clock: Clock,
         development: bool,
     ) -> None:
         self.contract = contract
@@ -85,6 +86,7 @@ class Dispatcher:
         self._tasks = tasks
         self._pump = Pump(tasks, self._handle)
         self._ends = ends
+        self._monotonic = clock.monotonic
         self._development = development
         self._pattern = contract.declaration.path
         self._max_size = contract.settings.max_message_size
@@ -138,7 +140,7 @@ class Dispatcher:
         size = len(data)
         conn.messages_received += 1
         conn.bytes_received += size
-        conn._heard_at = now = monotonic()
+        conn._heard_at = now = self._monotonic()
         codec = conn._codec
         if size > self._max_size:
             self._answer(conn, ws_payload_too_large(size, self._max_size), None)

@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from time import perf_counter, time
+from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
+from aquilia.clock import Clock
 from aquilia.di import ScopeContainer
 from aquilia.sockets.adapters.base import Broker, Publication
 from aquilia.sockets.connection import Connection
@@ -54,9 +55,13 @@ class Home:
 class Hub:
     """Implements the hub port on a broker. One per process."""
 
-    def __init__(self, broker: Broker, *, clock: Callable[[], float] = perf_counter) -> None:
+    def __init__(
+        self, broker: Broker, *, clock: Clock | None = None, stopwatch: Callable[[], float] = perf_counter
+    ) -> None:
+        self.clock = clock or Clock()
+        """See `HubPort`."""
         self._broker = broker
-        self._fanout = FanOut(clock)
+        self._fanout = FanOut(stopwatch)
         self.homes: dict[str, Home] = {}
         self._dirty: deque[Connection] = deque()
         self._flushing = False
@@ -193,7 +198,7 @@ class Hub:
             namespace=namespace,
             event=event,
             payload=payload,
-            ts=int(time() * 1000),
+            ts=int(self.clock.time() * 1000),
             room=room,
             identity=identity,
             exclude=exclude,

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from aquilia.clock import Clock
+
 __all__ = ["HubPort", "Member", "Namespace"]
 
 
@@ -32,6 +34,10 @@ class Member:
 
 class HubPort(Protocol):
     """See the head of this module for the promises. `conn` is a `Connection` of this process."""
+
+    @property
+    def clock(self) -> Clock:
+        """What the time is here."""
 
     async def join(self, conn: Any, room: str) -> bool:
         """Put a connection into a room. False: it was there already.

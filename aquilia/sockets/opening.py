@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any
 
 from starlette.requests import HTTPConnection
@@ -290,7 +289,7 @@ class Entrance:
             outbox=Outbox(settings.backpressure),
             hub=self._hub,
             home=home,
-            bucket=TokenBucket(rate, max(1.0, 2 * rate), monotonic()) if rate else None,
+            bucket=TokenBucket(rate, max(1.0, 2 * rate), self._hub.clock.monotonic()) if rate else None,
         )
         self._hub.add(conn)
         self._recorder.opened(home.pattern)

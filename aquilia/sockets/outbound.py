@@ -11,7 +11,6 @@ import enum
 import logging
 from collections.abc import Sequence
 from functools import cache
-from time import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aquilia.sockets.codecs import Codec
@@ -109,7 +108,7 @@ class Outbound:
 
     def _event(self, name: str, payload: Any, id: str | None = None) -> bytes:
         """The frame of an event, which wants an ack if it has an id."""
-        meta = {"ts": int(time() * 1000)} if self._profile.v1 else None
+        meta = {"ts": int(self._hub.clock.time() * 1000)} if self._profile.v1 else None
         return self._encode(
             MessageEnvelope(type="event", event=name, payload=payload, id=id, ack=id is not None, meta=meta)
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import isfinite
-from time import monotonic
 from weakref import WeakKeyDictionary
 
 from aquilia.sockets.connection import Connection
@@ -43,7 +42,7 @@ class ConnectionRate:
         Raises:
             SocketFault: WS_RATE_LIMIT_EXCEEDED.
         """
-        now = monotonic()
+        now = conn._hub.clock.monotonic()
         bucket = self._buckets.get(conn)
         if bucket is None:
             bucket = self._buckets[conn] = TokenBucket(self.messages_per_second, self.burst, now)

@@ -12,6 +12,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from aquilia.aquilary import App, BootError, Problem, Registry
+from aquilia.clock import Clock
 from aquilia.di import Scope, ScopeContainer, Services
 from aquilia.faults import Fault, FaultEngine
 from aquilia.lifespan import serve_lifespan
@@ -75,9 +76,10 @@ class AquilaSockets:
             provided=PROVIDED,
         )
         self.recorder = recorder or Counters()
-        self._adapter = adapter or InMemoryAdapter()
+        clock = Clock.current()
+        self._adapter = adapter or InMemoryAdapter(clock.monotonic)
         self._engine = engine or FaultEngine()
-        self.hub = Hub(self._adapter.broker)
+        self.hub = Hub(self._adapter.broker, clock=clock)
         self._tasks = TaskSet()
         self._namespaces = Namespaces(
             self.hub, self.services, self.recorder, limit=self.plan.node.max_namespaces
@@ -103,6 +105,7 @@ class AquilaSockets:
                 engine=self._engine,
                 tasks=self._tasks,
                 ends=self,
+                clock=clock,
                 development=development,
             )
             self._entrance.serve(app, contract, dispatcher)

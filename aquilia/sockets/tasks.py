@@ -45,12 +45,14 @@ def own_error(error: BaseException) -> Exception:
 class TaskSet:
     """Tasks that belong together, held until they end."""
 
-    __slots__ = ("_loop", "_spares", "_tasks")
+    __slots__ = ("_context", "_loop", "_spares", "_tasks")
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._spares: list[_Spare] = []
+        self._context = copy_context()
+        """That of the boot, for what runs in the name of no connection."""
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """The loop that runs them. Asking for the running one costs a system call before Python 3.12."""
@@ -165,7 +167,7 @@ class _Spare(Coroutine[Any, Any, None]):
         self._awaited: Any = None
         self._parked: asyncio.Future[None] | None = None
         self._ended = False
-        self.task: asyncio.Task[None] = asyncio.Task(self, loop=loop, context=Context())
+        self.task: asyncio.Task[None] = asyncio.Task(self, loop=loop, context=owner._context.copy())
 
     def take(self, coroutine: Coroutine[Any, Any, None], context: Context, awaited: Any) -> None:
         """Run the rest of a coroutine, which waits for this."""

@@ -12,12 +12,11 @@ from aquilia.sockets.codecs import codec as codec_named
 from aquilia.sockets.connection import DisconnectReason
 from aquilia.sockets.envelope import PLAIN_JSON, PROFILES, MessageEnvelope, MessageType
 from aquilia.sockets.faults import SocketFault
+from aquilia.testing.clock import TIMEOUT, ControlledClock
 from aquilia.testing.handshake import HandshakeRefused, Upgrade
 
 __all__ = ["QUIET", "TIMEOUT", "Client"]
 
-TIMEOUT = 3.0
-"""Seconds that every wait takes at most, where a test does not say otherwise."""
 QUIET = 0.1
 """Seconds within which nothing is to come."""
 _SHOWN = 10
@@ -32,7 +31,8 @@ class Client:
     for raises an `AssertionError`, which shows what did arrive.
     """
 
-    def __init__(self, upgrade: Upgrade) -> None:
+    def __init__(self, upgrade: Upgrade, clock: ControlledClock) -> None:
+        self._clock = clock
         self._wire = upgrade.wire
         self._wire.on_news = self._take
         self._profile = PROFILES.get(upgrade.subprotocol or "", PLAIN_JSON)
@@ -191,7 +191,8 @@ class Client:
                     await self._wait_for_news()
         except TimeoutError:
             pass
-        raise AssertionError(f"{label} {waited}; {self._story()}")
+        held = ", while the application's clock stood still" if self._clock.frozen else ""
+        raise AssertionError(f"{label} {waited}{held}; {self._story()}")
 
     def _story(self) -> str:
         """What has come and was not taken."""

@@ -67,12 +67,15 @@ class Upgrade:
         headers: Mapping[str, str] | None,
         subprotocols: Sequence[str],
         identity: Any,
+        context: Context,
     ) -> None:
         if not url.startswith("/"):
             raise ValueError(f"a path begins with a slash, as /chat/x does, not {url!r}")
         if identity is not None and not hasattr(identity, "id"):
             raise TypeError(f"an identity has an `id`, by which publications find it; {identity!r} has none")
-        self.wire = Wire()
+        self.context = context
+        """Where the application answers: it is the application's, not the test's."""
+        self.wire = Wire(context.copy())
         self.subprotocol: str | None = None
         self.headers = Headers()
         self._accepted = False
@@ -144,9 +147,9 @@ def _refused(status: int, body: bytes) -> HandshakeRefused:
 
 
 async def shake_hands(app: ASGIApp, upgrade: Upgrade) -> None:
-    """Let the application answer, in a context of its own as under a server."""
+    """Let the application answer, in the upgrade's context."""
     call: Any = app(upgrade.scope, upgrade.receive, upgrade.send)
-    task = asyncio.get_running_loop().create_task(call, context=Context())
+    task = asyncio.get_running_loop().create_task(call, context=upgrade.context)
     try:
         await task
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,9 @@ from aquilia.manifest import AppManifest
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.faults import CloseCode
 from aquilia.testing.client import TIMEOUT, Client
+from aquilia.testing.clock import ControlledClock
 from aquilia.testing.handshake import Upgrade, identified, shake_hands
+from aquilia.testing.looptime import two_times
 from aquilia.testing.wire import Wire
 
 __all__ = ["SocketsTest", "sockets_test"]
@@ -23,9 +26,11 @@ __all__ = ["SocketsTest", "sockets_test"]
 class SocketsTest:
     """An application that runs, and where clients connect to it. `sockets_test` makes it."""
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, clock: ControlledClock) -> None:
         self.application = application
         """What is tested: for its services, and the counts of `application.sockets`."""
+        self.clock = clock
+        """The application's time, which the test may hold and move."""
         application.sockets.on_gone = _gone
         self._wires: list[Wire] = []
 
@@ -37,27 +42,29 @@ class SocketsTest:
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, Any] | None = None,
         subprotocol: str | Sequence[str] = (),
+        hello: bool = True,
         timeout: float = TIMEOUT,
     ) -> Client:
         """A client whose handshake was answered with 101; with a subprotocol of v1, its `hello` as well.
 
         `identity` has an `id`; handshake middleware and guards find it as if authentication had put it there.
-        `subprotocol` is one, or all that the client offers. `@OnConnect` runs behind the handshake: if it raises,
-        `closed` tells.
+        `subprotocol` is one, or all that the client offers; with `hello=False` a client of v1 keeps silent.
+        `@OnConnect` runs behind the handshake: if it raises, `closed` tells.
 
         Raises:
             HandshakeRefused: the client was not let in.
         """
         offered = [subprotocol] if isinstance(subprotocol, str) else subprotocol
-        upgrade = Upgrade(path, query, headers, offered, identity)
+        upgrade = Upgrade(path, query, headers, offered, identity, self.clock.owns(Context()))
         try:
             async with asyncio.timeout(timeout):
                 await shake_hands(self.application, upgrade)
         except TimeoutError:
             raise AssertionError(f"the handshake at {path} was not answered within {timeout:g} s") from None
         self._wires.append(upgrade.wire)
-        client = Client(upgrade)
-        await client._hello(timeout)
+        client = Client(upgrade, self.clock)
+        if hello:
+            await client._hello(timeout)
         return client
 
     async def _leave(self) -> None:
@@ -71,6 +78,36 @@ def _gone(conn: Connection) -> None:
     wire = conn._transport
     if isinstance(wire, Wire):
         wire.gone.set()
+
+
+class _Life:
+    """The start and the end of an application, in one task as under a server."""
+
+    def __init__(self, application: Application) -> None:
+        self._application = application
+        self._over = asyncio.Event()
+
+    async def begin(self, context: Context) -> None:
+        loop = asyncio.get_running_loop()
+        begun: asyncio.Future[None] = loop.create_future()
+        self._task = loop.create_task(self._live(begun), context=context)
+        try:
+            await asyncio.wait([self._task, begun], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._task.cancel()
+            raise
+        if not begun.done():
+            await self._task
+
+    async def _live(self, begun: asyncio.Future[None]) -> None:
+        await self._application.startup()
+        begun.set_result(None)
+        await self._over.wait()
+        await self._application.shutdown()
+
+    async def end(self) -> None:
+        self._over.set()
+        await self._task
 
 
 @contextlib.asynccontextmanager
@@ -89,7 +126,8 @@ async def sockets_test(
             assert await alice.request("say", {"text": "hi"}) == "said"
 
     `services`, `middleware` and settings go with controllers, as in `AquilaSockets.from_controllers`; manifests have
-    their own. `overrides` puts ready objects in the place of services, by the type that they provide.
+    their own. `overrides` puts ready objects in the place of services, by the type that they provide. Time is
+    real until the test takes hold of `t.clock`.
 
     Raises:
         BootError: with every problem of the application.
@@ -97,18 +135,24 @@ async def sockets_test(
     """
     registry = _registry(subjects, services, middleware, settings)
     apps = tuple(replace(app, middleware=(identified, *app.middleware)) for app in registry.apps)
-    application = Application(
+    clock = ControlledClock()
+    context = clock.owns(copy_context())
+    application = context.run(
+        Application,
         replace(registry, apps=apps),
         overrides=overrides,
         environment="development" if development else "production",
     )
-    await application.startup()
-    test = SocketsTest(application)
-    try:
-        yield test
-    finally:
-        await test._leave()
-        await application.shutdown()
+    with two_times(asyncio.get_running_loop()):
+        life = _Life(application)
+        await life.begin(context)
+        test = SocketsTest(application, clock)
+        try:
+            yield test
+        finally:
+            clock.resume()  # what ends may take its time, and no more
+            await test._leave()
+            await life.end()
 
 
 def _registry(

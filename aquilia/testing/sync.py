@@ -15,9 +15,10 @@ from aquilia.manifest import AppManifest
 from aquilia.sockets.connection import DisconnectReason
 from aquilia.sockets.envelope import MessageEnvelope, MessageType
 from aquilia.testing.client import QUIET, TIMEOUT, Client
+from aquilia.testing.clock import ControlledClock
 from aquilia.testing.kit import SocketsTest, sockets_test
 
-__all__ = ["SyncClient", "SyncSocketsTest", "sockets_test_sync"]
+__all__ = ["SyncClient", "SyncClock", "SyncSocketsTest", "sockets_test_sync"]
 
 T = TypeVar("T")
 
@@ -90,12 +91,48 @@ class SyncClient:
         self._client.read_on()
 
 
+class SyncClock:
+    """See `ControlledClock`. Only `advance` lets the server work."""
+
+    def __init__(self, clock: ControlledClock, run: _Run) -> None:
+        self._clock = clock
+        self._run = run
+
+    def monotonic(self) -> float:
+        """See `ControlledClock`."""
+        return self._clock.monotonic()
+
+    def time(self) -> float:
+        """See `ControlledClock`."""
+        return self._clock.time()
+
+    @property
+    def frozen(self) -> bool:
+        """See `ControlledClock`."""
+        return self._clock.frozen
+
+    def freeze(self) -> None:
+        """See `ControlledClock`."""
+        self._clock.freeze()
+
+    def resume(self) -> None:
+        """See `ControlledClock`."""
+        self._clock.resume()
+
+    def advance(self, seconds: float, *, timeout: float = TIMEOUT) -> None:
+        """See `ControlledClock`."""
+        __tracebackhide__ = True
+        self._run(self._clock.advance(seconds, timeout=timeout))
+
+
 class SyncSocketsTest:
     """See `SocketsTest`."""
 
     def __init__(self, test: SocketsTest, run: _Run) -> None:
         self._test = test
         self._run = run
+        self.clock = SyncClock(test.clock, run)
+        """See `SocketsTest`."""
 
     @property
     def application(self) -> Application:
@@ -110,12 +147,19 @@ class SyncSocketsTest:
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, Any] | None = None,
         subprotocol: str | Sequence[str] = (),
+        hello: bool = True,
         timeout: float = TIMEOUT,
     ) -> SyncClient:
         """See `SocketsTest`."""
         __tracebackhide__ = True
         connecting = self._test.connect(
-            path, identity=identity, headers=headers, query=query, subprotocol=subprotocol, timeout=timeout
+            path,
+            identity=identity,
+            headers=headers,
+            query=query,
+            subprotocol=subprotocol,
+            hello=hello,
+            timeout=timeout,
         )
         return SyncClient(self._run(connecting), self._run)
 

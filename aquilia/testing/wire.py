@@ -1,7 +1,8 @@
 """A wire without a network: the transport port, with the client at its other end in the same process.
 
 It is handed over as the native transport is, so that all above the port is what serves in production. Messages are
-whole and unframed; they go up from the loop, never from the task of a test, as from a socket.
+whole and unframed; they go up from the loop, never from the task of a test, as from a socket, and in a context of the
+application's.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from typing import Any
 
 from aquilia.sockets.connection import DisconnectReason
@@ -23,7 +25,7 @@ class Wire:
 
     kind = "testing"
 
-    def __init__(self) -> None:
+    def __init__(self, context: Context) -> None:
         self.ended: DisconnectReason | None = None
         """How the connection ended, as the client sees it."""
         self.gone = asyncio.Event()
@@ -31,6 +33,7 @@ class Wire:
         self.on_news: Callable[[], None] = lambda: None
         """Called when a message has arrived for the client, or the end."""
         self._loop = asyncio.get_running_loop()
+        self._context = context
         self._events: TransportEvents | None = None
         self._conn: Any = None
         self._binary = False
@@ -74,12 +77,12 @@ class Wire:
         """See `Transport`."""
         if not self._server_reads:
             self._server_reads = True
-            self._loop.call_soon(self._hand_up)
+            self._call_up(self._hand_up)
 
     def close(self, code: int, reason: str) -> None:
         """See `Transport`. The client answers at once."""
         self._closing = True
-        self._loop.call_soon(self._end, code, reason)
+        self._call_up(self._end, code, reason)
 
     def abort(self) -> None:
         """See `Transport`."""
@@ -91,7 +94,7 @@ class Wire:
         """Send a message. It waits while the server reads no more."""
         self._binary = binary
         self._upward.append(message)
-        self._loop.call_soon(self._hand_up)
+        self._call_up(self._hand_up)
 
     def received(self) -> list[bytes]:
         """What has arrived since the last call; nothing while the client does not read."""
@@ -111,13 +114,16 @@ class Wire:
         self.on_news()
         if self._blocked:
             self._blocked = False
-            self._loop.call_soon(self._writable)
+            self._call_up(self._writable)
 
     def leave(self, code: int, reason: str) -> None:
         """End the connection, behind what was sent."""
-        self._loop.call_soon(self._end, code, reason)
+        self._call_up(self._end, code, reason)
 
     # Up, from the loop
+
+    def _call_up(self, callback: Callable[..., object], *args: Any) -> None:
+        self._loop.call_soon(callback, *args, context=self._context)
 
     def _hand_up(self) -> None:
         while self._upward and self._server_reads and self.ended is None and self._events is not None:

@@ -121,7 +121,7 @@ class House:
 
     def __init__(self, broker: Broker | None = None, **settings: Any) -> None:
         self.now = 0.0
-        self.hub = Hub(broker or InMemoryAdapter().broker, clock=lambda: self.now)
+        self.hub = Hub(broker or InMemoryAdapter().broker, stopwatch=lambda: self.now)
         self.recorder = Counters()
         self.home = Home(Namespace("/n"), "/n", SocketSettings(**settings), self.recorder)
         self.home.controller = object()

@@ -19,10 +19,12 @@ from aquilia.sockets import (
     Schema,
     Socket,
     SocketController,
+    SocketFault,
     SocketGuard,
 )
 from aquilia.sockets.faults import ws_auth_required, ws_forbidden
 from aquilia.sockets.namespaces import Namespaces
+from aquilia.testing import sockets_test
 
 JOURNAL: list[str] = []
 
@@ -172,20 +174,25 @@ async def test_messages_above_the_rate_are_refused_and_too_many_of_them_end_it()
 
 
 async def test_the_rate_allows_a_burst_of_twice_itself() -> None:
-    async with (
-        serving(AquilaSockets.from_controllers([Limited])) as base,
-        Client.connect(f"{base}/room/a") as client,
-    ):
-        assert [(await client.request("hit"))["status"] for _ in range(10)] == ["ok"] * 10
+    async with sockets_test(Limited) as t:
+        t.clock.freeze()
+        ann = await t.connect("/room/a")
+        for _ in range(10):
+            await ann.request("hit")
+        with pytest.raises(SocketFault, match="WS_RATE_LIMIT_EXCEEDED"):
+            await ann.request("hit")
 
 
 async def test_a_handler_that_takes_too_long_is_answered_as_overload() -> None:
-    app = AquilaSockets.from_controllers([Limited], handler_timeout=0.05)
-    async with serving(app) as base, Client.connect(f"{base}/room/a") as client:
-        answer = await client.request("slow")
-        assert answer["error"]["code"] == "WS_OVERLOADED"
-        assert "slow did not finish" in answer["error"]["message"]
-        assert (await client.request("hit"))["status"] == "ok"
+    async with sockets_test(Limited, handler_timeout=30) as t:
+        t.clock.freeze()
+        ann = await t.connect("/room/a")
+        answer = asyncio.create_task(ann.request("slow"))
+        await asyncio.sleep(0)
+        await t.clock.advance(30)
+        with pytest.raises(SocketFault, match="WS_OVERLOADED: slow did not finish within 30 s"):
+            await answer
+        await ann.request("hit")
 
 
 async def test_on_connect_may_refuse() -> None:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from starlette.responses import PlainTextResponse, Response
 from visit import Visit
-from wire import eventually
 
 from aquilia import Fault, RequestCtx
 from aquilia.middleware import CallNext
 from aquilia.sockets import AquilaSockets, Event, Socket, SocketController
-from aquilia.sockets import namespaces as namespaces_module
+from aquilia.sockets.namespaces import LINGER
+from aquilia.testing import sockets_test
 
 NOTHING = {"connections": 0, "namespaces": 0, "rooms": 0, "tasks": 0}
 
@@ -84,15 +84,11 @@ async def test_a_middleware_that_refuses_however_late_refuses(
     await given_back(app)
 
 
-async def test_a_middleware_that_asks_twice_holds_the_namespace_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(namespaces_module, "LINGER", 0.0)
-    app = app_with(twice)
-    async with Visit(app, "/hall") as visit:
-        assert visit.accepted
-    await eventually(lambda: app.live() == NOTHING)
-    await app.shutdown()
+async def test_a_middleware_that_asks_twice_holds_the_namespace_once() -> None:
+    async with sockets_test(Hall, middleware=[twice]) as t:
+        await (await t.connect("/hall")).disconnect()
+        await t.clock.advance(LINGER + 1)
+        assert t.application.sockets.live() == NOTHING
 
 
 async def test_headers_and_cookies_are_sent_with_the_upgrade() -> None:

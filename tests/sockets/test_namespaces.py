@@ -24,7 +24,8 @@ from aquilia.sockets import (
     Socket,
     SocketController,
 )
-from aquilia.sockets import namespaces as namespaces_module
+from aquilia.sockets.namespaces import LINGER
+from aquilia.testing import sockets_test
 
 JOURNAL: list[str] = []
 
@@ -82,6 +83,9 @@ class Shop(SocketController):
         return ledger.path
 
 
+SERVICES = [Ledger, purse, receipt, slow_start]
+
+
 @pytest.fixture(params=list(TRANSPORTS))
 async def base(request: pytest.FixtureRequest, app: AquilaSockets) -> AsyncIterator[str]:
     async with serving(app, ws=TRANSPORTS[request.param]) as base:
@@ -91,7 +95,7 @@ async def base(request: pytest.FixtureRequest, app: AquilaSockets) -> AsyncItera
 @pytest.fixture
 def app() -> AquilaSockets:
     JOURNAL.clear()
-    return AquilaSockets.from_controllers([Shop], services=[Ledger, purse, receipt, slow_start])
+    return AquilaSockets.from_controllers([Shop], services=SERVICES)
 
 
 async def test_services_of_every_scope_reach_their_handlers(base: str, app: AquilaSockets) -> None:
@@ -119,18 +123,24 @@ async def test_concurrent_clients_open_a_namespace_once(base: str, app: AquilaSo
     assert JOURNAL.count("open /shop/a") == 1
 
 
-async def test_a_namespace_is_dropped_a_while_after_its_last_connection(
-    base: str, app: AquilaSockets, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(namespaces_module, "LINGER", 0.05)
-    async with Client.connect(f"{base}/shop/a") as client:
-        await client.request("look")
-        first = app.hub.homes["/shop/a"].controller
-    await eventually(lambda: "closed /shop/a" in JOURNAL)
-    assert app.live()["namespaces"] == 0
-    async with Client.connect(f"{base}/shop/a") as client:
-        await client.request("look")
-        assert app.hub.homes["/shop/a"].controller is not first
+async def test_a_namespace_is_dropped_a_while_after_its_last_connection() -> None:
+    JOURNAL.clear()
+    async with sockets_test(Shop, services=SERVICES) as t:
+        homes = t.application.sockets.hub.homes
+        ann = await t.connect("/shop/a")
+        first = homes["/shop/a"].controller
+        t.clock.freeze()
+        await ann.disconnect()
+        await t.clock.advance(LINGER - 0.001)
+        assert homes["/shop/a"].controller is first
+        assert "closed /shop/a" not in JOURNAL
+
+        await t.clock.advance(0.001)
+
+        assert "closed /shop/a" in JOURNAL
+        assert t.application.sockets.live()["namespaces"] == 0
+        await t.connect("/shop/a")
+        assert homes["/shop/a"].controller is not first
 
 
 async def test_the_end_of_the_application_closes_everything(app: AquilaSockets) -> None:

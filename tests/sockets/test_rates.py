@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import time
 from typing import Any
 
 import pytest
@@ -20,9 +19,12 @@ from aquilia.sockets import (
     RateLimitMiddleware,
     Socket,
     SocketController,
+    SocketFault,
     SocketGuard,
 )
 from aquilia.sockets.limits import TokenBucket
+from aquilia.testing import Client as KitClient
+from aquilia.testing import sockets_test
 
 NEVER = 0.001
 """Messages a second: within a test, none comes back."""
@@ -50,66 +52,60 @@ def hit_controller(*, on_socket: Any = None, on_event: Any = None) -> type[Socke
     return Hit
 
 
-async def outcome(client: Client, event: str = "hit") -> str:
-    answer = await client.request(event)
-    return answer["status"] if answer["status"] == "ok" else answer["error"]["code"]
+async def outcome(client: KitClient, event: str = "hit") -> str:
+    try:
+        await client.request(event)
+    except SocketFault as fault:
+        return fault.code
+    return "ok"
 
 
 REFUSED = "WS_RATE_LIMIT_EXCEEDED"
 
 
-@WIRES
 @LIMITERS
-async def test_beyond_its_burst_messages_are_refused(limiter: Any, place: str, transport: str) -> None:
-    app = AquilaSockets.from_controllers([hit_controller(on_socket={place: [limiter(NEVER, 3)]})])
-    async with (
-        serving(app, ws=TRANSPORTS[transport]) as base,
-        Client.connect(f"{base}/hit/a") as client,
-    ):
-        assert [await outcome(client) for _ in range(3)] == ["ok"] * 3
-        answer = await client.request("free")
-        assert answer["error"] == {
-            "code": REFUSED,
-            "message": "more than 0.001 messages a second",
-            "retryable": True,
-        }
+async def test_beyond_its_burst_messages_are_refused(limiter: Any, place: str) -> None:
+    async with sockets_test(hit_controller(on_socket={place: [limiter(NEVER, 3)]})) as t:
+        ann = await t.connect("/hit/a")
+        assert [await outcome(ann) for _ in range(3)] == ["ok"] * 3
+        with pytest.raises(SocketFault) as refused:
+            await ann.request("free")
+    assert (refused.value.code, refused.value.retryable) == (REFUSED, True)
+    assert refused.value.message == "more than 0.001 messages a second"
 
 
-@WIRES
 @LIMITERS
-async def test_its_bucket_fills_again_by_the_rate(limiter: Any, place: str, transport: str) -> None:
-    app = AquilaSockets.from_controllers([hit_controller(on_socket={place: [limiter(1_000_000, 1)]})])
-    async with (
-        serving(app, ws=TRANSPORTS[transport]) as base,
-        Client.connect(f"{base}/hit/a") as client,
-    ):
-        assert [await outcome(client) for _ in range(30)] == ["ok"] * 30
+async def test_its_bucket_fills_again_by_the_rate(limiter: Any, place: str) -> None:
+    async with sockets_test(hit_controller(on_socket={place: [limiter(4, 1)]})) as t:
+        t.clock.freeze()
+        ann = await t.connect("/hit/a")
+        assert [await outcome(ann), await outcome(ann)] == ["ok", REFUSED]
+        await t.clock.advance(0.249)
+        assert await outcome(ann) == REFUSED
+        await t.clock.advance(0.001)
+        assert [await outcome(ann), await outcome(ann)] == ["ok", REFUSED]
 
 
-@WIRES
 @LIMITERS
-async def test_a_burst_is_twice_the_rate_unless_it_is_said(limiter: Any, place: str, transport: str) -> None:
-    app = AquilaSockets.from_controllers([hit_controller(on_socket={place: [limiter(5)]})])
-    async with (
-        serving(app, ws=TRANSPORTS[transport]) as base,
-        Client.connect(f"{base}/hit/a") as client,
-    ):
-        begun = time.monotonic()
-        outcomes = [await outcome(client) for _ in range(25)]
-        assert outcomes[:10] == ["ok"] * 10
-        assert outcomes.count("ok") <= 10 + 5 * (time.monotonic() - begun)
+async def test_a_burst_is_twice_the_rate_unless_it_is_said(limiter: Any, place: str) -> None:
+    async with sockets_test(hit_controller(on_socket={place: [limiter(5)]})) as t:
+        t.clock.freeze()
+        ann = await t.connect("/hit/a")
+        assert [await outcome(ann) for _ in range(12)] == ["ok"] * 10 + [REFUSED] * 2
+        await t.clock.advance(3600)
+        assert [await outcome(ann) for _ in range(12)] == ["ok"] * 10 + [REFUSED] * 2
 
 
 @LIMITERS
 async def test_without_arguments_it_is_ten_a_second(limiter: Any, place: str) -> None:
-    app = AquilaSockets.from_controllers([hit_controller(on_socket={place: [limiter()]})])
-    async with serving(app) as base, Client.connect(f"{base}/hit/a") as client:
-        assert [await outcome(client) for _ in range(20)] == ["ok"] * 20
-        for n in range(12):
-            await client.send("hit", id=f"n{n}", ack=True)
-        while (answer := (await client.receive())["payload"])["status"] == "ok":
-            pass
-        assert answer["error"]["message"] == "more than 10 messages a second"
+    async with sockets_test(hit_controller(on_socket={place: [limiter()]})) as t:
+        t.clock.freeze()
+        ann = await t.connect("/hit/a")
+        assert [await outcome(ann) for _ in range(20)] == ["ok"] * 20
+        with pytest.raises(SocketFault, match="more than 10 messages a second"):
+            await ann.request("hit")
+        await t.clock.advance(0.1)
+        assert [await outcome(ann), await outcome(ann)] == ["ok", REFUSED]
 
 
 async def answers_until_the_end(client: Client, messages: int) -> list[str]:
@@ -143,25 +139,18 @@ async def test_refusals_by_the_guard_and_by_the_setting_count_together() -> None
 
 @LIMITERS
 async def test_each_connection_has_a_bucket(limiter: Any, place: str) -> None:
-    app = AquilaSockets.from_controllers([hit_controller(on_socket={place: [limiter(NEVER, 1)]})])
-    async with serving(app) as base, Client.connect(f"{base}/hit/a") as ann:
-        assert [await outcome(ann), await outcome(ann)] == ["ok", REFUSED]
-        async with Client.connect(f"{base}/hit/a") as bob:
-            assert [await outcome(bob), await outcome(bob)] == ["ok", REFUSED]
+    async with sockets_test(hit_controller(on_socket={place: [limiter(NEVER, 1)]})) as t:
+        for _ in range(2):
+            client = await t.connect("/hit/a")
+            assert [await outcome(client), await outcome(client)] == ["ok", REFUSED]
 
 
-@WIRES
 @LIMITERS
-async def test_on_an_event_it_counts_the_events_that_have_it(
-    limiter: Any, place: str, transport: str
-) -> None:
-    app = AquilaSockets.from_controllers([hit_controller(on_event={place: [limiter(NEVER, 2)]})])
-    async with (
-        serving(app, ws=TRANSPORTS[transport]) as base,
-        Client.connect(f"{base}/hit/a") as client,
-    ):
+async def test_on_an_event_it_counts_the_events_that_have_it(limiter: Any, place: str) -> None:
+    async with sockets_test(hit_controller(on_event={place: [limiter(NEVER, 2)]})) as t:
+        ann = await t.connect("/hit/a")
         events = ["hit", "other", "hit", "other", "free", "free", "free"]
-        assert [await outcome(client, event) for event in events] == [
+        assert [await outcome(ann, event) for event in events] == [
             *("ok", "ok", REFUSED, REFUSED),
             *("ok", "ok", "ok"),
         ]
@@ -173,9 +162,9 @@ async def test_on_an_event_it_counts_the_events_that_have_it(
     ids=["guard", "middleware"],
 )
 async def test_an_app_may_have_one_for_all_its_controllers(limiter: Any, setting: str) -> None:
-    app = AquilaSockets.from_controllers([hit_controller()], **{setting: [limiter(NEVER, 2)]})
-    async with serving(app) as base, Client.connect(f"{base}/hit/a") as client:
-        assert [await outcome(client) for _ in range(3)] == ["ok", "ok", REFUSED]
+    async with sockets_test(hit_controller(), **{setting: [limiter(NEVER, 2)]}) as t:
+        ann = await t.connect("/hit/a")
+        assert [await outcome(ann) for _ in range(3)] == ["ok", "ok", REFUSED]
 
 
 async def test_the_setting_the_guard_and_the_middleware_count_by_themselves() -> None:
@@ -187,14 +176,13 @@ async def test_the_setting_the_guard_and_the_middleware_count_by_themselves() ->
         @Event("b", guards=[RateLimitGuard(NEVER, 1)])
         async def b(self, conn: Connection) -> None: ...
 
-    async with (
-        serving(AquilaSockets.from_controllers([All])) as base,
-        Client.connect(f"{base}/all") as client,
-    ):
-        assert [await outcome(client, "a") for _ in range(3)] == ["ok", "ok", REFUSED]
-        assert [await outcome(client, "b") for _ in range(2)] == ["ok", REFUSED]
+    async with sockets_test(All) as t:
+        ann = await t.connect("/all")
+        assert [await outcome(ann, "a") for _ in range(3)] == ["ok", "ok", REFUSED]
+        assert [await outcome(ann, "b") for _ in range(2)] == ["ok", REFUSED]
         # one of six is left to the middleware; the setting, of twenty, has refused none
-        assert (await client.request("b"))["error"]["message"] == "more than 0.001 messages a second"
+        with pytest.raises(SocketFault, match=r"more than 0.001 messages a second"):
+            await ann.request("b")
 
 
 class No(SocketGuard):
@@ -213,9 +201,9 @@ class No(SocketGuard):
     ids=["guard", "middleware"],
 )
 async def test_the_middleware_counts_what_guards_refuse(given: dict[str, Any], second: str) -> None:
-    app = AquilaSockets.from_controllers([hit_controller(on_socket=given)])
-    async with serving(app) as base, Client.connect(f"{base}/hit/a") as client:
-        assert [await outcome(client), await outcome(client)] == ["WS_FORBIDDEN", second]
+    async with sockets_test(hit_controller(on_socket=given)) as t:
+        ann = await t.connect("/hit/a")
+        assert [await outcome(ann), await outcome(ann)] == ["WS_FORBIDDEN", second]
 
 
 def buckets() -> int:

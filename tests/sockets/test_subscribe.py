@@ -15,9 +15,11 @@ from aquilia.sockets import (
     Event,
     Socket,
     SocketController,
+    SocketFault,
     Subscribe,
     Unsubscribe,
 )
+from aquilia.testing import sockets_test
 
 
 @Socket("/rooms", room_size=1, max_rooms=3)
@@ -54,7 +56,7 @@ class Rooms(SocketController):
 
 @pytest.fixture
 async def app() -> AsyncIterator[AquilaSockets]:
-    app = AquilaSockets.from_controllers([Rooms], handler_timeout=0.05)
+    app = AquilaSockets.from_controllers([Rooms], handler_timeout=30)
     yield app
     await app.shutdown()
 
@@ -119,9 +121,15 @@ async def test_what_is_no_room_is_refused(visit: Visit, payload: Any, code: str)
     assert await visit.refused("enter", payload) == code
 
 
-async def test_a_handler_without_end_is_answered_as_overload(visit: Visit) -> None:
-    assert await visit.refused("forever") == "WS_OVERLOADED"
-    assert await rooms(visit) == []
+async def test_a_handler_without_end_is_answered_as_overload() -> None:
+    async with sockets_test(Rooms, handler_timeout=30) as t:
+        ann = await t.connect("/rooms")
+        answer = asyncio.create_task(ann.request("forever"))
+        await asyncio.sleep(0)
+        await t.clock.advance(30.1)
+        with pytest.raises(SocketFault, match="WS_OVERLOADED"):
+            await answer
+        assert await ann.request("where") == []
 
 
 async def test_a_timeout_of_the_handlers_own_is_its_own_error(
