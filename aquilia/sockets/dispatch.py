@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any, Protocol
 
@@ -25,7 +26,7 @@ from aquilia.sockets.answers import (
 )
 from aquilia.sockets.connection import INBOX_LIMIT, Connection, ConnectionState, DisconnectReason
 from aquilia.sockets.contract import SocketContract
-from aquilia.sockets.envelope import MessageEnvelope
+from aquilia.sockets.envelope import MessageEnvelope, Profile
 from aquilia.sockets.faults import (
     CloseCode,
     SocketFault,
@@ -37,6 +38,7 @@ from aquilia.sockets.faults import (
     ws_payload_too_large,
     ws_unsupported_event,
 )
+from aquilia.sockets.handshake import choose_profile
 from aquilia.sockets.pump import Pump
 from aquilia.sockets.rates import over_rate
 from aquilia.sockets.routes import Hook, RouteCompiler, connection_container
@@ -94,6 +96,10 @@ class Dispatcher:
         self._on_disconnect = [compiler.hook(hook) for hook in contract.on_disconnect]
 
     # The opening
+
+    def negotiate(self, offered: Sequence[str]) -> tuple[Profile, str | None]:
+        """What is spoken with a client that offers these subprotocols: see `choose_profile`."""
+        return choose_profile(offered, self.contract.settings.subprotocols)
 
     def on_open(self, conn: Connection) -> None:
         """The upgrade is done. A plain client is connected; one of protocol v1 speaks first."""

@@ -24,6 +24,7 @@ from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.dispatch import Dispatcher
 from aquilia.sockets.faults import CloseCode
+from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.hub import Home, Hub
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.opening import Entrance
@@ -96,7 +97,8 @@ class AquilaSockets:
         self._left: asyncio.Future[None] | None = None
         self._starting = asyncio.Lock()
         for app, contract in self.plan.contracts:
-            dispatcher = Dispatcher(
+            dispatch = Dispatcher if contract.declaration.function is None else FlowDispatcher
+            dispatcher = dispatch(
                 contract,
                 self.services,
                 node=self.plan.node,
