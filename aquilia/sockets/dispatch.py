@@ -41,7 +41,7 @@ from aquilia.sockets.faults import (
 from aquilia.sockets.handshake import choose_profile
 from aquilia.sockets.pump import Pump
 from aquilia.sockets.rates import over_rate
-from aquilia.sockets.routes import Hook, RouteCompiler, connection_container
+from aquilia.sockets.routes import Hook, RouteCompiler
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.tasks import TaskSet, own_error
 
@@ -255,7 +255,7 @@ class Dispatcher:
         conn._started = True
         for hook in self._on_connect:
             try:
-                await self._run_hook(conn, hook)
+                await hook.run(conn, None)
             except (Exception, asyncio.CancelledError) as error:
                 fault = self._engine.process(own_error(error), hook.where, internal=internal_error_in_opening)
                 self._refuse_opening(conn, fault)
@@ -264,13 +264,6 @@ class Dispatcher:
     def _refuse_opening(self, conn: Connection, fault: Fault) -> None:
         conn._home.recorder.fault(self._pattern, label(fault))
         conn._end(close_code(fault), close_text(fault))
-
-    async def _run_hook(self, conn: Connection, hook: Hook, reason: DisconnectReason | None = None) -> None:
-        arguments = {}
-        if hook.injection.needed:
-            arguments = await hook.injection.resolve(await connection_container(conn, hook.injection.scope))
-        more = (reason,) if hook.takes_reason else ()
-        await hook.function(conn._controller, conn, *more, **arguments)
 
     # The answer
 
@@ -308,14 +301,20 @@ class Dispatcher:
             await self._end_pump(conn, by_server=by_server)
             for hook in self._on_disconnect if conn._started else ():
                 try:
-                    await self._run_hook(conn, hook, reason)
+                    await hook.run(conn, reason)
                 except (Exception, asyncio.CancelledError) as error:
-                    self._engine.process(own_error(error), hook.where, internal=ws_internal_error)
+                    self._note(hook, own_error(error))
         finally:  # also when the process waits for the application no longer
             conn._finished = True
             await self._close_scope(conn._scope)
             conn._scope = None
             await self._ends.gone(conn)
+
+    def _note(self, hook: Hook, error: Exception) -> None:
+        """Log what an `@OnDisconnect` raised: there is nobody left to tell."""
+        fault = self._engine.process(error, hook.where, internal=ws_internal_error)
+        if fault.code != "WS_INTERNAL_ERROR":  # which has been logged, with its incident
+            logger.log(fault.severity.log_level, "%s (%s) ended with %s", hook.where, hook.location, fault)
 
     async def _end_pump(self, conn: Connection, *, by_server: bool) -> None:
         pump = conn._pump
