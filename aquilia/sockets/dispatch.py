@@ -43,7 +43,7 @@ from aquilia.sockets.pump import Pump
 from aquilia.sockets.rates import over_rate
 from aquilia.sockets.routes import Hook, RouteCompiler
 from aquilia.sockets.settings import NodeSettings
-from aquilia.sockets.tasks import TaskSet, own_error
+from aquilia.sockets.tasks import TaskSet, own_error, pass_on
 
 __all__ = ["Dispatcher"]
 
@@ -248,8 +248,10 @@ class Dispatcher:
                 if envelope.ack or route.acks:
                     conn._push_urgent(ack(envelope, data))
             except (Exception, asyncio.CancelledError) as error:
-                fault = self._engine.process(own_error(error), route.where, internal=ws_internal_error)
+                own = own_error(error, meant=conn._close is not None)
+                fault = self._engine.process(own, route.where, internal=ws_internal_error)
                 self._answer(conn, fault, envelope)
+                pass_on(error)
 
     async def _greet(self, conn: Connection) -> None:
         conn._started = True
@@ -257,8 +259,10 @@ class Dispatcher:
             try:
                 await hook.run(conn, None)
             except (Exception, asyncio.CancelledError) as error:
-                fault = self._engine.process(own_error(error), hook.where, internal=internal_error_in_opening)
+                own = own_error(error, meant=conn._close is not None)
+                fault = self._engine.process(own, hook.where, internal=internal_error_in_opening)
                 self._refuse_opening(conn, fault)
+                pass_on(error)
                 return
 
     def _refuse_opening(self, conn: Connection, fault: Fault) -> None:
