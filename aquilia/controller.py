@@ -161,6 +161,11 @@ def _route(method: str) -> _RouteDecorator:
 
         return attach
 
+    decorator.__name__ = decorator.__qualname__ = method
+    decorator.__doc__ = f"""Answer {method} at this path, of the controller's `prefix` and a pattern.
+
+    `status` is that of an answer without one of its own, `max_body_size` in bytes.
+    """
     return decorator
 
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
 import logging
@@ -32,6 +33,7 @@ from aquilia.aquilary import BootError, Problem, Registry
 from aquilia.asgi import Application
 from aquilia.sockets.artifact import Artifact
 from aquilia.sockets.compile import artifact_of
+from aquilia.sockets.runtime import SILENCE
 from aquilia.sockets.transports.http import HTTPProtocol
 from aquilia.workspace import Workspace, environment, load_workspace
 
@@ -315,7 +317,7 @@ def serve(
         + 1,  # a message one byte beyond a controller's bound is ours to refuse
         ws_per_message_deflate=False,
     )
-    server = _Server(config, on_started)
+    server = _Server(config, on_started, application.sockets.tell_who_is_left)
     with suppress(KeyboardInterrupt), _ending_cleanly():
         try:
             server.run(sockets=list(sockets))
@@ -325,9 +327,12 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_started: Callable[[], None], on_delay: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self._on_started = on_started
+        self._on_delay = on_delay
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -335,6 +340,13 @@ class _Server(uvicorn.Server):
         gc.freeze()  # what the boot made lives as long as the process
         gc.set_threshold(GC_THRESHOLD)
         self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        timer = asyncio.get_running_loop().call_later(SILENCE, self._on_delay)
+        try:
+            await super().shutdown(sockets=sockets)
+        finally:
+            timer.cancel()
 
 
 @contextmanager

@@ -89,6 +89,8 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/rates.py",
         "sockets/routes.py",
         "sockets/dispatch.py",
+        "sockets/flow.py",
+        "sockets/flow_request.py",
         "sockets/handshake.py",
         "sockets/settings.py",
         "sockets/tasks.py",

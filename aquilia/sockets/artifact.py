@@ -126,6 +126,8 @@ class NamespaceRecord(Struct, frozen=True):
     guards: tuple[GuardRecord, ...]
     middleware: tuple[str, ...]
     hooks: tuple[HookRecord, ...]
+    function: str | UnsetType = UNSET
+    """What has each connection as a whole, in the place of a controller: its messages are no envelopes."""
 
 
 class Artifact(Struct, frozen=True):

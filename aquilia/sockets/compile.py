@@ -60,6 +60,7 @@ def _namespace(app: App, contract: SocketContract) -> NamespaceRecord:
         guards=tuple(sorted(_guards(contract), key=lambda guard: guard.priority)),
         middleware=_names((*contract.chain.message_middleware, *contract.declaration.middleware)),
         hooks=tuple(hooks),
+        function=UNSET if contract.declaration.function is None else contract.name,
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_type_hints
 
-from aquilia.aquilary import Problem
+from aquilia.aquilary import Problem, qualified_name
 from aquilia.controller import routes_of
 from aquilia.di import Consumer, Dependency, DIError, Scope, call_dependencies, constructor_dependencies
 from aquilia.patterns import Pattern, PatternError, compile_pattern
@@ -27,7 +27,7 @@ from aquilia.sockets.declaration import (
     socket_declaration,
 )
 from aquilia.sockets.emits import Emits
-from aquilia.sockets.guards import guard_problems
+from aquilia.sockets.guards import guard_checks, guard_problems
 from aquilia.sockets.middleware import middleware_problems
 from aquilia.sockets.schema import PayloadType, SchemaError, payload_type
 from aquilia.sockets.settings import AppChain, NodeSettings, SettingsError, SocketSettings, socket_settings
@@ -35,6 +35,7 @@ from aquilia.sockets.settings import AppChain, NodeSettings, SettingsError, Sock
 __all__ = ["EventContract", "HookContract", "SocketContract", "read_contract"]
 
 ANY_PAYLOAD = payload_type(None)
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,9 @@ class _Reader:
     def __init__(self, controller: type, problems: list[Problem]) -> None:
         self._controller = controller
         self._problems = problems
-        self._location = SourceLocation.of(controller)
+        declared = socket_declaration(controller)
+        function = declared.function if declared is not None else None
+        self._location = SourceLocation.of(function or controller)
 
     def read(self, node: NodeSettings) -> SocketContract | None:
         name = self._controller.__qualname__
@@ -140,6 +143,8 @@ class _Reader:
             self._location, lambda: constructor_dependencies(self._controller)
         )
         self._check_chain(self._location, declared.guards, declared.middleware)
+        if declared.function is not None:
+            self._check_function(declared.function, contract)
         for route in routes_of(self._controller):
             self._problem(
                 SourceLocation.of(route.function),
@@ -252,6 +257,30 @@ class _Reader:
                 "backpressure per event is planned, and not in this version yet; set it on @Socket",
             )
 
+    def _check_function(self, function: Callable[..., Any], contract: SocketContract) -> None:
+        """A function has its connection as a whole, and messages that are no envelopes."""
+        name, parameters = function.__qualname__, list(inspect.signature(function).parameters.values())
+        if not inspect.iscoroutinefunction(function):
+            self._problem(self._location, f"{name} is not async; write `async def`")
+        if [parameter.kind in _POSITIONAL for parameter in parameters] != [True]:
+            self._problem(self._location, f"{name} must take (request), and nothing else")
+        raw = f"{name} is a function, whose messages are no envelopes"
+        elsewhere = "write a controller, or put it into a manifest without"
+        for _, check in guard_checks((*contract.chain.guards, *contract.declaration.guards), "check_message"):
+            guard = type(getattr(check, "__self__", check)).__qualname__
+            self._problem(self._location, f"{raw}: {guard} cannot guard them; {elsewhere}")
+        for middleware in contract.chain.message_middleware:
+            self._problem(
+                self._location, f"{raw}: {qualified_name(middleware)} cannot wrap them; {elsewhere}"
+            )
+        strategy = contract.settings.backpressure.strategy
+        if strategy.startswith("drop"):
+            self._problem(
+                self._location,
+                f"{raw}: its clients could not be told what the strategy {strategy!r} dropped (accepted: 'buffer', "
+                "'disconnect')",
+            )
+
     def _check_chain(
         self,
         location: SourceLocation,
@@ -264,8 +293,8 @@ class _Reader:
             self._problem(location, problem)
 
     def _positional(self, handler: Handler) -> list[str]:
-        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        return [p.name for p in inspect.signature(handler.function).parameters.values() if p.kind in kinds]
+        parameters = inspect.signature(handler.function).parameters.values()
+        return [parameter.name for parameter in parameters if parameter.kind in _POSITIONAL]
 
     def _takes(self, handler: Handler, arguments: int, *, more: bool = False) -> bool:
         """Whether the method takes self and so many arguments, or `more` that DI fills."""

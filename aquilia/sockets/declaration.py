@@ -72,6 +72,8 @@ class SocketDeclaration:
     resume: bool | None = None
     max_rooms: int = 100
     room_size: int | None = None
+    function: Callable[..., Any] | None = None
+    """What has each connection as a whole, in the place of handlers: see `aquilia.sockets.compat`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from aquilia.clock import Clock
@@ -25,7 +26,7 @@ from aquilia.sockets.answers import (
 )
 from aquilia.sockets.connection import INBOX_LIMIT, Connection, ConnectionState, DisconnectReason
 from aquilia.sockets.contract import SocketContract
-from aquilia.sockets.envelope import MessageEnvelope
+from aquilia.sockets.envelope import MessageEnvelope, Profile
 from aquilia.sockets.faults import (
     CloseCode,
     SocketFault,
@@ -37,11 +38,12 @@ from aquilia.sockets.faults import (
     ws_payload_too_large,
     ws_unsupported_event,
 )
+from aquilia.sockets.handshake import choose_profile
 from aquilia.sockets.pump import Pump
 from aquilia.sockets.rates import over_rate
-from aquilia.sockets.routes import Hook, RouteCompiler, connection_container
+from aquilia.sockets.routes import Hook, RouteCompiler
 from aquilia.sockets.settings import NodeSettings
-from aquilia.sockets.tasks import TaskSet, own_error
+from aquilia.sockets.tasks import TaskSet, own_error, pass_on
 
 __all__ = ["Dispatcher"]
 
@@ -96,6 +98,10 @@ class Dispatcher:
         self._on_disconnect = [compiler.hook(hook) for hook in contract.on_disconnect]
 
     # The opening
+
+    def negotiate(self, offered: Sequence[str]) -> tuple[Profile, str | None]:
+        """What is spoken with a client that offers these subprotocols: see `choose_profile`."""
+        return choose_profile(offered, self.contract.settings.subprotocols)
 
     def on_open(self, conn: Connection) -> None:
         """The upgrade is done. A plain client is connected; one of protocol v1 speaks first."""
@@ -244,29 +250,26 @@ class Dispatcher:
                 if envelope.ack or route.acks:
                     conn._push_urgent(ack(envelope, data))
             except (Exception, asyncio.CancelledError) as error:
-                fault = self._engine.process(own_error(error), route.where, internal=ws_internal_error)
+                own = own_error(error, meant=conn._close is not None)
+                fault = self._engine.process(own, route.where, internal=ws_internal_error)
                 self._answer(conn, fault, envelope)
+                pass_on(error)
 
     async def _greet(self, conn: Connection) -> None:
         conn._started = True
         for hook in self._on_connect:
             try:
-                await self._run_hook(conn, hook)
+                await hook.run(conn, None)
             except (Exception, asyncio.CancelledError) as error:
-                fault = self._engine.process(own_error(error), hook.where, internal=internal_error_in_opening)
+                own = own_error(error, meant=conn._close is not None)
+                fault = self._engine.process(own, hook.where, internal=internal_error_in_opening)
                 self._refuse_opening(conn, fault)
+                pass_on(error)
                 return
 
     def _refuse_opening(self, conn: Connection, fault: Fault) -> None:
         conn._home.recorder.fault(self._pattern, label(fault))
         conn._end(close_code(fault), close_text(fault))
-
-    async def _run_hook(self, conn: Connection, hook: Hook, reason: DisconnectReason | None = None) -> None:
-        arguments = {}
-        if hook.injection.needed:
-            arguments = await hook.injection.resolve(await connection_container(conn, hook.injection.scope))
-        more = (reason,) if hook.takes_reason else ()
-        await hook.function(conn._controller, conn, *more, **arguments)
 
     # The answer
 
@@ -304,14 +307,20 @@ class Dispatcher:
             await self._end_pump(conn, by_server=by_server)
             for hook in self._on_disconnect if conn._started else ():
                 try:
-                    await self._run_hook(conn, hook, reason)
+                    await hook.run(conn, reason)
                 except (Exception, asyncio.CancelledError) as error:
-                    self._engine.process(own_error(error), hook.where, internal=ws_internal_error)
+                    self._note(hook, own_error(error))
         finally:  # also when the process waits for the application no longer
             conn._finished = True
             await self._close_scope(conn._scope)
             conn._scope = None
             await self._ends.gone(conn)
+
+    def _note(self, hook: Hook, error: Exception) -> None:
+        """Log what an `@OnDisconnect` raised: there is nobody left to tell."""
+        fault = self._engine.process(error, hook.where, internal=ws_internal_error)
+        if fault.code != "WS_INTERNAL_ERROR":  # which has been logged, with its incident
+            logger.log(fault.severity.log_level, "%s (%s) ended with %s", hook.where, hook.location, fault)
 
     async def _end_pump(self, conn: Connection, *, by_server: bool) -> None:
         pump = conn._pump

@@ -16,7 +16,7 @@ from aquilia.sockets.adapters.base import Broker, Publication
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.emits import Emits
 from aquilia.sockets.fanout import CLOCK_EVERY, SLICE, Audience, FanOut
-from aquilia.sockets.faults import CloseCode, ws_message_invalid, ws_quota_exceeded, ws_room_full
+from aquilia.sockets.faults import CloseCode, ws_kicked, ws_message_invalid, ws_quota_exceeded, ws_room_full
 from aquilia.sockets.hub_port import Member, Namespace
 from aquilia.sockets.recorder import Recorder
 from aquilia.sockets.settings import SocketSettings
@@ -225,7 +225,7 @@ class Hub:
         conn = home.connections.members.get(connection) if home else None
         if conn is None or conn._close is not None:
             return False
-        conn._end(CloseCode.KICKED, "kicked")
+        conn._end(CloseCode.KICKED, ws_kicked().message)
         return True
 
     # Fan-out

@@ -29,12 +29,13 @@ from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.dispatch import Dispatcher
 from aquilia.sockets.envelope import Profile
 from aquilia.sockets.faults import CloseCode, ws_internal_error, ws_namespace_not_found, ws_overloaded
+from aquilia.sockets.flow import FlowDispatcher
+from aquilia.sockets.flow_request import FlowRequest
 from aquilia.sockets.guards import Check, guard_checks, passes
 from aquilia.sockets.handshake import (
     Handshake,
     check_host,
     check_origin,
-    choose_profile,
     origin_allowed,
     wants_v1,
 )
@@ -60,7 +61,7 @@ class _Served:
 
     app: App
     contract: SocketContract
-    dispatcher: Dispatcher
+    dispatcher: Dispatcher | FlowDispatcher
     checks: list[Check]
     chain: Endpoint
     connections: int = 0
@@ -73,6 +74,8 @@ class _Admission:
     handshake: Handshake
     served: _Served
     home: Home | None = None
+    request: FlowRequest | None = None
+    """What the controller's function sees of it, where it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +124,7 @@ class Entrance:
         self._table: PatternTable[_Served] = PatternTable()
         self._served: dict[str, _Served] = {}
 
-    def serve(self, app: App, contract: SocketContract, dispatcher: Dispatcher) -> None:
+    def serve(self, app: App, contract: SocketContract, dispatcher: Dispatcher | FlowDispatcher) -> None:
         """Let clients in to a controller."""
         guards = (*contract.chain.guards, *contract.declaration.guards)
         checks = guard_checks(guards, "check_handshake")
@@ -173,7 +176,7 @@ class Entrance:
     async def _let_in(self, door: _Door, served: _Served, ctx: RequestCtx) -> None:
         """Ask middleware and guards, upgrade, and serve."""
         try:
-            profile, subprotocol = choose_profile(door.offered, served.contract.settings.subprotocols)
+            profile, subprotocol = served.dispatcher.negotiate(door.offered)
         except Fault as fault:
             await self._turn_away(door, fault)
             return
@@ -197,17 +200,21 @@ class Entrance:
             if door.native is not None:
                 transport = door.native.attach()
             else:
-                binary = codec_named(profile.codec).binary
+                binary = None if admission.request is not None else codec_named(profile.codec).binary
                 transport = ASGITransport(door.receive, door.send, binary=binary, tasks=self._tasks)
             conn = self._connect(admission, profile, transport)
+            subject: Any = conn
+            if admission.request is not None:
+                subject = admission.request
+                subject._open(conn)
         finally:
             if conn is None:  # else it is counted out, and its namespace released, when it has gone
                 self._count(served, -1)
                 self._release(admission)
         if door.native is not None:
-            transport.start(served.dispatcher, conn)
+            transport.start(served.dispatcher, subject)
         else:
-            await transport.serve(served.dispatcher, conn)
+            await transport.serve(served.dispatcher, subject)
 
     async def _upgrade(self, door: _Door, admission: _Admission, response: Response) -> None:
         if door.native is not None:
@@ -258,11 +265,19 @@ class Entrance:
             for guard in served.contract.guards:
                 if guard.declaration.on == "handshake":
                     await passes(getattr(admission.home.controller, guard.handler.attribute), handshake)
+            if isinstance(served.dispatcher, FlowDispatcher):
+                offered = ctx.request.scope.get("subprotocols") or []
+                admission.request = served.dispatcher.begin(handshake, offered)
+                await served.dispatcher.decided(admission.request)
+                self._require_open()
         except (Exception, asyncio.CancelledError) as error:
             return self._refusal(own_error(error), f"handshake of {served.contract.controller.__qualname__}")
         return admitted()
 
     def _release(self, admission: _Admission) -> None:
+        request, admission.request = admission.request, None
+        if request is not None:
+            request._abandon()
         home, admission.home = admission.home, None
         if home is not None:
             self._namespaces.release(home)

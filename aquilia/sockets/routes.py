@@ -6,19 +6,21 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from aquilia.di import Injection, Scope, ScopeContainer, Services
 from aquilia.sockets.codecs import CODECS
-from aquilia.sockets.connection import Connection
+from aquilia.sockets.connection import Connection, DisconnectReason
 from aquilia.sockets.contract import EventContract, HookContract, SocketContract
-from aquilia.sockets.declaration import Handler
+from aquilia.sockets.declaration import Handler, SourceLocation
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_overloaded
 from aquilia.sockets.guards import Check, guard_checks, judge, passes
 from aquilia.sockets.middleware import Handle, wrap
 
 __all__ = ["Hook", "Route", "RouteCompiler", "connection_container"]
+
+Message = TypeVar("Message")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,9 @@ class Route:
 class Hook:
     """A method that runs when a connection opens or ends."""
 
-    function: Callable[..., Awaitable[None]]
+    run: Callable[[Connection, DisconnectReason | None], Awaitable[None]]
     where: str
-    injection: Injection
-    takes_reason: bool
+    location: SourceLocation
 
 
 class RouteCompiler:
@@ -51,12 +52,10 @@ class RouteCompiler:
 
     def hook(self, hook: HookContract) -> Hook:
         """Prepare a method that runs at an end of the connection."""
-        return Hook(
-            hook.handler.function,
-            _where(self._contract, hook.handler),
-            self._services.injector(hook.dependencies, Scope.CONNECTION),
-            hook.takes_reason,
-        )
+        run = _hooked(hook, self._services.injector(hook.dependencies, Scope.CONNECTION))
+        if self._timeout is not None:
+            run = _timed(run, self._timeout, hook.handler.attribute)
+        return Hook(run, _where(self._contract, hook.handler), hook.handler.location)
 
     def route(self, event: EventContract) -> Route:
         """Compose what handles one event."""
@@ -97,6 +96,20 @@ class RouteCompiler:
             return answer
 
         return call
+
+
+def _hooked(
+    hook: HookContract, injection: Injection
+) -> Callable[[Connection, DisconnectReason | None], Awaitable[None]]:
+    method, takes_reason = hook.handler.function, hook.takes_reason
+
+    async def run(conn: Connection, reason: DisconnectReason | None) -> None:
+        arguments = {}
+        if injection.needed:
+            arguments = await injection.resolve(await connection_container(conn, injection.scope))
+        await method(conn._controller, conn, *((reason,) if takes_reason else ()), **arguments)
+
+    return run
 
 
 def _injected(
@@ -167,11 +180,13 @@ def _method_check(handler: Handler) -> Check:
     return lambda conn, envelope: function(conn._controller, conn, envelope)
 
 
-def _timed(handle: Handle, seconds: float, name: str) -> Handle:
-    async def timed(conn: Connection, envelope: MessageEnvelope) -> Any:
+def _timed(
+    handle: Callable[[Connection, Message], Awaitable[Any]], seconds: float, name: str
+) -> Callable[[Connection, Message], Awaitable[Any]]:
+    async def timed(conn: Connection, message: Message) -> Any:
         try:
             async with asyncio.timeout(seconds) as timer:
-                return await handle(conn, envelope)
+                return await handle(conn, message)
         except TimeoutError:
             if not timer.expired():
                 raise

@@ -20,11 +20,12 @@ from aquilia.manifest import AppManifest
 from aquilia.middleware import split
 from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.adapters.inmemory import InMemoryAdapter
-from aquilia.sockets.connection import Connection
+from aquilia.sockets.connection import Connection, ConnectionState
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.dispatch import Dispatcher
 from aquilia.sockets.faults import CloseCode
+from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.hub import Home, Hub
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.opening import Entrance
@@ -35,10 +36,15 @@ from aquilia.sockets.tasks import TaskSet
 
 __all__ = ["AquilaSockets"]
 
+SHOWN = 5
+"""So many connections are named in a line of the log."""
+
 logger = logging.getLogger("aquilia.sockets")
 
 SHUTDOWN_GRACE = 10.0
 """Seconds that clients may take to leave and handlers to end, when the application stops."""
+SILENCE = 1.0
+"""Seconds of waiting for them after which the log says for whom."""
 CUT_GRACE = 1.0
 """Seconds until a connection that was cut off is known to be gone."""
 
@@ -96,9 +102,11 @@ class AquilaSockets:
         """Called when a connection has given back all that it held: for tests."""
         self._leaving: set[Connection] = set()
         self._left: asyncio.Future[None] | None = None
+        self._told = False
         self._starting = asyncio.Lock()
         for app, contract in self.plan.contracts:
-            dispatcher = Dispatcher(
+            dispatch = Dispatcher if contract.declaration.function is None else FlowDispatcher
+            dispatcher = dispatch(
                 contract,
                 self.services,
                 node=self.plan.node,
@@ -163,6 +171,7 @@ class AquilaSockets:
             self._tasks.bind(asyncio.get_running_loop())
             await self.hub.start()
             self._entrance.open = True
+            self._told = False
 
     def _require_same_loop(self) -> None:
         if self._tasks.loop is not asyncio.get_running_loop():
@@ -197,11 +206,27 @@ class AquilaSockets:
             for conn in self._leaving:
                 conn._end(CloseCode.RESTART, "the server restarts")
             self._left = loop.create_future()
+            timer = loop.call_later(SILENCE, self.tell_who_is_left)
             await asyncio.wait([self._left], timeout=SHUTDOWN_GRACE)
+            timer.cancel()
             for conn in list(self._leaving):
                 conn._transport.abort()
             await asyncio.wait([self._left], timeout=CUT_GRACE)
         await self._tasks.settle(max(0.0, deadline - loop.time()))
+
+    def tell_who_is_left(self) -> None:
+        """Log for whom an application that stops still waits; once, and not at all if for nobody."""
+        conns = [conn for home in self.hub.homes.values() for conn in home.connections.members.values()]
+        if conns and not self._told:
+            self._told = True
+            gone = [conn for conn in conns if conn.phase is ConnectionState.CLOSED]
+            there = [conn for conn in conns if conn.phase is not ConnectionState.CLOSED]
+            logger.warning(
+                "stopping; it waits for %s",
+                " and ".join(
+                    [*_named(there, "to take its close"), *_named(gone, "whose handlers still run")]
+                ),
+            )
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """See the ASGI specification, version 3."""
@@ -242,6 +267,15 @@ class AquilaSockets:
             "rooms": sum(len(home.rooms) for home in homes),
             "tasks": len(self._tasks),
         }
+
+
+def _named(conns: Sequence[Connection], what: str) -> list[str]:
+    """Connections in words: how many, and which the first of them are."""
+    if not conns:
+        return []
+    shown = ", ".join(f"{conn.id} at {conn.namespace}" for conn in conns[:SHOWN])
+    more = f" and {len(conns) - SHOWN} more" if len(conns) > SHOWN else ""
+    return [f"{len(conns)} connection{'s'[: len(conns) > 1]} {what} ({shown}{more})"]
 
 
 def _misplaced(app: App) -> list[Problem]:

@@ -16,7 +16,7 @@ from contextvars import Context, copy_context
 from sys import getrefcount
 from typing import Any
 
-__all__ = ["TaskSet", "own_error"]
+__all__ = ["TaskSet", "own_error", "pass_on"]
 
 logger = logging.getLogger("aquilia.sockets")
 
@@ -26,20 +26,29 @@ DEAF = 2.0
 """Seconds within which a cancelled task has to end."""
 
 
-def own_error(error: BaseException) -> Exception:
+def own_error(error: BaseException, *, meant: bool = True) -> Exception:
     """The error of what the current task ran: a cancellation counts as one where nobody cancelled the task itself.
 
     Such a one comes from an awaited task or future that was cancelled, and ends no more than what awaited it. A
-    cancellation that is meant for the current task is raised again.
+    cancellation that is meant for the current task is raised again; it is not `meant` where only what ran could have
+    cancelled it.
     """
     if isinstance(error, Exception):
         return error
     task = asyncio.current_task()
-    if not isinstance(error, asyncio.CancelledError) or (task is not None and task.cancelling()):
+    cancelled = task is not None and task.cancelling() > 0
+    if not isinstance(error, asyncio.CancelledError) or (cancelled and meant):
         raise error
-    stray = RuntimeError("what it awaited was cancelled")
+    stray = RuntimeError("its own task was cancelled" if cancelled else "what it awaited was cancelled")
     stray.__cause__ = error
     return stray
+
+
+def pass_on(error: BaseException) -> None:
+    """Raise a cancellation of the current task again, once it has been answered."""
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        raise error
 
 
 class TaskSet:

@@ -55,6 +55,35 @@ def test_inspect_shows_apps_services_routes_and_namespaces(rich: Workspace) -> N
     assert ["/echo/:room", "EchoSocket", "1", "1"] in rows
 
 
+def test_a_function_in_the_place_of_a_controller_is_told_apart(empty: Workspace) -> None:
+    empty.write(
+        "handlers.py",
+        "from aquilia.sockets.compat import Flow\n"
+        "flow = Flow()\n"
+        "@flow.ws('/chat')\n"
+        "async def chat_handler(request): ...\n",
+    )
+    empty.write(
+        "manifest.py",
+        "from aquilia.manifest import AppManifest\n"
+        "from handlers import flow\n"
+        "manifest = AppManifest('old', controllers=[*flow.controllers])\n",
+    )
+
+    told = empty.done("compile")
+
+    assert "/chat chat_handler raw messages" in " ".join(told.split())
+    assert ["/chat", "chat_handler", "raw", "raw"] in [
+        line.split() for line in empty.done("inspect").splitlines()
+    ]
+    assert json.loads(empty.done("inspect", "--json"))["namespaces"][0]["function"] == "handlers:chat_handler"
+    assert "has each connection as a whole" in empty.done("ws", "inspect")
+
+    empty.environment["PYTHONWARNINGS"] = "default::DeprecationWarning"
+    warned = empty.aq("compile").stderr
+    assert "handlers.py:3: DeprecationWarning: chat_handler (handlers.py:3) is a function" in warned
+
+
 def test_inspect_as_json_has_the_same(rich: Workspace) -> None:
     rich.done("compile")
 

@@ -350,3 +350,23 @@ def test_reloading_tells_what_is_wrong_with_the_port_at_once(echo: Workspace) ->
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         assert "is taken by another process" in echo.refused("serve", "--reload", "--port", port)
+
+
+async def test_a_server_that_waits_for_a_client_says_so(compiled: Workspace) -> None:
+    async with compiled.serving() as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(
+            b"GET /echo/a HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        )
+        await reader.readuntil(b"\r\n\r\n")
+
+        server.process.send_signal(signal.SIGTERM)
+
+        told = await server.logged("stopping; it waits for")
+        assert "1 connection to take its close (" in told
+        assert " at /echo/a)" in told
+        writer.close()  # it never answers the close, and need not be waited for any longer
+        async with asyncio.timeout(TIMEOUT):
+            assert await server.process.wait() == 0

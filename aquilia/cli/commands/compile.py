@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec import UNSET
 from rich.text import Text
 
 from aquilia.cli.console import columns, count, fail, note_printed, show_problems, stdout
@@ -45,11 +46,10 @@ def _summarise(artifact: Artifact) -> None:
     table = columns("", "", "")
     for namespace in artifact.namespaces:
         controller = namespace.controller.partition(":")[2]
-        table.add_row(
-            f"  {namespace.path}",
-            controller,
-            f"{count(len(namespace.events), 'event')} in, {len(namespace.emits)} out",
-        )
+        traffic = f"{count(len(namespace.events), 'event')} in, {len(namespace.emits)} out"
+        if namespace.function is not UNSET:
+            traffic = "raw messages"
+        table.add_row(f"  {namespace.path}", controller, traffic)
     if not artifact.namespaces:
         table.add_row("  no namespaces: no controller has @Socket")
     stdout.print(table)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
+from msgspec import UNSET
 from rich.text import Text
 
 from aquilia.cli.commands.compile import AppOption
@@ -49,6 +50,7 @@ def _content(found: Examination, artifact: Artifact, root: Path) -> dict[str, An
             "controller": namespace.controller,
             "events": [event.name for event in namespace.events],
             "emits": [emits.name for emits in namespace.emits],
+            **({} if namespace.function is UNSET else {"function": namespace.function}),
         }
         for namespace in artifact.namespaces
     ]
@@ -80,8 +82,11 @@ def _show(found: Examination, artifact: Artifact, root: Path) -> None:
             (
                 namespace.path,
                 namespace.controller.partition(":")[2],
-                str(len(namespace.events)),
-                str(len(namespace.emits)),
+                *(
+                    (str(len(namespace.events)), str(len(namespace.emits)))
+                    if namespace.function is UNSET
+                    else ("raw", "raw")
+                ),
             )
             for namespace in artifact.namespaces
         ],

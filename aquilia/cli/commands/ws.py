@@ -98,6 +98,8 @@ def _emits(namespace: NamespaceRecord) -> Table:
 
 def _details(namespace: NamespaceRecord) -> Table:
     table = columns("", "")
+    if namespace.function is not UNSET:
+        table.add_row("function", "has each connection as a whole; messages are no envelopes")
     for guard in namespace.guards:
         table.add_row("guard", f"{guard.name}, on the {' and '.join(guard.on)}, priority {guard.priority}")
     for name in namespace.middleware:

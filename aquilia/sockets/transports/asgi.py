@@ -32,19 +32,22 @@ TURN = 64
 """Messages of one connection that are handled in one turn of the loop."""
 
 _STARTING: Any = object()
+_TEXT, _BINARY = b"t", b"b"
 
 
 class ASGITransport:
-    """One connection; `serve` runs in the task that the server made for it, until it is over."""
+    """One connection; `serve` runs in the task that the server made for it, until it is over.
 
-    kind = "asgi"
+    Its messages are `binary`, or not; None: some are, and each frame begins with a byte that says so.
+    """
 
     __slots__ = (
         "_aborted", "_binary", "_closing", "_conn", "_context", "_events", "_full", "_queue", "_queued", "_receive",
-        "_resume", "_send", "_served", "_tasks", "_writer",
+        "_resume", "_send", "_served", "_tasks", "_writer", "kind",
     )  # fmt: skip
 
-    def __init__(self, receive: Receive, send: Send, *, binary: bool, tasks: TaskSet) -> None:
+    def __init__(self, receive: Receive, send: Send, *, binary: bool | None, tasks: TaskSet) -> None:
+        self.kind = "asgi" if binary is not None else "asgi.mixed"
         self._receive = receive
         self._send = send
         self._binary = binary
@@ -103,7 +106,7 @@ class ASGITransport:
 
     def frame(self, message: bytes, *, binary: bool) -> bytes:
         """See `Transport`: the server does the framing."""
-        return message
+        return message if self._binary is not None else (_BINARY if binary else _TEXT) + message
 
     def write(self, frames: Sequence[bytes]) -> bool:
         """See `Transport`."""
@@ -136,10 +139,14 @@ class ASGITransport:
             while queue:
                 frame = queue.popleft()
                 try:
-                    if binary:
-                        await send({"type": "websocket.send", "bytes": frame})
-                    else:
+                    if binary is False:
                         await send({"type": "websocket.send", "text": frame.decode()})
+                    elif binary:
+                        await send({"type": "websocket.send", "bytes": frame})
+                    elif frame.startswith(_BINARY):
+                        await send({"type": "websocket.send", "bytes": frame[1:]})
+                    else:
+                        await send({"type": "websocket.send", "text": frame[1:].decode()})
                 except Exception as error:
                     # Servers raise errors of many kinds when the client has gone; `receive` tells of it properly.
                     logger.debug("a write to a connection that is gone: %r", error)

@@ -1,0 +1,183 @@
+"""A connection that one function has as a whole: what runs that function, and hands messages to it.
+
+They are raw, no envelopes. All else is as for a controller: the way in, the outbox, the bounds, the end.
+`aquilia.sockets.compat` is where such functions are declared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from aquilia.clock import Clock
+from aquilia.di import Services
+from aquilia.faults import FaultEngine
+from aquilia.sockets.answers import close_code, close_text, internal_error_in_opening, label
+from aquilia.sockets.connection import Connection, ConnectionState
+from aquilia.sockets.contract import SocketContract
+from aquilia.sockets.dispatch import HANDLER_GRACE, Ends
+from aquilia.sockets.envelope import PLAIN_JSON, Profile
+from aquilia.sockets.faults import (
+    CloseCode,
+    SocketFault,
+    ws_overloaded,
+    ws_payload_too_large,
+    ws_rate_limit_exceeded,
+)
+from aquilia.sockets.flow_request import FlowRequest
+from aquilia.sockets.handshake import Handshake
+from aquilia.sockets.settings import NodeSettings
+from aquilia.sockets.tasks import TaskSet
+
+__all__ = ["FlowDispatcher"]
+
+
+class FlowDispatcher:
+    """Runs a function for each connection of its path; implements `TransportEvents`, whose `conn` is the request."""
+
+    def __init__(
+        self,
+        contract: SocketContract,
+        services: Services,
+        *,
+        node: NodeSettings,
+        engine: FaultEngine,
+        tasks: TaskSet,
+        ends: Ends,
+        clock: Clock,
+        development: bool,
+    ) -> None:
+        function = contract.declaration.function
+        assert function is not None
+        self.contract = contract
+        self._function = function
+        self._timeout = node.handshake_timeout
+        self._engine = engine
+        self._tasks = tasks
+        self._ends = ends
+        self._monotonic = clock.monotonic
+        self._pattern = contract.declaration.path
+        self._where = function.__qualname__
+        self._max_size = contract.settings.max_message_size
+
+    # The opening
+
+    def negotiate(self, offered: Sequence[str]) -> tuple[Profile, str | None]:
+        """The function chooses the subprotocol itself. If others publish to its clients, it is as plain JSON."""
+        return PLAIN_JSON, None
+
+    def begin(self, handshake: Handshake, offered: Sequence[str]) -> FlowRequest:
+        """Start the function."""
+        request = FlowRequest(handshake, offered)
+        request._task = self._tasks.start(self._run(request))
+        return request
+
+    async def decided(self, request: FlowRequest) -> None:
+        """Wait until the function has accepted the client.
+
+        Raises:
+            Exception: what refuses the client.
+        """
+        try:
+            async with asyncio.timeout(self._timeout) as timer:
+                await request._decided
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise ws_overloaded(f"{self._where} did not accept within {self._timeout:g} s") from None
+
+    def on_open(self, conn: Connection) -> None:
+        """The upgrade is done."""
+        conn.phase = ConnectionState.CONNECTED
+        conn._started = True
+
+    async def _run(self, request: FlowRequest) -> None:
+        failed: Exception | None = None
+        try:
+            await self._function(request)
+        except asyncio.CancelledError as error:
+            conn = request._conn
+            if request._decided.cancelled() or (conn is not None and conn._close is not None):
+                raise  # by us, since the client has gone
+            failed = RuntimeError(f"{self._where} was cancelled while its client was there")
+            failed.__cause__ = error
+        except Exception as error:
+            failed = error
+        request._over(failed, self._ended_by(request, failed))
+
+    def _ended_by(self, request: FlowRequest, error: Exception | None) -> tuple[int, str]:
+        """How a connection ends whose function did so."""
+        conn = request._conn
+        if error is None or not request._decided.done():
+            return CloseCode.NORMAL, ""  # an error before the decision is told by the handshake
+        if conn is not None and conn._close is not None and _says_closed(error):
+            return CloseCode.NORMAL, ""  # it heard so of the end
+        fault = self._engine.process(error, self._where, internal=internal_error_in_opening)
+        if conn is not None:
+            conn._home.recorder.fault(self._pattern, label(fault))
+        return close_code(fault), close_text(fault)
+
+    # Messages
+
+    def on_message(self, request: FlowRequest, data: bytes, *, binary: bool) -> None:
+        """See `TransportEvents`."""
+        conn = request._conn
+        if conn is None or conn._close is not None:
+            return
+        size = len(data)
+        conn.messages_received += 1
+        conn.bytes_received += size
+        conn._heard_at = now = self._monotonic()
+        bucket = conn._bucket
+        if size > self._max_size:
+            self._refuse(conn, ws_payload_too_large(size, self._max_size))
+        elif bucket is not None and not bucket.take(now):
+            # A raw client cannot be told that one of its messages was refused.
+            text = f"more than {bucket.rate:g} messages a second"
+            self._refuse(conn, ws_rate_limit_exceeded(text, close=True))
+        else:
+            request._put(conn, data if binary else data.decode())
+
+    def _refuse(self, conn: Connection, fault: SocketFault) -> None:
+        conn._home.recorder.fault(self._pattern, label(fault))
+        conn._end(close_code(fault), close_text(fault))
+
+    def on_writable(self, request: FlowRequest) -> None:
+        """See `TransportEvents`."""
+        request._accepted()._writable()
+
+    def on_shutdown(self, request: FlowRequest) -> None:
+        """See `TransportEvents`."""
+        request._accepted()._end(CloseCode.RESTART, "the server restarts")
+
+    # The end
+
+    def on_closed(self, request: FlowRequest, code: int, reason: str) -> None:
+        """See `TransportEvents`."""
+        conn = request._accepted()
+        by_server = conn._close is not None
+        ended = conn._closed(code, reason)
+        conn._home.recorder.closed(self._pattern, ended.code)
+        if by_server:
+            request._messages.clear()
+        # Who waits for a message hears so of the end, and may still have something to do.
+        patient = by_server or request._arrival is not None
+        request._wake()
+        self._tasks.start(self._finish(request, conn, patient=patient), conn._context)
+
+    async def _finish(self, request: FlowRequest, conn: Connection, *, patient: bool) -> None:
+        try:
+            task = request._task
+            if task is not None:
+                await asyncio.sleep(0)
+                if patient:
+                    await asyncio.wait([task], timeout=HANDLER_GRACE)
+                task.cancel()
+                await asyncio.wait([task])
+        finally:
+            conn._finished = True
+            await self._ends.gone(conn)
+
+
+def _says_closed(error: Exception) -> bool:
+    return isinstance(error, SocketFault) and error.code == "WS_CONNECTION_CLOSED"
