@@ -62,21 +62,18 @@ class Named(SocketGuard):
 
 # Order
 
-ORDER = [
-    "-1",
-    "app early",
-    "socket early",
-    "app",
-    "app async",
-    "socket",
-    "socket future",
-    "event",
-    "event async",
-]
+DOOR = ["-1", "app early", "socket early", "app", "app async", "socket", "socket future"]
+ORDER = [*DOOR[:3], "method early", *DOOR[3:], "event", "event async", "method", "method late"]
+SUBSCRIBE = [name for name in ORDER if not name.startswith("event")]
 
 
 @Socket("/levels", guards=[Named("socket"), Named("socket early", 10), Named("socket future", form="future")])
 class Levels(SocketController):
+    @Guard(priority=20)
+    async def early(self, conn: Connection, envelope: MessageEnvelope) -> bool:
+        ASKED.append("method early")
+        return conn.headers.get("refuse") != "method early"
+
     @Guard()
     async def method(self, conn: Connection, envelope: MessageEnvelope) -> bool:
         ASKED.append("method")
@@ -110,32 +107,31 @@ APP = [Named("app"), Named("app async", form="async"), Named("app early", 10), N
 async def test_guards_are_asked_by_priority_and_of_equals_from_the_app_inwards() -> None:
     async with sockets_test(Levels, guards=APP) as t:
         client = await t.connect("/levels")
-        assert [*ORDER[:7], "method early", "method late"] == ASKED
+        assert [*DOOR, "method early", "method late"] == ASKED
         ASKED.clear()
         await client.request("say")
-        assert [*ORDER, "method", "method late", "handler"] == ASKED
+        assert [*ORDER, "handler"] == ASKED
         ASKED.clear()
         await client.request("enter")
-        assert [*ORDER[:7], "method", "method late", "handler"] == ASKED
+        assert [*SUBSCRIBE, "handler"] == ASKED
 
 
-@pytest.mark.parametrize("name", [*ORDER, "method", "method late"])
+@pytest.mark.parametrize("name", ORDER)
 async def test_behind_a_refusal_nobody_is_asked(name: str) -> None:
-    order = [*ORDER, "method", "method late"]
     async with sockets_test(Levels, guards=APP) as t:
         client = await t.connect("/levels", headers={"refuse": name})
         ASKED.clear()
         with pytest.raises(SocketFault, match="WS_FORBIDDEN"):
             await client.request("say")
-        assert order[: order.index(name) + 1] == ASKED
+        assert ORDER[: ORDER.index(name) + 1] == ASKED
 
 
-@pytest.mark.parametrize("name", ORDER[:7])
+@pytest.mark.parametrize("name", DOOR)
 async def test_behind_a_refused_handshake_nobody_is_asked(name: str) -> None:
     async with sockets_test(Levels, guards=APP) as t:
         with pytest.raises(HandshakeRefused, match="WS_FORBIDDEN"):
             await t.connect("/levels", query={"refuse": name})
-        assert ORDER[: ORDER.index(name) + 1] == ASKED
+        assert DOOR[: DOOR.index(name) + 1] == ASKED
 
 
 # Verdicts
