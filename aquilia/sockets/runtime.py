@@ -23,7 +23,7 @@ from aquilia.sockets.connection import Connection
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.dispatch import Dispatcher
-from aquilia.sockets.faults import CloseCode
+from aquilia.sockets.faults import CloseCode, ws_overloaded
 from aquilia.sockets.hub import Home, Hub
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.opening import Entrance
@@ -146,11 +146,14 @@ class AquilaSockets:
 
         Raises:
             RuntimeError: if it was started in another event loop, and not shut down there.
+            SocketFault: WS_OVERLOADED, if the host has the containers and gives none: it is not running itself.
         """
         async with self._starting:
             if self._entrance.open:
                 self._require_same_loop()
                 return
+            if not self._owns_services and apps is None:
+                raise ws_overloaded("the application is not running: was its lifespan run?")
             if self._owns_services:
                 await self.services.open()
                 for app in self.plan.registry.apps:

@@ -98,7 +98,7 @@ def node_settings(websockets: Mapping[str, Any], where: str) -> NodeSettings:
     for key, value in websockets.items():
         rule = _RULES.get(key)
         if rule is None:
-            raise SettingsError(where, key, _MISTAKEN.get(key) or _unknown("setting", key, _RULES))
+            raise SettingsError(where, key, _mistaken(key) or _unknown("setting", key, _RULES))
         checked = rule(_Place(where, key), value)
         if key in _SOCKET_KEYS:
             sockets[key] = checked
@@ -331,10 +331,16 @@ _RULES: dict[str, _Rule] = {
     "message_middleware": _chain(middleware_problems, "middleware: "),
 }
 
-_MISTAKEN = {
-    "middleware": "middleware of messages is the setting 'message_middleware'; that of requests and handshakes is "
-    "AppManifest(middleware=[…])",
-}
+
+def _mistaken(key: str) -> str | None:
+    """Where a key belongs that is known elsewhere."""
+    if key == "middleware":
+        return (
+            "middleware of messages is the setting 'message_middleware'; that of requests and handshakes is "
+            "AppManifest(middleware=[…])"
+        )
+    return f"each controller says that for itself: @Socket(…, {key}=…)" if key in _DECLARED else None
+
 
 _DECLARED: dict[str, _Rule] = {
     "allowed_origins": _origins,
