@@ -128,7 +128,12 @@ def Event(  # noqa: N802
 
     `schema` is a `Schema`, or any type that the payload's annotation could be. With `ack=True` every message
     needs an id, and is acked.
+
+    Raises:
+        ValueError: for a name, a delivery or an `ack` that cannot be.
     """
+    if not isinstance(ack, bool):
+        raise ValueError(f"{name}: ack is True or False, not {ack!r}")
     return _handler(
         EventDeclaration(
             event_name(name),

@@ -51,6 +51,7 @@ class AquilaSockets:
     Raises:
         BootError: with every problem of the controllers.
         DIError: with every problem of their services.
+        TypeError: for what is no registry.
     """
 
     def __init__(
@@ -64,6 +65,11 @@ class AquilaSockets:
         adapter: Adapter | None = None,
         development: bool = False,
     ) -> None:
+        if not isinstance(registry, Registry):
+            raise TypeError(
+                f"AquilaSockets takes a Registry, not {registry!r}; "
+                "controllers go to AquilaSockets.from_controllers([…])"
+            )
         problems: list[Problem] = []
         self.plan = plan or SocketPlan.read(registry, problems)
         if problems:
@@ -121,7 +127,10 @@ class AquilaSockets:
 
         Raises:
             BootError: also for what the host would have to serve: HTTP controllers, and pure ASGI middleware.
+            TypeError: if `development` is neither True nor False.
         """
+        if not isinstance(development, bool):
+            raise TypeError(f"development is True or False, not {development!r}")
         manifest = AppManifest(
             "sockets", controllers=controllers, services=services, middleware=middleware, websockets=settings
         )

@@ -145,3 +145,26 @@ async def test_a_path_of_any_letters_is_served_or_refused_at_boot(path: str) -> 
     async with sockets_test(app) as t:
         client = await t.connect(path.replace(":room", "ü"))
         await client.request("say")
+
+
+@pytest.mark.parametrize("ack", [None, 1, "yes"])
+def test_an_event_is_acked_or_not(ack: Any) -> None:
+    with pytest.raises(ValueError, match="say: ack is True or False, not"):
+        Event("say", ack=ack)
+
+
+@pytest.mark.parametrize("development", [None, "production", 1])
+def test_development_is_not_whatever_is_true(development: Any) -> None:
+    with pytest.raises(TypeError, match="development is True or False, not"):
+        AquilaSockets.from_controllers([subject()], development=development)
+
+
+@pytest.mark.parametrize("registry", [[subject()], subject(), None])
+def test_controllers_are_no_registry(registry: Any) -> None:
+    with pytest.raises(TypeError, match=r"controllers go to AquilaSockets.from_controllers\(\[…\]\)"):
+        AquilaSockets(registry)
+
+
+def test_an_event_name_can_be_written() -> None:
+    with pytest.raises(ValueError, match="an event's name is text"):
+        Event("\ud800")
