@@ -287,8 +287,10 @@ def _declared(app: App, describe: Describe) -> dict[str, Any]:
 
 def qualified_name(value: object) -> str:
     """`module:Qualified.name` of a class or function; for any other object, that of its class."""
-    named = value if isinstance(getattr(value, "__qualname__", None), str) else type(value)
-    return f"{named.__module__}:{named.__qualname__}"  # type: ignore[attr-defined]
+    names = (getattr(value, "__module__", None), getattr(value, "__qualname__", None))
+    if not all(isinstance(name, str) for name in names):
+        names = (type(value).__module__, type(value).__qualname__)
+    return ":".join(map(str, names))
 
 
 def canonical_json(value: Any) -> str:

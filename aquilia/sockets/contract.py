@@ -6,7 +6,7 @@ Reading reports every problem of every controller, each with its place, and runs
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_type_hints
 
@@ -157,6 +157,11 @@ class _Reader:
         return contract if pattern and settings else None
 
     def _pattern(self, declared: SocketDeclaration) -> Pattern | None:
+        if not isinstance(declared.path, str):
+            self._problem(
+                self._location, f"@Socket(path): a path like '/chat/:room' is needed, not {declared.path!r}"
+            )
+            return None
         try:
             return compile_pattern(declared.path)
         except PatternError as error:
@@ -289,7 +294,16 @@ class _Reader:
         *,
         of_event: bool = False,
     ) -> None:
-        for problem in (*guard_problems(guards, of_event=of_event), *middleware_problems(middleware)):
+        for key, entries in (("guards", guards), ("middleware", middleware)):
+            if not isinstance(entries, tuple):
+                self._problem(location, f"{key}: a list is needed, not {entries!r}")
+            elif key == "guards":
+                self._add(location, guard_problems(entries, of_event=of_event))
+            else:
+                self._add(location, middleware_problems(entries))
+
+    def _add(self, location: SourceLocation, problems: Iterable[str]) -> None:
+        for problem in problems:
             self._problem(location, problem)
 
     def _positional(self, handler: Handler) -> list[str]:

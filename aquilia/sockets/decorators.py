@@ -60,7 +60,12 @@ def Socket(  # noqa: N802 - the decorators are named like the declarations that 
     `path` is a pattern, like `/chat/:namespace`; each concrete path is a namespace of its own, with its own
     controller instance and rooms. What is left out here is taken from the manifest. Sizes are in bytes, rates in
     messages per second and connection. Values are checked at boot.
+
+    Raises:
+        TypeError: for `@Socket` without a path.
     """
+    if isinstance(path, type):
+        raise TypeError(f"@Socket needs a path, as in @Socket('/chat/:room'), above {path.__qualname__}")
 
     def declare(controller: ControllerClass) -> ControllerClass:
         declare_socket(
@@ -72,10 +77,10 @@ def Socket(  # noqa: N802 - the decorators are named like the declarations that 
                 message_rate_limit=message_rate_limit,
                 max_message_size=max_message_size,
                 compression=compression,
-                subprotocols=_frozen(subprotocols) or (),
+                subprotocols=() if subprotocols is None else _frozen(subprotocols),
                 require_auth=require_auth,
-                guards=tuple(guards),
-                middleware=tuple(middleware),
+                guards=_listed(guards),
+                middleware=_listed(middleware),
                 backpressure=backpressure,
                 history=history,
                 presence=presence,
@@ -92,6 +97,11 @@ def Socket(  # noqa: N802 - the decorators are named like the declarations that 
 def _frozen(names: Sequence[str] | None) -> Any:
     """A tuple; what is no list stays as it is, for boot to refuse by name."""
     return tuple(names) if isinstance(names, list | tuple | set | frozenset) else names
+
+
+def _listed(entries: Sequence[Any]) -> Any:
+    """The same for guards and middleware, which are in an order."""
+    return tuple(entries) if isinstance(entries, Sequence) and not isinstance(entries, str) else entries
 
 
 def OnConnect() -> Callable[[AnyHandler], AnyHandler]:  # noqa: N802
@@ -118,14 +128,19 @@ def Event(  # noqa: N802
 
     `schema` is a `Schema`, or any type that the payload's annotation could be. With `ack=True` every message
     needs an id, and is acked.
+
+    Raises:
+        ValueError: for a name, a delivery or an `ack` that cannot be.
     """
+    if not isinstance(ack, bool):
+        raise ValueError(f"{name}: ack is True or False, not {ack!r}")
     return _handler(
         EventDeclaration(
             event_name(name),
             schema=schema,
             ack=ack,
-            guards=tuple(guards),
-            middleware=tuple(middleware),
+            guards=_listed(guards),
+            middleware=_listed(middleware),
             delivery=_delivery(delivery),
             backpressure=backpressure,
         )

@@ -67,6 +67,8 @@ def event_name(name: str) -> str:
     """The name, if an event can be called so. Raises ValueError."""
     if not isinstance(name, str) or not 1 <= len(name) <= MAX_EVENT_LENGTH:
         raise ValueError(f"an event's name has 1 to {MAX_EVENT_LENGTH} characters, {name!r} does not")
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise ValueError(f"an event's name is text, which {name!r} is not: surrogates have no UTF-8")
     if name == "error":
         raise ValueError("the event name 'error' is reserved: error events carry it")
     return name

@@ -115,7 +115,7 @@ def guard_problems(guards: Sequence[Any], *, of_event: bool) -> Iterator[str]:
 
 def is_priority(value: object) -> bool:
     """Whether guards can be ordered by this."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value  # no NaN
 
 
 def _has(guard: Any, check: str) -> bool:

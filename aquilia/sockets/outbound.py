@@ -122,7 +122,7 @@ class Outbound:
         outbox = self._outbox
         if outbox.half_full and self._dirty and not self._blocked:
             self._flush()  # the transport takes more: only the loop's turn is too long
-        if not outbox.push(frame):
+        if not outbox.push(frame) and not self._count_dropped():
             self._overflow()
         elif not self._dirty:
             self._mark_dirty()
@@ -141,6 +141,16 @@ class Outbound:
         if self._profile.v1:
             self._push_urgent(MessageEnvelope(type="system", event=event, payload=payload))
 
+    def _count_dropped(self) -> bool:
+        """Report what the policy has dropped; whether it drops at all.
+
+        The client is told when it reads on, which may be never: so the count does not wait for that.
+        """
+        dropped, self._outbox.dropped = self._outbox.dropped, 0
+        if dropped:
+            self._home.recorder.dropped(self._home.pattern, "slow_consumer", dropped)
+        return dropped > 0
+
     def _overflow(self) -> None:
         fault = ws_slow_consumer()
         self._home.recorder.dropped(self._home.pattern, "slow_consumer", len(self._outbox) + 1)
@@ -150,7 +160,6 @@ class Outbound:
         self._transport.close(CloseCode.TOO_SLOW, fault.message)
 
     def _gap_frame(self, dropped: int) -> bytes:
-        self._home.recorder.dropped(self._home.pattern, "slow_consumer", dropped)
         if self._profile.v1:
             payload: dict[str, Any] = {"cause": "slow_consumer", "dropped": dropped}
             return self._encode(MessageEnvelope(type="system", event="gap", payload=payload))

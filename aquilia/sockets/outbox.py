@@ -78,6 +78,7 @@ class Outbox:
         self.half_full = False
         """Past the mark above which a direct sender waits."""
         self.dropped = 0
+        """Messages that the policy has dropped; whoever reports them may set it back."""
 
     def __len__(self) -> int:
         """Messages that wait; gaps do not count."""
@@ -94,9 +95,10 @@ class Outbox:
         return not self._frames and not self._passed
 
     def push(self, frame: bytes) -> bool:
-        """Queue a message. False: it does not fit, and the policy is to end the connection.
+        """Queue a message. False: there was no room for all.
 
-        Under the dropping strategies it is always True; what was lost is counted in `dropped`.
+        Under the dropping strategies something was lost then, and counted in `dropped`; under the others it does
+        not fit, and the policy is to end the connection.
         """
         size, waiting = self._size + 1, self.waiting_bytes + len(frame)
         if size > self._half_size or waiting > self._half_bytes:
@@ -112,10 +114,10 @@ class Outbox:
     def _push_beyond_half(self, frame: bytes) -> bool:
         strategy = self._limits.strategy
         frames = self._queue()
-        if self._size and self._too_full_for(frame):
+        fits = not self._size or not self._too_full_for(frame)
+        if not fits:
             if strategy == "drop_newest":
                 self._count_lost(frames)
-                return True
             if strategy != "drop_oldest":
                 return False
             self._drop_oldest_for(frame, frames)
@@ -123,7 +125,7 @@ class Outbox:
         self._size += 1
         self.waiting_bytes += len(frame)
         self._look()
-        return True
+        return fits
 
     def push_urgent(self, frame: bytes) -> None:
         """Queue a frame that no policy may drop: an answer, or word of the protocol itself.

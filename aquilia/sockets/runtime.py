@@ -24,7 +24,7 @@ from aquilia.sockets.connection import Connection, ConnectionState
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.dispatch import Dispatcher
-from aquilia.sockets.faults import CloseCode
+from aquilia.sockets.faults import CloseCode, ws_overloaded
 from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.hub import Home, Hub
 from aquilia.sockets.namespaces import Namespaces
@@ -58,6 +58,7 @@ class AquilaSockets:
     Raises:
         BootError: with every problem of the controllers.
         DIError: with every problem of their services.
+        TypeError: for what is no registry.
     """
 
     def __init__(
@@ -71,6 +72,11 @@ class AquilaSockets:
         adapter: Adapter | None = None,
         development: bool = False,
     ) -> None:
+        if not isinstance(registry, Registry):
+            raise TypeError(
+                f"AquilaSockets takes a Registry, not {registry!r}; "
+                "controllers go to AquilaSockets.from_controllers([…])"
+            )
         problems: list[Problem] = []
         self.plan = plan or SocketPlan.read(registry, problems)
         if problems:
@@ -132,7 +138,10 @@ class AquilaSockets:
 
         Raises:
             BootError: also for what the host would have to serve: HTTP controllers, and pure ASGI middleware.
+            TypeError: if `development` is neither True nor False.
         """
+        if not isinstance(development, bool):
+            raise TypeError(f"development is True or False, not {development!r}")
         manifest = AppManifest(
             "sockets", controllers=controllers, services=services, middleware=middleware, websockets=settings
         )
@@ -157,11 +166,14 @@ class AquilaSockets:
 
         Raises:
             RuntimeError: if it was started in another event loop, and not shut down there.
+            SocketFault: WS_OVERLOADED, if the host has the containers and gives none: it is not running itself.
         """
         async with self._starting:
             if self._entrance.open:
                 self._require_same_loop()
                 return
+            if not self._owns_services and apps is None:
+                raise ws_overloaded("the application is not running: was its lifespan run?")
             if self._owns_services:
                 await self.services.open()
                 for app in self.plan.registry.apps:

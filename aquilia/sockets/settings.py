@@ -7,6 +7,7 @@ version does not have are errors that name what is accepted.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -97,7 +98,7 @@ def node_settings(websockets: Mapping[str, Any], where: str) -> NodeSettings:
     for key, value in websockets.items():
         rule = _RULES.get(key)
         if rule is None:
-            raise SettingsError(where, key, _MISTAKEN.get(key) or _unknown("setting", key, _RULES))
+            raise SettingsError(where, key, _mistaken(key) or _unknown("setting", key, _RULES))
         checked = rule(_Place(where, key), value)
         if key in _SOCKET_KEYS:
             sockets[key] = checked
@@ -140,6 +141,11 @@ class _Place:
 
 _Rule = Callable[[_Place, Any], Any]
 
+_LARGEST_MESSAGE = (1 << 31) - 1
+"""What the length of a buffer can be on every platform."""
+_LARGEST_NUMBER = sys.float_info.max
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""RFC 9110 section 5.6.2; a subprotocol is one (RFC 6455 section 4.1)."""
 _HOST = re.compile(
     r"(\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f.]*(:[0-9A-Fa-f.]*){2,}"
 )
@@ -151,19 +157,28 @@ def _unknown(what: str, name: object, known: Sequence[str] | Mapping[str, Any]) 
     return f"unknown {what}{hint} (accepted: {', '.join(sorted(known))})"
 
 
-def _count(least: int) -> _Rule:
-    def check(place: _Place, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise place.error(f"a whole number of at least {least} is needed, not {value!r}")
-        return value
+def _count(place: _Place, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise place.error(f"a whole number of at least 1 is needed, not {value!r}")
+    return value
 
-    return check
+
+def _message_size(place: _Place, value: Any) -> int:
+    size = _count(place, value)
+    if size > _LARGEST_MESSAGE:
+        raise place.error(f"one message has at most {_LARGEST_MESSAGE} bytes")
+    return size
 
 
 def _positive(place: _Place, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST_NUMBER:
         raise place.error(f"a number above 0 is needed, not {value!r}")
     return float(value)
+
+
+def _or_none(rule: _Rule) -> _Rule:
+    """For what is None by default: it may be said."""
+    return lambda place, value: None if value is None else rule(place, value)
 
 
 def _names(place: _Place, value: Any) -> tuple[str, ...]:
@@ -173,6 +188,16 @@ def _names(place: _Place, value: Any) -> tuple[str, ...]:
         if not isinstance(item, str) or not item:
             raise place.error(f"each entry is a string, not {item!r}")
     return tuple(value)
+
+
+def _subprotocols(place: _Place, value: Any) -> tuple[str, ...]:
+    names = _names(place, value)
+    for name in names:
+        if not _TOKEN.fullmatch(name):
+            raise place.error(f"a subprotocol is a word of ASCII, without spaces and commas, not {name!r}")
+        if name.startswith("aquilia."):
+            raise place.error(f"{name!r} is for Aquilia itself to speak")
+    return names
 
 
 def _origins(place: _Place, value: Any) -> tuple[str, ...]:
@@ -262,8 +287,8 @@ def _backpressure(place: _Place, value: Any) -> Backpressure:
         )
     accepted: dict[str, _Rule] = {
         "strategy": _strategy,
-        "buffer_size": _count(1),
-        "buffer_bytes": _count(1),
+        "buffer_size": _count,
+        "buffer_bytes": _count,
     }
     checked = {}
     for key, part in value.items():
@@ -290,39 +315,45 @@ _RULES: dict[str, _Rule] = {
     "adapter_url": _adapter_url,
     "redis_url": _not_yet("the Redis adapter"),
     "store_url": _not_yet("a store apart from the adapter"),
-    "max_connections": _count(1),
-    "max_namespaces": _count(1),
-    "message_rate_limit": _positive,
-    "max_message_size": _count(1),
+    "max_connections": _count,
+    "max_namespaces": _count,
+    "message_rate_limit": _or_none(_positive),
+    "max_message_size": _message_size,
     "backpressure": _backpressure,
-    "allowed_origins": _origins,
-    "allowed_hosts": _hosts,
+    "allowed_origins": _or_none(_origins),
+    "allowed_hosts": _or_none(_hosts),
     "require_auth": _require_auth,
     "compression": _switch("compression"),
     "heartbeat": _positive,
     "handshake_timeout": _positive,
-    "handler_timeout": _positive,
+    "handler_timeout": _or_none(_positive),
     "guards": _chain(_guard_problems, "guards: "),
     "message_middleware": _chain(middleware_problems, "middleware: "),
 }
 
-_MISTAKEN = {
-    "middleware": "middleware of messages is the setting 'message_middleware'; that of requests and handshakes is "
-    "AppManifest(middleware=[…])",
-}
+
+def _mistaken(key: str) -> str | None:
+    """Where a key belongs that is known elsewhere."""
+    if key == "middleware":
+        return (
+            "middleware of messages is the setting 'message_middleware'; that of requests and handshakes is "
+            "AppManifest(middleware=[…])"
+        )
+    return f"each controller says that for itself: @Socket(…, {key}=…)" if key in _DECLARED else None
+
 
 _DECLARED: dict[str, _Rule] = {
     "allowed_origins": _origins,
-    "max_connections": _count(1),
+    "max_connections": _count,
     "message_rate_limit": _positive,
-    "max_message_size": _count(1),
+    "max_message_size": _message_size,
     "compression": _switch("compression"),
-    "subprotocols": _names,
+    "subprotocols": _subprotocols,
     "require_auth": _require_auth,
     "backpressure": _backpressure,
     "history": _not_yet("room history"),
     "presence": _switch("presence"),
     "resume": _switch("resume"),
-    "max_rooms": _count(1),
-    "room_size": _count(1),
+    "max_rooms": _count,
+    "room_size": _count,
 }

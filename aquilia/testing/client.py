@@ -131,8 +131,14 @@ class Client:
         return await self._until(lambda: self._wire.ended, "the connection is still open", timeout)
 
     async def disconnect(self, code: int = 1000, reason: str = "", *, timeout: float = TIMEOUT) -> None:
-        """Leave, and wait until the server is done with the connection, `@OnDisconnect` included."""
+        """Leave, and wait until the server is done with the connection, `@OnDisconnect` included.
+
+        Raises:
+            ValueError: for a code that no connection ends with.
+        """
         __tracebackhide__ = True
+        if not isinstance(code, int) or not 1000 <= code <= 4999:
+            raise ValueError(f"a connection ends with a code from 1000 to 4999, not {code!r}")
         self._wire.leave(code, reason)
         try:
             async with asyncio.timeout(timeout):

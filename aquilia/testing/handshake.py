@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from contextvars import Context
 from typing import Any
@@ -19,6 +20,8 @@ from aquilia.testing.wire import Handover, Wire
 
 __all__ = ["HandshakeRefused", "Upgrade", "identified", "shake_hands"]
 
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""RFC 9110 section 5.6.2."""
 _IDENTITY = "aquilia.testing.identity"
 
 
@@ -69,7 +72,7 @@ class Upgrade:
         identity: Any,
         context: Context,
     ) -> None:
-        if not url.startswith("/"):
+        if not isinstance(url, str) or not url.startswith("/"):
             raise ValueError(f"a path begins with a slash, as /chat/x does, not {url!r}")
         if identity is not None and not hasattr(identity, "id"):
             raise TypeError(f"an identity has an `id`, by which publications find it; {identity!r} has none")
@@ -82,9 +85,11 @@ class Upgrade:
         self._start: Message | None = None
         self._body = b""
         self._closed: tuple[int, str] | None = None
+        if not all(isinstance(each, str) and _TOKEN.fullmatch(each) for each in subprotocols):
+            raise ValueError(f"a subprotocol is a word of ASCII, not one of {subprotocols!r}")
         path, _, search = url.partition("?")
         search = "&".join(filter(None, [search, urlencode(query or {}, doseq=True)]))
-        given = {name.lower(): value for name, value in (headers or {}).items()}
+        given = _sent(headers or {})
         if subprotocols:
             given["sec-websocket-protocol"] = ", ".join(subprotocols)
         raw = [(name.encode(), value.encode()) for name, value in {"host": "localhost", **given}.items()]
@@ -136,6 +141,16 @@ class Upgrade:
             raise HandshakeRefused.by_close(*self._closed)
         if not self._accepted:
             raise HandshakeRefused("HTTP 403", "", status=403)  # what servers make of it
+
+
+def _sent(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers as servers hand them on: no client can send others."""
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+            raise ValueError(f"the name of a header is a word of ASCII, not {name!r}")
+        if not isinstance(value, str) or any(sign in value for sign in "\r\n\0"):
+            raise ValueError(f"the header {name!r} is one line of text, not {value!r}")
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def _refused(status: int, body: bytes) -> HandshakeRefused:

@@ -121,7 +121,7 @@ async def sockets_test(
 ) -> AsyncIterator[SocketsTest]:
     """Run controllers, manifests or a registry for the length of a test; in the end all clients leave.
 
-        async with sockets_test(ChatSocket, max_rooms=2) as t:
+        async with sockets_test(ChatSocket, max_connections=2) as t:
             alice = await t.connect("/chat/x")
             assert await alice.request("say", {"text": "hi"}) == "said"
 

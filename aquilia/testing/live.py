@@ -56,7 +56,10 @@ def live_server(app: ASGIApp) -> Iterator[str]:
 
     Raises:
         RuntimeError: the application did not start, or does not stop.
+        TypeError: for what is no application.
     """
+    if isinstance(app, type) or not callable(app):
+        raise TypeError(f"live_server takes an ASGI application, such as AquilaSockets, not {app!r}")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = _Server(
             uvicorn.Config(

@@ -29,7 +29,7 @@ else:
 
 @async_fixture
 async def sockets() -> AsyncIterator[Callable[..., Awaitable[SocketsTest]]]:
-    """`t = await sockets(ChatSocket, max_rooms=2)`: see `sockets_test`."""
+    """`t = await sockets(ChatSocket, max_connections=2)`: see `sockets_test`."""
     async with contextlib.AsyncExitStack() as opened:
 
         async def enter(*subjects: Any, **options: Any) -> SocketsTest:
@@ -40,7 +40,7 @@ async def sockets() -> AsyncIterator[Callable[..., Awaitable[SocketsTest]]]:
 
 @pytest.fixture
 def sockets_sync() -> Iterator[Callable[..., SyncSocketsTest]]:
-    """`t = sockets_sync(ChatSocket, max_rooms=2)`: see `sockets_test_sync`."""
+    """`t = sockets_sync(ChatSocket, max_connections=2)`: see `sockets_test_sync`."""
     with contextlib.ExitStack() as opened:
 
         def enter(*subjects: Any, **options: Any) -> SyncSocketsTest:

@@ -38,7 +38,7 @@ def run(strategy: Any, steps: list[tuple[str, int]]) -> tuple[Outbox, list[bytes
         offered.append(frame)
         if step == "urgent":
             outbox.push_urgent(frame)
-        elif not outbox.push(frame):
+        elif not outbox.push(frame) and not strategy.startswith("drop"):
             return outbox, offered, came, True
         assert len(outbox) <= 5
         plain = outbox.waiting_bytes - sum(len(f) for f in offered if f[:1] == b"u" and f not in came)

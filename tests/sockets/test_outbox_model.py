@@ -58,7 +58,7 @@ def test_bytes_are_bounded_as_well(strategy: str) -> None:
 
 def test_drop_oldest_puts_the_gap_where_the_lost_messages_stood() -> None:
     box = outbox("drop_oldest", size=2)
-    assert push_all(box, b"1", b"2", b"3", b"4") == [True] * 4
+    assert push_all(box, b"1", b"2", b"3", b"4") == [True, True, False, False]
     assert everything(box) == [b"<2 lost>", b"3", b"4"]
 
 
@@ -198,11 +198,12 @@ class Model:
             if self.limits.strategy == "drop_newest":
                 self.entries.append(("gap", 1))
                 self.join_gaps()
-                return True
+                return False
             oldest = next(place for place, (kind, _) in enumerate(self.entries) if kind == "message")
             self.entries[oldest] = ("gap", 1)
             self.join_gaps()
-            return self.push(frame)
+            self.push(frame)
+            return False
         self.entries.append(("message", frame))
         return True
 

@@ -130,23 +130,3 @@ def test_a_controllers_own_settings_win_over_its_manifests() -> None:
 def test_a_controller_that_asks_for_what_is_not_there_is_refused(fields: Any, told: str) -> None:
     with pytest.raises(SettingsError, match=told):
         socket_settings(SocketDeclaration("/a", **fields), NodeSettings(), "w")
-
-
-def test_the_seeds_configuration_names_what_is_not_there_yet() -> None:
-    seed = {
-        "adapter": "redis",
-        "redis_url": "redis://localhost:6379",
-        "max_connections": 10000,
-        "message_rate_limit": 10,
-        "max_message_size": 65536,
-        "backpressure": {"strategy": "buffer", "buffer_size": 100},
-        "allowed_origins": ["https://example.com"],
-        "require_auth": True,
-    }
-    refused = set()
-    for key, value in seed.items():
-        try:
-            node_settings({key: value}, "m")
-        except SettingsError as error:
-            refused.add(error.key)
-    assert refused == {"adapter", "redis_url", "require_auth"}
