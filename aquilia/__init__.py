@@ -17,6 +17,7 @@ from aquilia.controller import (
 from aquilia.di import service
 from aquilia.faults import Fault, FaultDomain, FaultEngine, Severity
 from aquilia.manifest import AppManifest
+from aquilia.sessions import MemoryStore, Session, SessionEngine, SessionStore
 
 __all__ = [
     "DELETE",
@@ -32,7 +33,11 @@ __all__ = [
     "Fault",
     "FaultDomain",
     "FaultEngine",
+    "MemoryStore",
     "RequestCtx",
+    "Session",
+    "SessionEngine",
+    "SessionStore",
     "Severity",
     "__version__",
     "service",
