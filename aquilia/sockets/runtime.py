@@ -17,6 +17,7 @@ from aquilia.faults import Fault, FaultEngine
 from aquilia.lifespan import serve_lifespan
 from aquilia.manifest import AppManifest
 from aquilia.middleware import split
+from aquilia.sessions import SessionEngine
 from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.adapters.inmemory import InMemoryAdapter
 from aquilia.sockets.connection import Connection
@@ -64,7 +65,7 @@ class AquilaSockets:
         adapter: Adapter | None = None,
         development: bool = False,
     ) -> None:
-        problems: list[Problem] = []
+        problems: list[Problem] = registry.boot_problems() if plan is None else []
         self.plan = plan or SocketPlan.read(registry, problems)
         if problems:
             raise BootError(problems)
@@ -104,6 +105,7 @@ class AquilaSockets:
                 tasks=self._tasks,
                 ends=self,
                 development=development,
+                sessions=app.sessions is not None,
             )
             self._entrance.serve(app, contract, dispatcher)
 
@@ -114,6 +116,7 @@ class AquilaSockets:
         *,
         services: Sequence[Any] = (),
         middleware: Sequence[Any] = (),
+        sessions: SessionEngine | None = None,
         development: bool = False,
         **settings: Any,
     ) -> AquilaSockets:
@@ -123,7 +126,12 @@ class AquilaSockets:
             BootError: also for what the host would have to serve: HTTP controllers, and pure ASGI middleware.
         """
         manifest = AppManifest(
-            "sockets", controllers=controllers, services=services, middleware=middleware, websockets=settings
+            "sockets",
+            controllers=controllers,
+            services=services,
+            middleware=middleware,
+            sessions=sessions,
+            websockets=settings,
         )
         registry = Registry.build([manifest])
         if problems := _misplaced(registry.apps[0]):

@@ -11,6 +11,7 @@ from typing import Any
 from aquilia.aquilary import Registry
 from aquilia.asgi import Application
 from aquilia.manifest import AppManifest
+from aquilia.sessions import Session, SessionEngine
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.faults import CloseCode
 from aquilia.testing.client import TIMEOUT, Client
@@ -34,6 +35,7 @@ class SocketsTest:
         path: str,
         *,
         identity: Any = None,
+        session: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, Any] | None = None,
         subprotocol: str | Sequence[str] = (),
@@ -42,12 +44,16 @@ class SocketsTest:
         """A client whose handshake was answered with 101; with a subprotocol of v1, its `hello` as well.
 
         `identity` has an `id`; handshake middleware and guards find it as if authentication had put it there.
+        `session` is what the client's session holds: it comes with a cookie, as if a request before had begun it.
         `subprotocol` is one, or all that the client offers. `@OnConnect` runs behind the handshake: if it raises,
         `closed` tells.
 
         Raises:
             HandshakeRefused: the client was not let in.
+            TypeError: a `session`, where the application has no sessions.
         """
+        if session is not None:
+            headers = await self._with_session(session, headers or {})
         offered = [subprotocol] if isinstance(subprotocol, str) else subprotocol
         upgrade = Upgrade(path, query, headers, offered, identity)
         try:
@@ -59,6 +65,21 @@ class SocketsTest:
         client = Client(upgrade)
         await client._hello(timeout)
         return client
+
+    async def _with_session(self, values: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, str]:
+        engines = {id(app.sessions): app.sessions for app in self.application.registry.apps if app.sessions}
+        if not engines:
+            raise TypeError(
+                "session: the application has none; it is declared with sessions=SessionEngine(…)"
+            )
+        given = {name.lower(): value for name, value in headers.items()}
+        cookies = [given["cookie"]] if "cookie" in given else []
+        for engine in engines.values():
+            session = Session(engine.store, engine.max_age)
+            session.update(values)
+            await session.save()
+            cookies.append(f"{engine.cookie}={engine.sign(session.id)}")
+        return {**given, "cookie": "; ".join(cookies)}
 
     async def _leave(self) -> None:
         """All clients go: a handler that still waits is cancelled then, and need not be waited for."""
@@ -78,6 +99,7 @@ async def sockets_test(
     *subjects: type | AppManifest | Registry,
     services: Sequence[Any] = (),
     middleware: Sequence[Any] = (),
+    sessions: SessionEngine | None = None,
     overrides: Mapping[Any, Any] | None = None,
     development: bool = False,
     **settings: Any,
@@ -88,14 +110,14 @@ async def sockets_test(
             alice = await t.connect("/chat/x")
             assert await alice.request("say", {"text": "hi"}) == "said"
 
-    `services`, `middleware` and settings go with controllers, as in `AquilaSockets.from_controllers`; manifests have
-    their own. `overrides` puts ready objects in the place of services, by the type that they provide.
+    `services`, `middleware`, `sessions` and settings go with controllers, as in `AquilaSockets.from_controllers`;
+    manifests have their own. `overrides` puts ready objects in the place of services, by the type that they provide.
 
     Raises:
         BootError: with every problem of the application.
         TypeError: for a mixture of controllers and manifests.
     """
-    registry = _registry(subjects, services, middleware, settings)
+    registry = _registry(subjects, services, middleware, sessions, settings)
     apps = tuple(replace(app, middleware=(identified, *app.middleware)) for app in registry.apps)
     application = Application(
         replace(registry, apps=apps),
@@ -112,15 +134,24 @@ async def sockets_test(
 
 
 def _registry(
-    subjects: Sequence[Any], services: Sequence[Any], middleware: Sequence[Any], settings: Mapping[str, Any]
+    subjects: Sequence[Any],
+    services: Sequence[Any],
+    middleware: Sequence[Any],
+    sessions: SessionEngine | None,
+    settings: Mapping[str, Any],
 ) -> Registry:
     if subjects and all(isinstance(each, type) for each in subjects):
         manifest = AppManifest(
-            "test", controllers=subjects, services=services, middleware=middleware, websockets=settings
+            "test",
+            controllers=subjects,
+            services=services,
+            middleware=middleware,
+            sessions=sessions,
+            websockets=settings,
         )
         return Registry.build([manifest])
-    if services or middleware or settings:
-        given = ["services"] * bool(services) + ["middleware"] * bool(middleware) + [*settings]
+    own = {"services": services, "middleware": middleware, "sessions": sessions}
+    if given := [*(name for name, value in own.items() if value), *settings]:
         raise TypeError(f"{', '.join(given)}: only controllers take these, manifests have their own")
     if len(subjects) == 1 and isinstance(subjects[0], Registry):
         return subjects[0]

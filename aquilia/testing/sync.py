@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from aquilia.aquilary import Registry
 from aquilia.asgi import Application
 from aquilia.manifest import AppManifest
+from aquilia.sessions import SessionEngine
 from aquilia.sockets.connection import DisconnectReason
 from aquilia.sockets.envelope import MessageEnvelope, MessageType
 from aquilia.testing.client import QUIET, TIMEOUT, Client
@@ -107,6 +108,7 @@ class SyncSocketsTest:
         path: str,
         *,
         identity: Any = None,
+        session: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, Any] | None = None,
         subprotocol: str | Sequence[str] = (),
@@ -115,7 +117,13 @@ class SyncSocketsTest:
         """See `SocketsTest`."""
         __tracebackhide__ = True
         connecting = self._test.connect(
-            path, identity=identity, headers=headers, query=query, subprotocol=subprotocol, timeout=timeout
+            path,
+            identity=identity,
+            session=session,
+            headers=headers,
+            query=query,
+            subprotocol=subprotocol,
+            timeout=timeout,
         )
         return SyncClient(self._run(connecting), self._run)
 
@@ -125,6 +133,7 @@ def sockets_test_sync(
     *subjects: type | AppManifest | Registry,
     services: Sequence[Any] = (),
     middleware: Sequence[Any] = (),
+    sessions: SessionEngine | None = None,
     overrides: Mapping[Any, Any] | None = None,
     development: bool = False,
     **settings: Any,
@@ -141,6 +150,7 @@ def sockets_test_sync(
             *subjects,
             services=services,
             middleware=middleware,
+            sessions=sessions,
             overrides=overrides,
             development=development,
             **settings,
