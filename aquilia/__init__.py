@@ -18,6 +18,7 @@ from aquilia.controller import (
 from aquilia.di import service
 from aquilia.faults import Fault, FaultDomain, FaultEngine, Severity
 from aquilia.manifest import AppManifest
+from aquilia.sessions import MemoryStore, Session, SessionEngine, SessionStore
 
 __all__ = [
     "DELETE",
@@ -34,7 +35,11 @@ __all__ = [
     "Fault",
     "FaultDomain",
     "FaultEngine",
+    "MemoryStore",
     "RequestCtx",
+    "Session",
+    "SessionEngine",
+    "SessionStore",
     "Severity",
     "__version__",
     "service",

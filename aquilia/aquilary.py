@@ -25,7 +25,8 @@ from typing import Any
 
 import msgspec
 
-from aquilia.manifest import AppManifest, did_you_mean, parse_reference
+from aquilia.manifest import AppManifest, did_you_mean, parse_reference, sessions_problem
+from aquilia.sessions import SessionEngine
 
 __all__ = [
     "App",
@@ -70,12 +71,13 @@ class RegistryError(BootError):
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """A manifest with its references resolved."""
+    """A manifest with its references resolved. Its sessions are the first of its middleware as well."""
 
     manifest: AppManifest
     controllers: tuple[type, ...]
     services: tuple[Any, ...]
     middleware: tuple[Any, ...]
+    sessions: SessionEngine | None = None
 
 
 def _import_module(name: str, manifest: AppManifest) -> ModuleType:
@@ -118,10 +120,19 @@ class Registry:
         order = validation.order(named)
         resolved = {name: validation.resolve(manifest) for name, manifest in named.items()}
         validation.refuse_shared_controllers(resolved.values())
+        validation.refuse_shared_cookies(resolved.values())
         if validation.problems:
             raise RegistryError(validation.problems)
         apps = tuple(resolved[name] for name in order)
         return cls(apps, _fingerprint(apps, describe))
+
+    def boot_problems(self) -> list[Problem]:
+        """What this environment lacks for the apps to run; none of it is needed to compile them."""
+        return [
+            Problem(f"manifest {app.manifest.name!r}", problem)
+            for app in self.apps
+            if app.sessions is not None and (problem := app.sessions.boot_problem())
+        ]
 
 
 class _Validation:
@@ -155,11 +166,13 @@ class _Validation:
                 return _in_order(sorter, list(named))
 
     def resolve(self, manifest: AppManifest) -> App:
+        sessions = self._sessions(manifest)
         return App(
             manifest,
             controllers=tuple(self._classes(manifest, self._resolved(manifest, "controllers"))),
             services=tuple(self._resolved(manifest, "services")),
-            middleware=tuple(self._resolved(manifest, "middleware")),
+            middleware=(*([sessions] if sessions else []), *self._resolved(manifest, "middleware")),
+            sessions=sessions,
         )
 
     def refuse_shared_controllers(self, apps: Iterable[App]) -> None:
@@ -170,6 +183,32 @@ class _Validation:
                     also = "twice" if owner == app.manifest.name else f"here and in app {owner!r}"
                     self._note(app.manifest, f"controllers: {qualified_name(controller)} is listed {also}")
                 owners.setdefault(controller, app.manifest.name)
+
+    def refuse_shared_cookies(self, apps: Iterable[App]) -> None:
+        """Two engines with one cookie would each take the other's for forged, and put their own in its place."""
+        owners: dict[str, App] = {}
+        for app in apps:
+            if app.sessions is None:
+                continue
+            owner = owners.setdefault(app.sessions.cookie, app)
+            if owner.sessions is not app.sessions:
+                self._note(
+                    app.manifest,
+                    f"sessions: app {owner.manifest.name!r} has another SessionEngine with the cookie "
+                    f"{app.sessions.cookie!r}: share one engine, or give one of them another cookie",
+                )
+
+    def _sessions(self, manifest: AppManifest) -> SessionEngine | None:
+        found = manifest.sessions
+        try:
+            engine = self._referenced(found, manifest) if isinstance(found, str) else found
+        except _Unresolved as error:
+            self._note(manifest, f"sessions: {found!r}: {error}")
+            return None
+        if problem := sessions_problem(engine):
+            self._note(manifest, f"sessions: {found!r}: {problem}")
+            return None
+        return engine
 
     def _note(self, manifest: AppManifest, message: str) -> None:
         self.problems.append(Problem(self._places.get(manifest.name, manifest.name), message))

@@ -26,7 +26,8 @@ __all__ = ["Application"]
 class Application:
     """Boots a registry and serves it.
 
-    `overrides` puts ready objects in the place of services, by the type that they provide: for tests.
+    `overrides` puts ready objects in the place of services, by the type that they provide: for tests. Without
+    `to_run` it may be looked at only, and needs no secrets of the environment.
 
     Raises:
         BootError: with every problem of manifests, controllers, routes and services.
@@ -38,10 +39,11 @@ class Application:
         *,
         environment: Literal["production", "development"] = "production",
         overrides: Mapping[Any, Any] | None = None,
+        to_run: bool = True,
     ) -> None:
         self.registry = registry
         self.faults = FaultEngine()
-        problems: list[Problem] = []
+        problems: list[Problem] = registry.boot_problems() if to_run else []
         plan = SocketPlan.read(registry, problems)
         wrappers: list[AsgiMiddleware] = []
         self.http = HttpRouter.build(list(self._http_apps(problems, wrappers)), self.faults)

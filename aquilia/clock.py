@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-__all__ = ["CURRENT", "Clock"]
+__all__ = ["CURRENT", "Clock", "now"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +36,8 @@ class Clock:
 
 CURRENT: ContextVar[Clock] = ContextVar("aquilia.clock", default=Clock())  # noqa: B039  # it is frozen
 """What `Clock.current` returns. The test kit sets it, for the application under test."""
+
+
+def now() -> float:
+    """Seconds since 1970, as the application that asks has them: for what is made before there is one."""
+    return CURRENT.get().time()

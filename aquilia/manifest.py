@@ -9,7 +9,9 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, Never
 
-__all__ = ["AppManifest", "ManifestError", "did_you_mean", "parse_reference"]
+from aquilia.sessions import SessionEngine
+
+__all__ = ["AppManifest", "ManifestError", "did_you_mean", "parse_reference", "sessions_problem"]
 
 
 class ManifestError(ValueError):
@@ -29,8 +31,9 @@ class AppManifest:
     """One app: its name, what belongs to it, and its settings. Immutable.
 
     Controllers, services and middleware are given as objects or as `"package.module:Name"`, which the
-    registry resolves when it is built. `depends_on` names other apps. `websockets` holds the settings of the
-    sockets subsystem, which checks them; mappings and lists inside it become immutable too.
+    registry resolves when it is built; so is the engine of `sessions`. `depends_on` names other apps.
+    `websockets` holds the settings of the sockets subsystem, which checks them; mappings and lists inside it
+    become immutable too.
 
         manifest = AppManifest("chat", controllers=[ChatSocket], websockets={"adapter": "redis"})
 
@@ -42,6 +45,7 @@ class AppManifest:
     controllers: tuple[type | str, ...]
     services: tuple[Any, ...]
     middleware: tuple[Any, ...]
+    sessions: SessionEngine | str | None
     websockets: Mapping[str, Any]
     depends_on: tuple[str, ...]
 
@@ -53,6 +57,7 @@ class AppManifest:
         controllers: Sequence[type | str] = (),
         services: Sequence[Any] = (),
         middleware: Sequence[Any] = (),
+        sessions: SessionEngine | str | None = None,
         websockets: Mapping[str, Any] = MappingProxyType({}),
         depends_on: Sequence[str] = (),
         **unknown: Never,  # named in the error instead of a bare TypeError; type checkers refuse them as well
@@ -65,6 +70,7 @@ class AppManifest:
             "controllers": arguments.items("controllers", controllers, _controller_problem),
             "services": arguments.items("services", services, _component_problem),
             "middleware": arguments.items("middleware", middleware, _component_problem),
+            "sessions": arguments.sessions(sessions),
             "websockets": arguments.settings("websockets", websockets),
             "depends_on": arguments.items("depends_on", depends_on, _app_name_problem),
         }
@@ -117,6 +123,14 @@ def _reference_problem(reference: str) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def sessions_problem(item: object) -> str | None:
+    """Why an app cannot have these sessions; None if it can, and if it has none."""
+    if item is None or isinstance(item, SessionEngine):
+        return None
+    more = "; write SessionEngine()" if item is SessionEngine else ""
+    return f"a SessionEngine is needed, not {_described(item)}{more}"
 
 
 def _controller_problem(item: object) -> str | None:
@@ -176,6 +190,12 @@ class _Arguments:
             if problem := problem_of(item):
                 self.problems.append(f"{argument}[{place}]: {problem}")
         return items
+
+    def sessions(self, value: object) -> object:
+        problem = _reference_problem(value) if isinstance(value, str) else sessions_problem(value)
+        if problem:
+            self.problems.append(f"sessions: {problem}")
+        return value
 
     def settings(self, argument: str, value: object) -> object:
         if not isinstance(value, Mapping):

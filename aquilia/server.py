@@ -85,8 +85,10 @@ class Booted:
         return artifact_of(self.application.sockets.plan)
 
 
-def boot(root: Path, app: str | None = None) -> Booted:
+def boot(root: Path, app: str | None = None, *, to_run: bool = True) -> Booted:
     """Load the workspace in `root`, or the manifests that `app` names in it, and check all of it.
+
+    Not `to_run`: to look at it, for which the environment needs no secrets.
 
     Raises:
         BootError: with every problem of manifests, controllers, routes, settings and services; also where the
@@ -95,7 +97,7 @@ def boot(root: Path, app: str | None = None) -> Booted:
     try:
         workspace = load_workspace(root, app)
         try:
-            return Booted(workspace, _application(workspace))
+            return Booted(workspace, _application(workspace, to_run=to_run))
         except BaseException:
             workspace.close()
             raise
@@ -104,12 +106,12 @@ def boot(root: Path, app: str | None = None) -> Booted:
         raise BootError([Problem(where, f"ends the process while it is imported: {error!r}")]) from error
 
 
-def _application(workspace: Workspace) -> Application:
+def _application(workspace: Workspace, *, to_run: bool) -> Application:
     registry = Registry.build(
         workspace.manifests, places=workspace.places, import_module=workspace.import_module
     )
     try:
-        return Application(registry, environment=environment())
+        return Application(registry, environment=environment(), to_run=to_run)
     except BootError as error:
         raise BootError([_located(problem, workspace) for problem in error.problems]) from error
 

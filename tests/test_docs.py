@@ -81,8 +81,9 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, lis
 
 
 @pytest.fixture
-def application(modules: dict[Path, list[ModuleType]]) -> Application:
+def application(modules: dict[Path, list[ModuleType]], monkeypatch: pytest.MonkeyPatch) -> Application:
     """All that the guide declares: its manifests, and one for the controllers that are in none."""
+    monkeypatch.setenv("AQ_SESSION_SECRET", "for the documents: they show none")
     values = [value for module in modules[GUIDE] for value in vars(module).values()]
     manifests = [value for value in values if isinstance(value, AppManifest)]
     listed = {controller for manifest in manifests for controller in manifest.controllers}

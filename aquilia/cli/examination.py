@@ -98,7 +98,7 @@ def _ending(code: int) -> str:
 
 def _examined(root: Path, app: str | None) -> Examination:
     try:
-        booted = boot(root, app)
+        booted = boot(root, app, to_run=False)
     except BootError as error:
         return Examination(tuple(error.problems))
     return _found(booted)

@@ -81,6 +81,7 @@ class Dispatcher:
         ends: Ends,
         clock: Clock,
         development: bool,
+        sessions: bool,
     ) -> None:
         self.contract = contract
         self._node = node
@@ -92,7 +93,7 @@ class Dispatcher:
         self._development = development
         self._pattern = contract.declaration.path
         self._max_size = contract.settings.max_message_size
-        compiler = RouteCompiler(contract, services, node.handler_timeout)
+        compiler = RouteCompiler(contract, services, node.handler_timeout, sessions=sessions)
         self._routes = {name: compiler.route(event) for name, event in contract.events.items()}
         self._on_connect = [compiler.hook(hook) for hook in contract.on_connect]
         self._on_disconnect = [compiler.hook(hook) for hook in contract.on_disconnect]

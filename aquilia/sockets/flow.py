@@ -26,6 +26,7 @@ from aquilia.sockets.faults import (
 )
 from aquilia.sockets.flow_request import FlowRequest
 from aquilia.sockets.handshake import Handshake
+from aquilia.sockets.keeping import saving
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.tasks import TaskSet
 
@@ -46,11 +47,12 @@ class FlowDispatcher:
         ends: Ends,
         clock: Clock,
         development: bool,
+        sessions: bool,
     ) -> None:
         function = contract.declaration.function
         assert function is not None
         self.contract = contract
-        self._function = function
+        self._function = saving(function) if sessions else function
         self._timeout = node.handshake_timeout
         self._engine = engine
         self._tasks = tasks

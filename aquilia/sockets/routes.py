@@ -16,6 +16,7 @@ from aquilia.sockets.declaration import Handler, SourceLocation
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_overloaded
 from aquilia.sockets.guards import Check, guard_checks, judge, passes
+from aquilia.sockets.keeping import saving
 from aquilia.sockets.middleware import Handle, wrap
 
 __all__ = ["Hook", "Route", "RouteCompiler", "connection_container"]
@@ -45,14 +46,19 @@ class Hook:
 class RouteCompiler:
     """Composes, once, what handles each event: middleware, then guards, then schema, then the method."""
 
-    def __init__(self, contract: SocketContract, services: Services, timeout: float | None) -> None:
+    def __init__(
+        self, contract: SocketContract, services: Services, timeout: float | None, *, sessions: bool = False
+    ) -> None:
         self._contract = contract
         self._services = services
         self._timeout = timeout
+        self._sessions = sessions
 
     def hook(self, hook: HookContract) -> Hook:
         """Prepare a method that runs at an end of the connection."""
         run = _hooked(hook, self._services.injector(hook.dependencies, Scope.CONNECTION))
+        if self._sessions:
+            run = saving(run)
         if self._timeout is not None:
             run = _timed(run, self._timeout, hook.handler.attribute)
         return Hook(run, _where(self._contract, hook.handler), hook.handler.location)
@@ -68,6 +74,8 @@ class RouteCompiler:
         app, declared = self._contract.chain.message_middleware, self._contract.declaration.middleware
         for middleware in reversed((*app, *declared, *event.declaration.middleware)):
             handle = wrap(middleware, handle)
+        if self._sessions:
+            handle = saving(handle)
         if self._timeout is not None:
             handle = _timed(handle, self._timeout, event.handler.attribute)
         return Route(handle, _where(self._contract, event.handler), event.declaration.ack)

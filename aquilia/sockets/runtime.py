@@ -18,6 +18,7 @@ from aquilia.faults import Fault, FaultEngine
 from aquilia.lifespan import serve_lifespan
 from aquilia.manifest import AppManifest
 from aquilia.middleware import split
+from aquilia.sessions import SessionEngine
 from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.adapters.inmemory import InMemoryAdapter
 from aquilia.sockets.connection import Connection, ConnectionState
@@ -77,7 +78,7 @@ class AquilaSockets:
                 f"AquilaSockets takes a Registry, not {registry!r}; "
                 "controllers go to AquilaSockets.from_controllers([…])"
             )
-        problems: list[Problem] = []
+        problems: list[Problem] = registry.boot_problems() if plan is None else []
         self.plan = plan or SocketPlan.read(registry, problems)
         if problems:
             raise BootError(problems)
@@ -121,6 +122,7 @@ class AquilaSockets:
                 ends=self,
                 clock=clock,
                 development=development,
+                sessions=app.sessions is not None,
             )
             self._entrance.serve(app, contract, dispatcher)
 
@@ -131,6 +133,7 @@ class AquilaSockets:
         *,
         services: Sequence[Any] = (),
         middleware: Sequence[Any] = (),
+        sessions: SessionEngine | None = None,
         development: bool = False,
         **settings: Any,
     ) -> AquilaSockets:
@@ -143,7 +146,12 @@ class AquilaSockets:
         if not isinstance(development, bool):
             raise TypeError(f"development is True or False, not {development!r}")
         manifest = AppManifest(
-            "sockets", controllers=controllers, services=services, middleware=middleware, websockets=settings
+            "sockets",
+            controllers=controllers,
+            services=services,
+            middleware=middleware,
+            sessions=sessions,
+            websockets=settings,
         )
         registry = Registry.build([manifest])
         if problems := _misplaced(registry.apps[0]):

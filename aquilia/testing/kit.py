@@ -12,6 +12,7 @@ from typing import Any
 from aquilia.aquilary import Registry
 from aquilia.asgi import Application
 from aquilia.manifest import AppManifest
+from aquilia.sessions import Session, SessionEngine
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.faults import CloseCode
 from aquilia.testing.client import TIMEOUT, Client
@@ -39,6 +40,7 @@ class SocketsTest:
         path: str,
         *,
         identity: Any = None,
+        session: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, Any] | None = None,
         subprotocol: str | Sequence[str] = (),
@@ -48,12 +50,16 @@ class SocketsTest:
         """A client whose handshake was answered with 101; with a subprotocol of v1, its `hello` as well.
 
         `identity` has an `id`; handshake middleware and guards find it as if authentication had put it there.
+        `session` is what the client's session holds: it comes with a cookie, as if a request before had begun it.
         `subprotocol` is one, or all that the client offers; with `hello=False` a client of v1 keeps silent.
         `@OnConnect` runs behind the handshake: if it raises, `closed` tells.
 
         Raises:
             HandshakeRefused: the client was not let in.
+            TypeError: a `session`, where the application has no sessions.
         """
+        if session is not None:
+            headers = await self._with_session(session, headers or {})
         offered = [subprotocol] if isinstance(subprotocol, str) else subprotocol
         upgrade = Upgrade(path, query, headers, offered, identity, self.clock.owns(Context()))
         try:
@@ -66,6 +72,21 @@ class SocketsTest:
         if hello:
             await client._hello(timeout)
         return client
+
+    async def _with_session(self, values: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, str]:
+        engines = {id(app.sessions): app.sessions for app in self.application.registry.apps if app.sessions}
+        if not engines:
+            raise TypeError(
+                "session: the application has none; it is declared with sessions=SessionEngine(…)"
+            )
+        given = {name.lower(): value for name, value in headers.items()}
+        cookies = [given["cookie"]] if "cookie" in given else []
+        for engine in engines.values():
+            session = Session(engine.store, engine.max_age)
+            session.update(values)
+            await session.save()
+            cookies.append(f"{engine.cookie}={engine.sign(session.id)}")
+        return {**given, "cookie": "; ".join(cookies)}
 
     async def _leave(self) -> None:
         """All clients go: a handler that still waits is cancelled then, and need not be waited for."""
@@ -115,6 +136,7 @@ async def sockets_test(
     *subjects: type | AppManifest | Registry,
     services: Sequence[Any] = (),
     middleware: Sequence[Any] = (),
+    sessions: SessionEngine | None = None,
     overrides: Mapping[Any, Any] | None = None,
     development: bool = False,
     **settings: Any,
@@ -125,15 +147,15 @@ async def sockets_test(
             alice = await t.connect("/chat/x")
             assert await alice.request("say", {"text": "hi"}) == "said"
 
-    `services`, `middleware` and settings go with controllers, as in `AquilaSockets.from_controllers`; manifests have
-    their own. `overrides` puts ready objects in the place of services, by the type that they provide. Time is
-    real until the test takes hold of `t.clock`.
+    `services`, `middleware`, `sessions` and settings go with controllers, as in `AquilaSockets.from_controllers`;
+    manifests have their own. `overrides` puts ready objects in the place of services, by the type that they provide.
+    Time is real until the test takes hold of `t.clock`.
 
     Raises:
         BootError: with every problem of the application.
         TypeError: for a mixture of controllers and manifests.
     """
-    registry = _registry(subjects, services, middleware, settings)
+    registry = _registry(subjects, services, middleware, sessions, settings)
     apps = tuple(replace(app, middleware=(identified, *app.middleware)) for app in registry.apps)
     clock = ControlledClock()
     context = clock.owns(copy_context())
@@ -156,15 +178,24 @@ async def sockets_test(
 
 
 def _registry(
-    subjects: Sequence[Any], services: Sequence[Any], middleware: Sequence[Any], settings: Mapping[str, Any]
+    subjects: Sequence[Any],
+    services: Sequence[Any],
+    middleware: Sequence[Any],
+    sessions: SessionEngine | None,
+    settings: Mapping[str, Any],
 ) -> Registry:
     if subjects and all(isinstance(each, type) for each in subjects):
         manifest = AppManifest(
-            "test", controllers=subjects, services=services, middleware=middleware, websockets=settings
+            "test",
+            controllers=subjects,
+            services=services,
+            middleware=middleware,
+            sessions=sessions,
+            websockets=settings,
         )
         return Registry.build([manifest])
-    if services or middleware or settings:
-        given = ["services"] * bool(services) + ["middleware"] * bool(middleware) + [*settings]
+    own = {"services": services, "middleware": middleware, "sessions": sessions}
+    if given := [*(name for name, value in own.items() if value), *settings]:
         raise TypeError(f"{', '.join(given)}: only controllers take these, manifests have their own")
     if len(subjects) == 1 and isinstance(subjects[0], Registry):
         return subjects[0]

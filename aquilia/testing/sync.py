@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from aquilia.aquilary import Registry
 from aquilia.asgi import Application
 from aquilia.manifest import AppManifest
+from aquilia.sessions import SessionEngine
 from aquilia.sockets.connection import DisconnectReason
 from aquilia.sockets.envelope import MessageEnvelope, MessageType
 from aquilia.testing.client import QUIET, TIMEOUT, Client
@@ -144,6 +145,7 @@ class SyncSocketsTest:
         path: str,
         *,
         identity: Any = None,
+        session: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, Any] | None = None,
         subprotocol: str | Sequence[str] = (),
@@ -155,6 +157,7 @@ class SyncSocketsTest:
         connecting = self._test.connect(
             path,
             identity=identity,
+            session=session,
             headers=headers,
             query=query,
             subprotocol=subprotocol,
@@ -169,6 +172,7 @@ def sockets_test_sync(
     *subjects: type | AppManifest | Registry,
     services: Sequence[Any] = (),
     middleware: Sequence[Any] = (),
+    sessions: SessionEngine | None = None,
     overrides: Mapping[Any, Any] | None = None,
     development: bool = False,
     **settings: Any,
@@ -185,6 +189,7 @@ def sockets_test_sync(
             *subjects,
             services=services,
             middleware=middleware,
+            sessions=sessions,
             overrides=overrides,
             development=development,
             **settings,

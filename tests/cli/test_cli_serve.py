@@ -216,6 +216,16 @@ def test_an_unknown_environment_is_refused(compiled: Workspace) -> None:
     assert compiled.refused("serve").startswith("AQ_ENV: is 'prod', not 'production' or 'development'")
 
 
+def test_the_secret_of_sessions_is_needed_to_serve_and_not_to_compile(echo: Workspace) -> None:
+    echo.edit(MANIFEST, "controllers=[", "sessions=SessionEngine(), controllers=[")
+    echo.edit(MANIFEST, "\nfrom aquilia", "\nfrom aquilia import SessionEngine\nfrom aquilia")
+    echo.environment["AQ_SESSION_SECRET"] = ""
+
+    echo.done("compile")
+    echo.done("inspect")
+    assert echo.refused("serve").startswith(f"{MANIFEST}: sessions need a secret: set AQ_SESSION_SECRET")
+
+
 def test_problems_of_the_workspace_are_told_as_compile_does(compiled: Workspace) -> None:
     compiled.edit(CONTROLLERS, "conn: Connection, payload: Words", "")
 

@@ -15,7 +15,7 @@ from legacy import DEPRECATED, KIB, Seen, application, closed, closed_after_all,
 from rawsocket import RawSocket
 from wire import TRANSPORTS, eventually, serving
 
-from aquilia import AppManifest
+from aquilia import AppManifest, SessionEngine
 from aquilia.aquilary import BootError, Registry
 from aquilia.sockets import (
     AquilaSockets,
@@ -309,3 +309,24 @@ def test_a_manifest_lists_the_functions_beside_controllers(seen: Seen) -> None:
     manifest = AppManifest("old", controllers=[*legacy(seen).controllers])
 
     assert len(Registry.build([manifest]).apps[0].controllers) == len(manifest.controllers)
+
+
+async def test_what_a_function_puts_into_the_session_is_kept() -> None:
+    flow = Flow()
+    engine = SessionEngine("a secret of 32 bytes, or of more")
+
+    @flow.ws("/count")
+    async def count(request: FlowRequest) -> None:
+        request.session["before"] = True
+        await request.accept()
+        request.session["visits"] = request.session.get("visits", 0) + 1
+        await request.send_json(dict(request.session))
+
+    app = AquilaSockets.from_controllers(flow.controllers, sessions=engine)
+    async with serving(app) as base:
+        async with connect(f"{base}/count") as client:
+            assert json.loads(await client.recv()) == {"before": True, "visits": 1}
+            cookie = client.response.headers["set-cookie"].partition(";")[0]
+        await eventually(lambda: not app.live()["connections"])
+        async with connect(f"{base}/count", additional_headers={"cookie": cookie}) as client:
+            assert json.loads(await client.recv()) == {"before": True, "visits": 2}

@@ -1,0 +1,290 @@
+"""One session: the values that a server keeps for a client, from one request to the next."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
+
+import msgspec
+
+from aquilia.faults import Fault, FaultDomain, Severity
+from aquilia.session_store import SessionStore
+
+__all__ = ["Session", "session_ended"]
+
+
+def session_ended() -> Fault:
+    """Changes to a session that was ended meanwhile, as by a logout in another tab. They are not kept."""
+    return Fault(
+        "SESSION_ENDED",
+        "the session has ended meanwhile, and the changes to it are not kept",
+        domain=FaultDomain.SECURITY,
+        severity=Severity.WARN,
+        status=409,
+    )
+
+
+class Session(MutableMapping[str, Any]):
+    """What is kept for one client, by names: `ctx.session`, `handshake.session` and `conn.session`.
+
+    It is saved by itself when a request, a handshake or a socket's handler is done, by the keys that were changed;
+    a change inside a list or a dict counts as one. An empty session is false.
+
+    Values are plain data, as MessagePack has it: None, bool, int up to 64 bits, float, str, bytes, lists and dicts,
+    and times with a zone. What msgspec can write of other types becomes plain at once, a tuple a list. What is put in
+    is copied.
+
+    Raises:
+        TypeError: for a key that is no string, or a value that is no data.
+        RuntimeError: for the first value when no cookie can be set any more.
+        Fault: SESSION_ENDED, for changes to one that another request has ended.
+    """
+
+    __slots__ = (
+        "_accessed", "_cookie", "_ended", "_kept", "_lock", "_new_id", "_removed", "_sealed", "_stale", "_store",
+        "_stored", "_ttl", "_values", "id",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        store: SessionStore,
+        ttl: float,
+        *,
+        id: str | None = None,
+        stored: Mapping[str, bytes] | None = None,
+        stale: bool = False,
+    ) -> None:
+        self.id = id or _new_id()
+        """Its name in the store: a secret between client and server, so do not show it."""
+        self._store = store
+        self._ttl = ttl
+        self._stored: Mapping[str, bytes] = stored or {}  # as the store has it
+        self._values: dict[str, Any] = {}  # what was read or written since
+        self._removed: set[str] = set()
+        self._kept = stored is not None
+        self._stale = stale
+        self._ended = self._sealed = self._accessed = False
+        self._new_id: str | None = None
+        self._cookie: bool | None = None  # what the client has to be told: a new cookie, or to drop its own
+        self._lock: asyncio.Lock | None = None
+
+    @property
+    def is_new(self) -> bool:
+        """It is not in the store: nothing was put into it yet, or nothing was saved."""
+        return not self._kept
+
+    @property
+    def modified(self) -> bool:
+        """There are changes that are not saved yet."""
+        return bool(self._removed or self._new_id or self._changes())
+
+    @property
+    def ended(self) -> bool:
+        """It was ended by another request or connection, or has expired, as a save or `reload` found out."""
+        return self._ended
+
+    # The mapping
+
+    def __getitem__(self, key: str) -> Any:
+        self._accessed = True
+        if key not in self._values:
+            if key in self._removed:
+                raise KeyError(key)
+            self._values[key] = msgspec.msgpack.decode(self._stored[key])
+        return self._values[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._accessed = True
+        if not isinstance(key, str):
+            raise TypeError(f"a session's keys are strings, not {key!r}")
+        if self._ended:
+            raise session_ended()
+        if self._sealed and not self._kept:
+            raise RuntimeError(
+                f"session[{key!r}]: this client has no session, and no cookie can be set for a new one any more: "
+                "begin it in an HTTP request, handshake middleware or a guard of the handshake; what is for this "
+                "connection alone belongs into conn.state"
+            )
+        self._values[key] = _plain(key, value)
+        self._removed.discard(key)
+
+    def __delitem__(self, key: str) -> None:
+        self._accessed = True
+        if key not in self:
+            raise KeyError(key)
+        self._values.pop(key, None)
+        if key in self._stored:
+            self._removed.add(key)
+
+    def __contains__(self, key: object) -> bool:
+        self._accessed = True
+        return key in self._values or (key in self._stored and key not in self._removed)
+
+    def __iter__(self) -> Iterator[str]:
+        self._accessed = True
+        stored = [key for key in self._stored if key not in self._removed]
+        return iter([*stored, *(key for key in self._values if key not in self._stored)])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:  # without the id, which would let its reader in
+        return f"<Session of {len(self)} keys{', ended' if self._ended else ''}>"
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """The value of a key, which is `default` now if there was none."""
+        if key not in self:
+            self[key] = default
+        return self[key]  # not `default` itself, of which the session has a copy
+
+    def clear(self) -> None:
+        """Remove all keys. Saved without any, a session ends; to end it at once, and for all, `invalidate`."""
+        self._accessed = True
+        self._values.clear()
+        self._removed.update(self._stored)
+
+    # The store
+
+    async def save(self) -> None:
+        """Write the changes now, instead of when the request or handler is done.
+
+        Raises:
+            Fault: SESSION_ENDED.
+        """
+        if self._lock is None:
+            self._lock = asyncio.Lock()
+        async with self._lock:
+            changes, removed = self._changes(), set(self._removed)
+            if self._ended:
+                if changes or removed:
+                    raise session_ended()
+            elif not self._kept:
+                await self._create(changes)
+            elif self._new_id or changes or removed:
+                await self._update(changes, removed)
+
+    async def invalidate(self) -> None:
+        """End the session, for all tabs and connections that share it: a logout. What was in it is gone at once.
+
+        In a request or handshake, what is put into it from here on begins another.
+        """
+        if self._kept:
+            await self._store.delete(self.id)
+        self._begin_anew()
+
+    def rotate(self) -> None:
+        """Give it a new id when it is saved: whoever knew the old one is out. Do so at every login.
+
+        It is the remedy against session fixation. Connections that were opened before know the old id: for them the
+        session has ended.
+
+        Raises:
+            RuntimeError: on a connection, where the client cannot be told.
+        """
+        if self._sealed:
+            raise RuntimeError(
+                "a session is rotated in an HTTP request or a handshake: here is no cookie to set"
+            )
+        if self._kept:
+            self._new_id = _new_id()
+        else:
+            self.id = _new_id()
+
+    async def reload(self) -> None:
+        """Read it again, as other requests and connections left it; own changes that are not saved stay.
+
+        If it was ended meanwhile, it is empty then, and `ended` says so.
+        """
+        if not self._kept:
+            return
+        stored = await self._store.load(self.id)
+        if stored is None:
+            self._end()
+            return
+        self._values = {key: self._values[key] for key in self._changes()}
+        self._stored = stored
+        self._removed.intersection_update(stored)
+
+    def _changes(self) -> dict[str, bytes]:
+        written = ((key, _encoded(key, value)) for key, value in self._values.items())
+        return {key: value for key, value in written if self._stored.get(key) != value}
+
+    async def _create(self, changes: Mapping[str, bytes]) -> None:
+        if changes:
+            await self._store.create(self.id, changes, self._ttl)
+            self._kept = True
+            self._written(changes, ())
+            self._cookie = True
+
+    async def _update(self, changes: Mapping[str, bytes], removed: set[str]) -> None:
+        if self._new_id is not None:
+            if not await self._store.rename(self.id, self._new_id, self._ttl):
+                self._end()
+                raise session_ended()
+            self.id, self._new_id = self._new_id, None
+            self._cookie = True
+        left = await self._store.update(self.id, changes, removed, self._ttl)
+        if left is None:
+            self._end()
+            raise session_ended()
+        if left == 0:
+            self._begin_anew()
+        else:
+            self._written(changes, removed)
+
+    async def _renew(self) -> None:
+        """Let it live on, after a part of its time: nothing of it is lost if it has ended."""
+        if self._stale and self._kept and self._cookie is None:
+            if await self._store.update(self.id, {}, (), self._ttl) is None:
+                self._end()
+            else:
+                self._cookie = True
+
+    def _written(self, changes: Mapping[str, bytes], removed: set[str] | tuple[()]) -> None:
+        stored = {key: value for key, value in self._stored.items() if key not in removed}
+        self._stored = stored | dict(changes)
+        self._removed.difference_update(removed)
+        self._removed.update(changes.keys() - self._values.keys())  # taken out while they were being written
+
+    def _undo(self) -> None:
+        """Drop the changes that are not saved."""
+        self._values.clear()
+        self._removed.clear()
+        self._new_id = None
+
+    def _forget(self) -> None:
+        self._undo()
+        self._stored = {}
+        self._kept = False
+
+    def _end(self) -> None:
+        """It was ended elsewhere. The client's cookie stays: it may be that of the next session by now."""
+        self._forget()
+        self._ended = True
+
+    def _begin_anew(self) -> None:
+        if self._kept:
+            self._cookie = False
+        self._forget()
+        self.id = _new_id()
+
+
+def _new_id() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def _plain(key: str, value: Any) -> Any:
+    """What will come back from the store, so that it is the same now and in the next request."""
+    try:
+        return msgspec.msgpack.decode(_encoded(key, value))
+    except msgspec.DecodeError as error:
+        raise TypeError(f"session[{key!r}]: {value!r:.100} cannot be kept: {error}") from None
+
+
+def _encoded(key: str, value: Any) -> bytes:
+    try:
+        return msgspec.msgpack.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise TypeError(f"session[{key!r}]: {type(value).__name__} cannot be kept: {error}") from None

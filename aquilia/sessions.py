@@ -1,0 +1,243 @@
+"""Sessions: values that the server keeps for a client, found again by a signed cookie.
+
+    manifest = AppManifest("shop", controllers=[Login, CartSocket], sessions=SessionEngine())
+
+    @POST("/login")
+    async def login(self, ctx: RequestCtx, body: Credentials) -> None:
+        ctx.session["user"] = await self.users.check(body)
+        ctx.session.rotate()
+
+The cookie holds nothing but the session's id, signed; the values are in a `SessionStore`.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from itsdangerous import BadData, TimestampSigner
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+
+from aquilia.clock import now
+from aquilia.session import Session, session_ended
+from aquilia.session_store import MemoryStore, SessionStore
+
+if TYPE_CHECKING:
+    from aquilia.controller import RequestCtx
+
+__all__ = [
+    "SESSION_SECRET",
+    "MemoryStore",
+    "Session",
+    "SessionEngine",
+    "SessionStore",
+    "session_ended",
+]
+
+SESSION_SECRET = "AQ_SESSION_SECRET"
+"""The variable of the environment that has the secret, or several with commas between them."""
+
+_SHORTEST_SECRET = 32
+_LONGEST_COOKIE = 256
+_RENEWED_AFTER = 0.1
+_SALT = "aquilia.sessions"
+_HOW = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 6265 section 4.1.1, RFC 9110 section 5.6.2
+_ATTRIBUTE = re.compile(r"[!-:<-~]+")  # no control, space or semicolon
+
+
+class SessionEngine:
+    """Gives every request and handshake of an app its session: `AppManifest(…, sessions=SessionEngine())`.
+
+    `secret` signs the cookies: 32 bytes or more, by default from the environment's AQ_SESSION_SECRET. Of several the
+    first signs, and all are accepted, so that a new one can be put before the old. A session lives `max_age` seconds
+    after its last use; that is noted when a tenth of it is over. `secure=None` sets Secure when the request came by
+    https or wss. `clock` tells the seconds since 1970.
+
+    It also serves applications of other frameworks: `load` a session, and `finish` with the response.
+
+    Raises:
+        ValueError: for arguments that make no safe cookie.
+    """
+
+    def __init__(
+        self,
+        secret: str | bytes | Sequence[str | bytes] | None = None,
+        *,
+        store: SessionStore | None = None,
+        cookie: str = "aquilia_session",
+        max_age: int = 14 * 24 * 3600,
+        path: str = "/",
+        domain: str | None = None,
+        secure: bool | None = None,
+        http_only: bool = True,
+        same_site: Literal["lax", "strict", "none"] = "lax",
+        clock: Callable[[], float] = now,
+    ) -> None:
+        self.cookie, self.max_age, self.path, self.domain = cookie, max_age, path, domain
+        self.secure = True if same_site == "none" and secure is None else secure
+        self.http_only, self.same_site = http_only, same_site
+        self.store: SessionStore = MemoryStore(clock=clock) if store is None else store
+        self._clock = clock
+        self._secrets = None if secret is None else [secret] if isinstance(secret, str | bytes) else [*secret]
+        if self._secrets is not None and (problem := _secrets_problem(self._secrets)):
+            raise ValueError(f"SessionEngine: secret: {problem}")
+        if problem := self._cookie_problem():
+            raise ValueError(f"SessionEngine: {problem}")
+
+    def __repr__(self) -> str:
+        return f"<SessionEngine cookie={self.cookie!r} store={type(self.store).__qualname__}>"
+
+    def boot_problem(self) -> str | None:
+        """Why it cannot run in this environment; it can be declared and compiled all the same."""
+        if self._secrets is not None:
+            return None
+        given = _environment_secrets()
+        if not given:
+            return f"sessions need a secret: set {SESSION_SECRET}, or pass SessionEngine(secret); {_HOW}"
+        problem = _secrets_problem(given)
+        return f"{SESSION_SECRET}: {problem}" if problem else None
+
+    async def __call__(
+        self, ctx: RequestCtx, call_next: Callable[[RequestCtx], Awaitable[Response]]
+    ) -> Response:
+        """The middleware of requests and handshakes."""
+        session = ctx.session = await self.load(ctx.request)
+        return await self.finish(session, ctx.request, await call_next(ctx))
+
+    async def load(self, connection: HTTPConnection) -> Session:
+        """The session that the cookie names.
+
+        Without one, with one that is forged or too old, or whose session is gone: a new and empty session.
+        """
+        id, age = self._read(connection.cookies.get(self.cookie, ""))
+        if id is not None and (stored := await self.store.load(id)) is not None:
+            stale = age > self.max_age * _RENEWED_AFTER
+            return Session(self.store, self.max_age, id=id, stored=stored, stale=stale)
+        return Session(self.store, self.max_age)
+
+    async def finish(self, session: Session, connection: HTTPConnection, response: Response) -> Response:
+        """Save the changes, unless the status is 500 or above; the response with what the client is to be told.
+
+        Raises:
+            Fault: SESSION_ENDED.
+        """
+        if response.status_code < 500:
+            await session.save()
+            await session._renew()
+        told, session._cookie = session._cookie, None
+        session._sealed = True
+        if told is None and (not session._accessed or response.status_code == 101):
+            return response
+        response = _own(response)
+        if response.status_code != 101:
+            response.headers.add_vary_header("Cookie")
+        if told is not None:
+            self._set_cookie(response, self.sign(session.id) if told else None, connection)
+        return response
+
+    def sign(self, id: str) -> str:
+        """The value of the cookie that names this session: for clients of tests."""
+        return self._signer.sign(id).decode()
+
+    def _read(self, cookie: str) -> tuple[str | None, float]:
+        """The id in a cookie of ours, and the seconds since it was set."""
+        if not cookie or len(cookie) > _LONGEST_COOKIE:
+            return None, 0.0
+        try:
+            id, signed_at = self._signer.unsign(cookie, return_timestamp=True)
+        except (BadData, ValueError):
+            return None, 0.0
+        age = self._clock() - signed_at.timestamp()  # below 0 where another host's clock is ahead
+        return (id.decode(), age) if age <= self.max_age else (None, 0.0)
+
+    def _set_cookie(self, response: Response, value: str | None, connection: HTTPConnection) -> None:
+        secure = self.secure
+        response.set_cookie(
+            self.cookie,
+            value or "",
+            max_age=self.max_age if value else 0,
+            expires=None if value else 0,
+            path=self.path,
+            domain=self.domain,
+            secure=connection.scope.get("scheme") in ("https", "wss") if secure is None else secure,
+            httponly=self.http_only,
+            samesite=self.same_site,
+        )
+
+    @cached_property
+    def _signer(self) -> TimestampSigner:
+        if problem := self.boot_problem():
+            raise RuntimeError(problem)
+        return _Signer(self._secrets or _environment_secrets(), self._clock)
+
+    def _cookie_problem(self) -> str | None:
+        name = self.cookie
+        if not isinstance(name, str) or not _TOKEN.fullmatch(name):
+            return f"cookie: a name of letters, digits and signs such as '_' is needed, not {name!r}"
+        if not isinstance(self.max_age, int) or isinstance(self.max_age, bool) or self.max_age < 1:
+            return f"max_age: a whole number of seconds above 0 is needed, not {self.max_age!r}"
+        if not isinstance(self.path, str) or self.path[:1] != "/" or not _ATTRIBUTE.fullmatch(self.path):
+            return f"path: a path that begins with '/' is needed, not {self.path!r}"
+        if self.domain is not None and not (
+            isinstance(self.domain, str) and _ATTRIBUTE.fullmatch(self.domain)
+        ):
+            return f"domain: a host name is needed, not {self.domain!r}"
+        if self.same_site not in ("lax", "strict", "none"):
+            return f"same_site: 'lax', 'strict' or 'none' is needed, not {self.same_site!r}"
+        if self.same_site == "none" and self.secure is False:
+            return "same_site='none' needs Secure, which secure=False leaves out"
+        if name.startswith(("__Secure-", "__Host-")) and self.secure is not True:
+            return f"cookie: browsers take {name!r} with secure=True only"
+        if name.startswith("__Host-") and (self.path != "/" or self.domain is not None):
+            return f"cookie: browsers take {name!r} with path '/' and without a domain only"
+        return self._store_problem()
+
+    def _store_problem(self) -> str | None:
+        if isinstance(self.store, type):
+            return f"store: {self.store.__qualname__} is a class; write {self.store.__qualname__}()"
+        wanted = ("load", "create", "update", "rename", "delete")
+        lacking = [name for name in wanted if not callable(getattr(self.store, name, None))]
+        return f"store: {self.store!r} is no SessionStore: it lacks {', '.join(lacking)}" if lacking else None
+
+
+class _Signer(TimestampSigner):
+    def __init__(self, secrets: Sequence[str | bytes], clock: Callable[[], float]) -> None:
+        keys = [secret.encode() if isinstance(secret, str) else secret for secret in reversed(secrets)]
+        super().__init__(keys, salt=_SALT, key_derivation="hmac", digest_method=hashlib.sha256)
+        self._clock = clock
+
+    def get_timestamp(self) -> int:
+        return int(self._clock())
+
+
+def _environment_secrets() -> list[str | bytes]:
+    return [secret.strip() for secret in os.environ.get(SESSION_SECRET, "").split(",") if secret.strip()]
+
+
+def _secrets_problem(secrets: Sequence[Any]) -> str | None:
+    """What is wrong with them, without showing any."""
+    if not secrets:
+        return f"the list is empty; {_HOW}"
+    for place, secret in enumerate(secrets):
+        which = f"the secret at [{place}]" if len(secrets) > 1 else "the secret"
+        if not isinstance(secret, str | bytes):
+            return f"{which} is a {type(secret).__name__}: a string or bytes are needed"
+        size = len(secret.encode() if isinstance(secret, str) else secret)
+        if size < _SHORTEST_SECRET:
+            return f"{which} has {size} bytes, and {_SHORTEST_SECRET} are needed; {_HOW}"
+    return None
+
+
+def _own(response: Response) -> Response:
+    """A copy with headers of its own: handlers may answer everybody with one and the same response."""
+    mine = copy.copy(response)
+    mine.raw_headers = [*response.raw_headers]
+    vars(mine).pop("_headers", None)  # Starlette's view of the other's
+    return mine

@@ -1,0 +1,174 @@
+"""What every store of sessions promises, and the bounds of the one in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import pytest
+
+from aquilia import MemoryStore, SessionStore
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Rows:
+    """A store of a user's own, over the rows of a table."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._rows: dict[tuple[str, str], bytes] = {}
+        self._ends: dict[str, float] = {}
+
+    def _there(self, id: str) -> bool:
+        if self._ends.get(id, 0) > self._clock():
+            return True
+        self._ends.pop(id, None)
+        self._rows = {place: value for place, value in self._rows.items() if place[0] != id}
+        return False
+
+    async def load(self, id: str) -> Mapping[str, bytes] | None:
+        if not self._there(id):
+            return None
+        return {key: value for (owner, key), value in self._rows.items() if owner == id}
+
+    async def create(self, id: str, values: Mapping[str, bytes], ttl: float) -> None:
+        self._ends[id] = self._clock() + ttl
+        self._rows.update({(id, key): value for key, value in values.items()})
+
+    async def update(
+        self, id: str, changes: Mapping[str, bytes], removed: Collection[str], ttl: float
+    ) -> int | None:
+        if not self._there(id):
+            return None
+        for key in removed:
+            self._rows.pop((id, key), None)
+        await self.create(id, changes, ttl)
+        left = sum(1 for owner, _ in self._rows if owner == id)
+        if not left:
+            await self.delete(id)
+        return left
+
+    async def rename(self, id: str, new: str, ttl: float) -> bool:
+        values = await self.load(id)
+        if values is None:
+            return False
+        await self.delete(id)
+        await self.create(new, values, ttl)
+        return True
+
+    async def delete(self, id: str) -> None:
+        self._ends.pop(id, None)
+        self._there(id)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(params=["memory", "rows"])
+def store(request: pytest.FixtureRequest, clock: Clock) -> SessionStore:
+    return MemoryStore(clock=clock) if request.param == "memory" else Rows(clock)
+
+
+async def test_what_was_created_is_loaded(store: SessionStore) -> None:
+    await store.create("a", {"x": b"1", "y": b"2"}, 10)
+    assert await store.load("a") == {"x": b"1", "y": b"2"}
+    assert await store.load("b") is None
+
+
+async def test_an_update_changes_its_keys_and_no_others(store: SessionStore) -> None:
+    await store.create("a", {"x": b"1", "y": b"2", "z": b"3"}, 10)
+    assert await store.update("a", {"x": b"4", "n": b"5"}, {"z", "unknown"}, 10) == 3
+    assert await store.load("a") == {"x": b"4", "y": b"2", "n": b"5"}
+
+
+async def test_a_session_without_keys_is_deleted(store: SessionStore) -> None:
+    await store.create("a", {"x": b"1"}, 10)
+    assert await store.update("a", {}, {"x"}, 10) == 0
+    assert await store.load("a") is None
+
+
+async def test_no_update_brings_back_what_is_gone(store: SessionStore) -> None:
+    await store.create("a", {"x": b"1"}, 10)
+    await store.delete("a")
+    assert await store.update("a", {"y": b"2"}, (), 10) is None
+    assert await store.load("a") is None
+    await store.delete("a")
+
+
+async def test_a_renamed_session_has_one_id(store: SessionStore) -> None:
+    await store.create("a", {"x": b"1"}, 10)
+    assert await store.rename("a", "b", 10)
+    assert await store.load("a") is None
+    assert await store.load("b") == {"x": b"1"}
+    assert not await store.rename("a", "c", 10)
+    assert await store.load("c") is None
+
+
+async def test_a_session_ends_when_it_was_not_written_for_its_time(store: SessionStore, clock: Clock) -> None:
+    await store.create("a", {"x": b"1"}, 10)
+    clock.now += 9
+    assert await store.update("a", {}, (), 10) == 1
+    clock.now += 9
+    assert await store.rename("a", "b", 10)
+    clock.now += 9
+    assert await store.load("b") == {"x": b"1"}
+    clock.now += 1
+    assert await store.load("b") is None
+    assert await store.update("b", {"x": b"1"}, (), 10) is None
+    assert not await store.rename("b", "c", 10)
+
+
+async def test_what_was_loaded_is_the_callers_own(store: SessionStore) -> None:
+    values = {"x": b"1"}
+    await store.create("a", values, 10)
+    values["x"] = b"2"
+    loaded = await store.load("a")
+    await store.update("a", {"y": b"3"}, (), 10)
+    assert loaded == {"x": b"1"}
+    assert await store.load("a") == {"x": b"1", "y": b"3"}
+
+
+async def test_the_memory_makes_room_by_what_would_expire_first(clock: Clock) -> None:
+    store = MemoryStore(max_sessions=2, clock=clock)
+    await store.create("a", {"x": b"1"}, 10)
+    await store.create("b", {"x": b"1"}, 10)
+    await store.update("a", {}, (), 10)
+    await store.create("c", {"x": b"1"}, 10)
+    assert (len(store), store.evicted) == (2, 1)
+    assert await store.load("b") is None
+    assert await store.load("a") is not None
+
+
+async def test_expired_sessions_leave_the_memory_and_count_as_no_loss(clock: Clock) -> None:
+    store = MemoryStore(max_sessions=3, clock=clock)
+    for id in "abc":
+        await store.create(id, {"x": b"1"}, 10)
+    clock.now += 10
+    await store.create("d", {"x": b"1"}, 10)
+    assert (len(store), store.evicted) == (1, 0)
+
+
+async def test_a_session_in_memory_has_a_bound(clock: Clock) -> None:
+    store = MemoryStore(max_session_size=10, clock=clock)
+    with pytest.raises(ValueError, match="a session of 11 bytes is above max_session_size, 10"):
+        await store.create("a", {"x": b"0123456789"}, 10)
+    await store.create("a", {"x": b"01234"}, 10)
+    with pytest.raises(ValueError, match="12 bytes"):
+        await store.update("a", {"y": b"01234"}, (), 10)
+    assert await store.load("a") == {"x": b"01234"}
+
+
+@pytest.mark.parametrize("bound", [0, -1, 1.5, True, "9"])
+def test_bounds_are_whole_numbers_above_zero(bound: object) -> None:
+    with pytest.raises(ValueError, match="max_sessions: a whole number above 0 is needed"):
+        MemoryStore(max_sessions=bound)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_session_size"):
+        MemoryStore(max_session_size=bound)  # type: ignore[arg-type]
