@@ -53,6 +53,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/payload.py",
         "sockets/wording.py",
         "sockets/recorder.py",
+        "sockets/figures.py",
     ),
     # machines
     2: (
@@ -84,6 +85,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/plan.py",
         "sockets/controller.py",
         "sockets/guards.py",
+        "sockets/measured.py",
         "sockets/middleware.py",
         "sockets/rates.py",
         "sockets/routes.py",

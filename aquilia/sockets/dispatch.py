@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any, Protocol
 
 from aquilia.di import ScopeContainer, Services
@@ -141,26 +141,34 @@ class Dispatcher:
         conn._heard_at = now = monotonic()
         codec = conn._codec
         if size > self._max_size:
+            self._count(conn, "invalid", size)
             self._answer(conn, ws_payload_too_large(size, self._max_size), None)
         elif binary is not codec.binary:
+            self._count(conn, "invalid", size)
             wanted = "binary" if codec.binary else "text"
             conn._end(CloseCode.UNSUPPORTED_DATA, f"this subprotocol has {wanted} frames")
         elif conn.phase is _CONNECTING:
+            self._count(conn, "control", size)
             self._hello(conn, data)
         else:
             try:
                 envelope = codec.decode(data)
             except SocketFault as fault:
+                self._count(conn, "invalid", size)
                 bucket = conn._bucket
                 answer = fault if bucket is None or bucket.take(now) else over_rate(conn, bucket.rate, now)
                 self._answer(conn, answer, sender(conn._codec, data))
                 return
             try:
-                self._take(conn, envelope, now)
+                self._take(conn, envelope, now, size)
             except SocketFault as fault:
                 self._answer(conn, fault, envelope)
 
-    def _take(self, conn: Connection, envelope: MessageEnvelope, now: float) -> None:
+    def _count(self, conn: Connection, kind: str, size: int) -> None:
+        """A message has come that is not for `_take`; metrics may want to know."""
+
+    def _take(self, conn: Connection, envelope: MessageEnvelope, now: float, size: int) -> None:
+        """One message that could be read; it had `size` bytes."""
         kind = envelope.type
         if kind == "ack":
             self._acked(conn, envelope, now)
@@ -237,6 +245,7 @@ class Dispatcher:
                 await self._greet(conn)
                 continue
             route, envelope = item
+            begun = 0.0 if route.handling is None else perf_counter()
             try:
                 data = await route.handle(conn, envelope)
                 if envelope.ack or route.acks:
@@ -244,6 +253,8 @@ class Dispatcher:
             except (Exception, asyncio.CancelledError) as error:
                 fault = self._engine.process(own_error(error), route.where, internal=ws_internal_error)
                 self._answer(conn, fault, envelope)
+            if route.handling is not None:
+                route.handling.observe(perf_counter() - begun)
 
     async def _greet(self, conn: Connection) -> None:
         conn._started = True

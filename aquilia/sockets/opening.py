@@ -41,6 +41,7 @@ from aquilia.sockets.handshake import (
 )
 from aquilia.sockets.hub import Home, Hub
 from aquilia.sockets.limits import TokenBucket
+from aquilia.sockets.measured import MeasuredConnection
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.outbox import Outbox
 from aquilia.sockets.recorder import Recorder
@@ -281,7 +282,8 @@ class Entrance:
         assert home is not None
         settings = home.settings
         rate = settings.message_rate_limit
-        conn = Connection(
+        kind = Connection if home.meter is None else MeasuredConnection
+        conn = kind(
             id=secrets.token_urlsafe(12),
             handshake=admission.handshake,
             profile=profile,

@@ -242,9 +242,16 @@ class Outbound:
         self.phase = ConnectionState.CLOSED
         self._idle = False
         self._cancel_timer()
-        self._outbox.clear()
+        if not self._outbox.empty:
+            self._lose_the_rest()
         self._wake()
         return self._close
+
+    def _lose_the_rest(self) -> None:
+        for cause, count in (("slow_consumer", self._outbox.untold), ("disconnected", len(self._outbox))):
+            if count:
+                self._home.recorder.dropped(self._home.pattern, cause, count)
+        self._outbox.clear()
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

@@ -89,6 +89,12 @@ class Outbox:
         return self._urgent_bytes > self._half_bytes
 
     @property
+    def untold(self) -> int:
+        """Messages that were dropped, and whose gap waits to be told."""
+        waiting = (*(self._passed or ()), *(self._frames or ())) if self._gaps else ()
+        return sum(entry.dropped for entry in waiting if isinstance(entry, _Gap))
+
+    @property
     def empty(self) -> bool:
         """Nothing waits, not even word of a gap."""
         return not self._frames and not self._passed

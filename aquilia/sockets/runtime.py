@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from starlette.types import Receive, Send
+from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from aquilia.aquilary import App, BootError, Problem, Registry
 from aquilia.di import Scope, ScopeContainer, Services
+from aquilia.exchange import route_path
 from aquilia.faults import Fault, FaultEngine
 from aquilia.lifespan import serve_lifespan
 from aquilia.manifest import AppManifest
@@ -24,13 +26,18 @@ from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.dispatch import Dispatcher
 from aquilia.sockets.faults import CloseCode
+from aquilia.sockets.figures import Figures
 from aquilia.sockets.hub import Home, Hub
+from aquilia.sockets.measured import MeasuredDispatcher
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.opening import Entrance
 from aquilia.sockets.plan import PROVIDED, SocketPlan
 from aquilia.sockets.recorder import Counters, Recorder
 from aquilia.sockets.refusal import refusal
 from aquilia.sockets.tasks import TaskSet
+
+if TYPE_CHECKING:
+    from aquilia.sockets.metrics import Metrics
 
 __all__ = ["AquilaSockets"]
 
@@ -74,7 +81,11 @@ class AquilaSockets:
             self.plan.consumers(),
             provided=PROVIDED,
         )
-        self.recorder = recorder or Counters()
+        self.recorder: Recorder = recorder or Counters()
+        self.metrics: Metrics | None = None
+        """What serves the figures, if any are kept."""
+        if self.plan.node.metrics is not None or self.plan.measured:
+            self._measure(recorder)
         self._adapter = adapter or InMemoryAdapter()
         self._engine = engine or FaultEngine()
         self.hub = Hub(self._adapter.broker)
@@ -96,7 +107,9 @@ class AquilaSockets:
         self._left: asyncio.Future[None] | None = None
         self._starting = asyncio.Lock()
         for app, contract in self.plan.contracts:
-            dispatcher = Dispatcher(
+            meter = self.recorder.meter(contract.declaration.path)
+            kind = Dispatcher if meter is None else partial(MeasuredDispatcher, meter=meter)
+            dispatcher = kind(
                 contract,
                 self.services,
                 node=self.plan.node,
@@ -106,6 +119,21 @@ class AquilaSockets:
                 development=development,
             )
             self._entrance.serve(app, contract, dispatcher)
+
+    def _measure(self, recorder: Recorder | None) -> None:
+        # Not imported by those who do not measure: prometheus-client takes 60 ms.
+        from aquilia.sockets.metrics import Metrics, multiprocess_problem
+
+        if recorder is not None:
+            raise ValueError(
+                "recorder: metrics are kept by a recorder of their own; leave one of the two out"
+            )
+        if problem := multiprocess_problem():
+            raise BootError([Problem("metrics", problem)])
+        figures = self.recorder = Figures()
+        for _, contract in self.plan.contracts:
+            figures.add(contract.declaration.path, contract.events, contract.emits)
+        self.metrics = Metrics(figures, lambda: self.hub.homes.values())
 
     @classmethod
     def from_controllers(
@@ -159,6 +187,8 @@ class AquilaSockets:
                 self._entrance.apps = dict(apps or {})
             self._tasks.bind(asyncio.get_running_loop())
             await self.hub.start()
+            if self.metrics is not None:
+                await self.metrics.start()
             self._entrance.open = True
 
     def _require_same_loop(self) -> None:
@@ -180,6 +210,8 @@ class AquilaSockets:
                     for container in self._entrance.apps.values():
                         rest.push_async_callback(container.aclose)
                 rest.push_async_callback(self.hub.stop)
+                if self.metrics is not None:
+                    rest.push_async_callback(self.metrics.stop)
                 await self._end_connections()
                 await self._namespaces.close()
             self._entrance.apps = {}
@@ -204,11 +236,18 @@ class AquilaSockets:
         """See the ASGI specification, version 3."""
         if scope["type"] == "websocket":
             await self._serve(scope, receive, send)
+        elif (metrics := self.metrics_for(scope)) is not None:
+            await metrics(scope, receive, send)
         elif scope["type"] == "lifespan":
             await serve_lifespan(self.startup, self.shutdown, receive, send)
         else:
             fault = Fault("HTTP_NOT_FOUND", "only WebSockets are served here", status=404)
             await refusal(fault)(scope, receive, send)
+
+    def metrics_for(self, scope: ASGIScope) -> ASGIApp | None:
+        """What answers this request, if it is for the path of the setting `metrics`."""
+        served = scope["type"] == "http" and self.metrics and route_path(scope) == self.plan.node.metrics
+        return self.metrics if served else None
 
     async def _serve(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect

@@ -151,7 +151,7 @@ def _serve(
         log_level=options.log_level,
         context=context,
         transport=options.transport,
-        on_started=partial(_announce, options, booted.artifact, sockets),
+        on_started=partial(_announce, options, booted, sockets),
     )
 
 
@@ -190,7 +190,7 @@ def _end_after_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _announce(options: _Options, artifact: Artifact, sockets: Sequence[socket.socket]) -> None:
+def _announce(options: _Options, booted: Booted, sockets: Sequence[socket.socket]) -> None:
     stdout.print(Text.assemble(("Aquilia", "bold"), f" {__version__}, {environment()}; Ctrl-C stops it"))
     secure = "s" if options.certificate else ""
     if options.uds is not None:
@@ -200,10 +200,13 @@ def _announce(options: _Options, artifact: Artifact, sockets: Sequence[socket.so
         address = _address(options.host, sockets[0].getsockname()[1])
         stdout.print(Text(f"  http{secure}://{address}", "bold cyan"))
     table = columns("", "")
-    for namespace in artifact.namespaces:
+    for namespace in booted.artifact.namespaces:
         controller = Text(namespace.controller.partition(":")[2], "dim")
         path = namespace.path if options.uds else f"ws{secure}://{address}{namespace.path}"
         table.add_row(f"  {path}", controller)
+    metrics = booted.application.sockets.plan.node.metrics
+    if metrics is not None and metrics != "collect":
+        table.add_row(f"  {metrics}" if options.uds else f"  http{secure}://{address}{metrics}", "metrics")
     stdout.print(table)
 
 

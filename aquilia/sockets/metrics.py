@@ -1,0 +1,437 @@
+"""Metrics: the figures of this process, or of all workers, as Prometheus reads them.
+
+Nothing here is on the way of a message. Figures become samples when somebody asks. With `PROMETHEUS_MULTIPROC_DIR`
+set, as prometheus-client has it for several processes, they are also added to its files each second; whichever
+worker is asked reads the files of all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import glob
+import gzip
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal, NamedTuple
+
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder, gzip_accepted
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+from prometheus_client.values import ValueClass
+from starlette.datastructures import Headers, QueryParams
+from starlette.responses import Response
+from starlette.types import Receive, Send
+from starlette.types import Scope as ASGIScope
+
+from aquilia.sockets.figures import Distribution, Figures
+from aquilia.sockets.hub import Home
+
+__all__ = ["FAMILIES", "Family", "Metrics", "multiprocess_problem"]
+
+FLUSH = 1.0
+"""Seconds between two additions to the files that workers share."""
+SLICE = 512
+"""Connections that are looked at before the loop has its turn."""
+
+
+class Family(NamedTuple):
+    """A metric: its name as it is queried, and what it means. `merge` says how a gauge of many workers is one."""
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+    merge: Literal["livesum", "livemax"] = "livesum"
+
+
+_PATTERN = ("pattern",)
+_MESSAGE = ("pattern", "type", "event")
+_EVENT = ("pattern", "event")
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family("aquilia_connections", "gauge", _PATTERN, "Connections that are open."),
+        Family("aquilia_connections_opened_total", "counter", _PATTERN, "Connections that were upgraded."),
+        Family(
+            "aquilia_connections_closed_total",
+            "counter",
+            ("pattern", "code"),
+            "Connections that ended, by close code.",
+        ),
+        Family(
+            "aquilia_connections_paused",
+            "gauge",
+            _PATTERN,
+            "Connections that are not read from until they have caught up.",
+        ),
+        Family(
+            "aquilia_handshakes_total",
+            "counter",
+            ("pattern", "outcome"),
+            "Handshakes, by outcome: accepted, or the code that refused them.",
+        ),
+        Family("aquilia_messages_received_total", "counter", _MESSAGE, "Messages from clients."),
+        Family("aquilia_received_bytes_total", "counter", _MESSAGE, "Bytes of messages from clients."),
+        Family(
+            "aquilia_messages_sent_total", "counter", _MESSAGE, "Messages to clients, one for each receiver."
+        ),
+        Family("aquilia_sent_bytes_total", "counter", _MESSAGE, "Bytes of frames to clients."),
+        Family(
+            "aquilia_messages_dropped_total",
+            "counter",
+            ("pattern", "cause"),
+            "Messages that were lost for a client, by cause: slow_consumer or disconnected.",
+        ),
+        Family(
+            "aquilia_handler_seconds",
+            "histogram",
+            _EVENT,
+            "Seconds from the turn of a message to its answer: middleware, guards, schema and method.",
+        ),
+        Family(
+            "aquilia_span_seconds",
+            "histogram",
+            (*_EVENT, "span"),
+            "Seconds within a MetricsMiddleware, by its span.",
+        ),
+        Family("aquilia_fanout_members", "histogram", _EVENT, "Receivers of a publication in one process."),
+        Family(
+            "aquilia_fanout_seconds",
+            "histogram",
+            _EVENT,
+            "Seconds until a publication was written to, or queued for, its last receiver.",
+        ),
+        Family("aquilia_outbox_messages", "gauge", _PATTERN, "Messages that wait for clients to read."),
+        Family(
+            "aquilia_outbox_messages_max",
+            "gauge",
+            _PATTERN,
+            "Messages that wait for the client that is furthest behind.",
+            "livemax",
+        ),
+        Family("aquilia_outbox_bytes", "gauge", _PATTERN, "Bytes that wait for clients to read."),
+        Family(
+            "aquilia_faults_total", "counter", ("pattern", "code"), "Faults that clients were answered with."
+        ),
+        Family("aquilia_unmatched_acks_total", "counter", _PATTERN, "Acks that nobody waited for."),
+        Family("aquilia_namespaces", "gauge", _PATTERN, "Namespaces that are open."),
+        Family("aquilia_rooms", "gauge", _PATTERN, "Rooms that have members."),
+    )
+}
+
+
+class Sample(NamedTuple):
+    """A figure of a family, with the values of its labels in order."""
+
+    family: Family
+    labels: tuple[str, ...]
+    value: float | Distribution
+
+
+@dataclass(slots=True)
+class Levels:
+    """What connections of one pattern hold at a moment."""
+
+    messages: int = 0
+    most: int = 0
+    bytes: int = 0
+    paused: int = 0
+    namespaces: int = 0
+    rooms: int = 0
+
+
+_LEVELS = {
+    "aquilia_outbox_messages": "messages",
+    "aquilia_outbox_messages_max": "most",
+    "aquilia_outbox_bytes": "bytes",
+    "aquilia_connections_paused": "paused",
+    "aquilia_namespaces": "namespaces",
+    "aquilia_rooms": "rooms",
+}
+
+
+class Metrics:
+    """The metrics of one `AquilaSockets`: an ASGI application that serves them, and a collector of prometheus-client.
+
+        app.add_route("/internal/metrics", sockets.metrics)
+        REGISTRY.register(sockets.metrics)  # in the place of it, where the host serves that registry
+
+    What it serves has the metrics of prometheus-client's default registry as well: the application's own.
+    """
+
+    def __init__(self, figures: Figures, homes: Callable[[], Iterable[Home]]) -> None:
+        self._figures = figures
+        self._homes = homes
+        self._shared = _SharedFiles() if multiprocess_problem() is None and _folder() else None
+        self._flushing: asyncio.Task[None] | None = None
+
+    # The life of it
+
+    async def start(self) -> None:
+        """Begin to add to the shared files, where there are any."""
+        if self._shared is not None:
+            self._flushing = asyncio.get_running_loop().create_task(self._keep_flushing(self._shared))
+
+    async def stop(self) -> None:
+        """Add the last figures. Counters stay for other workers to show; gauges end with the process."""
+        task, self._flushing = self._flushing, None
+        if task is not None and self._shared is not None:
+            task.cancel()
+            await asyncio.wait([task])
+            self._shared.write(self._samples(await self._levels()))
+            self._shared.leave()
+
+    async def _keep_flushing(self, shared: _SharedFiles) -> None:
+        while True:
+            shared.write(self._samples(await self._levels()))
+            await asyncio.sleep(FLUSH)
+
+    # What is read
+
+    def collect(self) -> Iterator[Metric]:
+        """The metrics of this process, for a registry of prometheus-client."""
+        levels: dict[str, Levels] = {}
+        for _ in self._survey(levels):
+            pass
+        return _families(self._samples(levels))
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Answer a scrape."""
+        if scope["method"] not in ("GET", "HEAD"):
+            response = Response(status_code=405, headers={"allow": "GET, HEAD"})
+        else:
+            names = QueryParams(scope["query_string"]).getlist("name[]")
+            response = await self._exposition(Headers(scope=scope), names)
+        await response(scope, receive, send)
+
+    async def _exposition(self, headers: Headers, names: Sequence[str]) -> Response:
+        samples = list(self._samples(await self._levels()))
+        registry = CollectorRegistry(
+            support_collectors_without_names=True
+        )  # restricted ones have ours as well
+        if self._shared is not None:
+            self._shared.write(samples)
+            _bury_the_dead()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        else:
+            registry.register(_Beside(samples))
+        encode, content_type = choose_encoder(headers.get("accept", ""))
+        compress = gzip_accepted(headers.get("accept-encoding", ""))
+        # Thousands of samples are milliseconds of text, and clients wait for this loop.
+        wanted = registry.restricted_registry(names) if names else registry
+        body = await asyncio.to_thread(_written, encode, wanted, compress)
+        more = {"content-encoding": "gzip"} if compress else {}
+        return Response(body, headers={"content-type": content_type, "vary": "accept-encoding", **more})
+
+    # The figures
+
+    def _survey(self, levels: dict[str, Levels]) -> Iterator[None]:
+        """Look at all connections, and pause between two slices of them."""
+        seen = 0
+        for pattern in self._figures.meters:
+            levels[pattern] = Levels()
+        for home in list(self._homes()):
+            level = levels.setdefault(home.pattern, Levels())
+            level.namespaces += 1
+            level.rooms += len(home.rooms)
+            for conn in list(home.connections.members.values()):
+                outbox = conn._outbox
+                if waiting := len(outbox):
+                    level.messages += waiting
+                    level.most = max(level.most, waiting)
+                level.bytes += outbox.waiting_bytes
+                level.paused += conn._paused
+                seen += 1
+                if seen % SLICE == 0:
+                    yield
+
+    async def _levels(self) -> dict[str, Levels]:
+        levels: dict[str, Levels] = {}
+        for _ in self._survey(levels):
+            await asyncio.sleep(0)
+        return levels
+
+    def _samples(self, levels: dict[str, Levels]) -> Iterator[Sample]:
+        figures = self._figures
+        yield from _counted("aquilia_connections", figures.connections)
+        yield from _counted("aquilia_connections_opened_total", figures.opens)
+        yield from _counted("aquilia_connections_closed_total", figures.closes)
+        yield from _counted("aquilia_handshakes_total", figures.handshakes)
+        yield from _counted("aquilia_messages_dropped_total", figures.drops)
+        yield from _counted("aquilia_faults_total", figures.faults)
+        yield from _counted("aquilia_unmatched_acks_total", figures.unmatched)
+        for name, attribute in _LEVELS.items():
+            for pattern, level in levels.items():
+                yield Sample(FAMILIES[name], (pattern,), getattr(level, attribute))
+        for pattern, meter in figures.meters.items():
+            yield from _messages("received", "received", pattern, meter.received, meter.received_kinds)
+            yield from _messages("sent", "sent", pattern, meter.sent, meter.sent_kinds)
+            yield from _spread("aquilia_handler_seconds", pattern, meter.handling)
+            yield from _spread("aquilia_fanout_members", pattern, meter.members)
+            yield from _spread("aquilia_fanout_seconds", pattern, meter.fanout)
+            for (span, event), distribution in list(meter.spans.items()):
+                yield Sample(FAMILIES["aquilia_span_seconds"], (pattern, event, span), distribution)
+
+
+def _counted(name: str, counts: Any) -> Iterator[Sample]:
+    for key, count in list(counts.items()):
+        yield Sample(FAMILIES[name], (key,) if isinstance(key, str) else key, count)
+
+
+def _messages(verb: str, way: str, pattern: str, events: Any, kinds: Any) -> Iterator[Sample]:
+    tallies = [("event", event, tally) for event, tally in list(events.items())]
+    # A client's `system` frame is counted as invalid: one tally under two names is told once.
+    tallies += [
+        (kind, "", tally) for kind, tally in kinds.items() if not (way == "received" and kind == "system")
+    ]
+    for kind, event, tally in tallies:
+        yield Sample(FAMILIES[f"aquilia_messages_{verb}_total"], (pattern, kind, event), tally.messages)
+        yield Sample(FAMILIES[f"aquilia_{way}_bytes_total"], (pattern, kind, event), tally.bytes)
+
+
+def _spread(name: str, pattern: str, distributions: dict[str, Distribution]) -> Iterator[Sample]:
+    for event, distribution in list(distributions.items()):
+        yield Sample(FAMILIES[name], (pattern, event), distribution)
+
+
+# One process
+
+
+def _families(samples: Iterable[Sample]) -> Iterator[Metric]:
+    """The samples as prometheus-client has them."""
+    found: dict[str, Any] = {name: _family(family) for name, family in FAMILIES.items()}
+    for family, labels, value in samples:
+        metric = found[family.name]
+        if isinstance(value, Distribution):
+            bounds = [_bound(bound) for bound in (*value.bounds, float("inf"))]
+            metric.add_metric(labels, list(zip(bounds, accumulate(value.counts), strict=True)), value.total)
+        else:
+            metric.add_metric(labels, value)
+    yield from found.values()
+
+
+def _family(family: Family) -> Metric:
+    kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}
+    made: Metric = kinds[family.type](family.name, family.help, labels=family.labels)
+    return made
+
+
+def _bound(value: float) -> str:
+    return "+Inf" if value == float("inf") else repr(float(value))
+
+
+class _Beside:
+    """Our metrics, and those of the default registry, which is the application's own."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self._samples = samples
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _families(self._samples)
+        for metric in REGISTRY.collect():
+            if not metric.name.startswith("aquilia_"):  # ours may be registered there as well
+                yield metric
+
+
+def _written(encode: Callable[[Any], bytes], registry: Collector, compress: bool) -> bytes:
+    text = encode(registry)
+    return gzip.compress(text, 1) if compress else text
+
+
+# Several processes
+
+
+def _folder() -> str | None:
+    return os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+
+
+def multiprocess_problem() -> str | None:
+    """Why the workers of this application could not share their figures, if they are meant to."""
+    folder = _folder()
+    if folder is None:
+        return None
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        return f"PROMETHEUS_MULTIPROC_DIR: {folder!r} is no folder that can be written to; make an empty one"
+    if not ValueClass._multiprocess:
+        return "PROMETHEUS_MULTIPROC_DIR was set after prometheus_client had been imported: set it before"
+    return None
+
+
+_values: dict[tuple[str, tuple[str, ...]], Any] = {}
+"""The values in this process' files: shared, for two objects on one place would overwrite each other."""
+
+
+class _SharedFiles:
+    """Adds what figures have grown by to the files of prometheus-client.
+
+    Only its own value class opens them: the application's metrics are in the same files.
+    """
+
+    def __init__(self) -> None:
+        self._written: dict[tuple[str, tuple[str, ...]], float] = {}
+
+    def write(self, samples: Iterable[Sample]) -> None:
+        """Bring the files up to these samples."""
+        for family, labels, value in samples:
+            if isinstance(value, Distribution):
+                bounds = (*value.bounds, float("inf"))
+                for bound, count in zip(bounds, value.counts, strict=True):
+                    self._add(family, f"{family.name}_bucket", (*labels, _bound(bound)), count)
+                self._add(family, f"{family.name}_sum", labels, value.total)
+            else:
+                self._add(family, family.name, labels, value)
+
+    def leave(self) -> None:
+        """Take back what holds only while the process lives."""
+        for (name, labels), written in self._written.items():
+            if written and name in FAMILIES and FAMILIES[name].type == "gauge":
+                self._add(FAMILIES[name], name, labels, 0)
+
+    def _add(self, family: Family, name: str, labels: tuple[str, ...], value: float) -> None:
+        key = name, labels
+        written = self._written.get(key)
+        if value == written:
+            return
+        self._written[key] = value
+        found = _values.get(key)
+        if found is None:
+            found = _values[key] = _value(family, name, labels)
+        if family.merge == "livemax":
+            found.set(value)
+        else:
+            found.inc(value - (written or 0))
+
+
+def _value(family: Family, name: str, labels: tuple[str, ...]) -> Any:
+    names = (*family.labels, "le") if name.endswith("_bucket") else family.labels
+    mode = {"multiprocess_mode": family.merge} if family.type == "gauge" else {}
+    metric = family.name.removesuffix("_total")
+    value = ValueClass(family.type, metric, name, names, labels, family.help, **mode)
+    if family.type == "gauge":
+        value.set(0)  # not what an earlier process with this number has left
+    return value
+
+
+def _bury_the_dead() -> None:
+    """Forget the gauges of processes that have ended without a word. What they counted stays counted."""
+    found = glob.glob(os.path.join(glob.escape(_folder() or ""), "gauge_live*_*.db"))
+    for number in {os.path.basename(file)[: -len(".db")].rpartition("_")[2] for file in found}:
+        if number.isdigit() and not _lives(int(number)):
+            with contextlib.suppress(FileNotFoundError):  # another worker was faster
+                mark_process_dead(int(number))  # type: ignore[no-untyped-call]
+
+
+def _lives(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
