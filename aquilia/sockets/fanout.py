@@ -72,10 +72,12 @@ class _Delivery:
 
     def __init__(self, publication: Publication) -> None:
         self.publication = publication
-        # For metrics: when it came, and how much of it has been sent.
-        self.begun = 0.0
-        self.members = self.bytes = 0
         self._frames: dict[Variant, bytes] = {}
+
+    def measure(self, now: float) -> None:
+        """Count, for metrics, what of it is sent from here on."""
+        self.begun = now
+        self.members = self.bytes = 0
 
     def frame(self, conn: Connection) -> bytes:
         """The frame for a member, as its transport wants it."""
@@ -176,7 +178,7 @@ class FanOut:
         """
         delivery = _Delivery(publication)
         if audience.meter is not None:
-            delivery.begun = self.clock()
+            delivery.measure(self.clock())
         if audience.members:
             self._published += delivery.check(next(iter(audience.members.values())))
         audience.backlog.append(delivery)
@@ -228,7 +230,7 @@ class FanOut:
                 if identity is not None and (conn.identity is None or conn.identity.id != identity):
                     continue
                 if conn._variant is not variant:
-                    if counted:
+                    if counted and variant is not None:
                         delivery.count(len(batch) + queued, size)
                         queued = 0
                     batch.write(frame)

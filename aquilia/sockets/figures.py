@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from aquilia.sockets import faults
 from aquilia.sockets.faults import CloseCode
 
-__all__ = ["Distribution", "Figures", "Meter", "Tally"]
+__all__ = ["Distribution", "FanOutFigures", "Figures", "Meter", "Tally"]
 
 SECONDS = (
     0.0001,
@@ -76,6 +76,17 @@ class Distribution:
         self.total += value
 
 
+class FanOutFigures:
+    """The publications of one event."""
+
+    __slots__ = ("members", "seconds", "tally")
+
+    def __init__(self, tally: Tally) -> None:
+        self.tally = tally
+        self.members = Distribution(MEMBERS)
+        self.seconds = Distribution(SECONDS)
+
+
 class Meter:
     """The messages of one path pattern: `events` are those that it handles, `emits` those that it says it sends."""
 
@@ -87,8 +98,7 @@ class Meter:
         self.sent_kinds = {kind: Tally() for kind in ("ack", "system", OTHER)}
         self.handling = {name: Distribution(SECONDS) for name in self.received}
         self.spans: dict[tuple[str, str], Distribution] = {}
-        self.members: dict[str, Distribution] = {}
-        self.fanout: dict[str, Distribution] = {}
+        self.fanout: dict[str, FanOutFigures] = {}
         self._most = len(self.sent) + MAX_EVENTS
 
     def sending(self, event: str) -> Tally:
@@ -110,16 +120,17 @@ class Meter:
 
     def published(self, event: str, members: int, size: int, seconds: float) -> None:
         """A publication has gone to so many members, in so many bytes, so long after it came."""
-        tally = self.sending(event)
+        found = self.fanout.get(event) or self._fanning_out(event)
+        tally = found.tally
         tally.messages += members
         tally.bytes += size
+        found.members.observe(members)
+        found.seconds.observe(seconds)
+
+    def _fanning_out(self, event: str) -> FanOutFigures:
+        tally = self.sending(event)
         name = OTHER if tally is self.sent_kinds[OTHER] else event
-        distribution = self.members.get(name)
-        if distribution is None:
-            distribution = self.members[name] = Distribution(MEMBERS)
-            self.fanout[name] = Distribution(SECONDS)
-        distribution.observe(members)
-        self.fanout[name].observe(seconds)
+        return self.fanout.setdefault(name, FanOutFigures(tally))
 
 
 class Figures:

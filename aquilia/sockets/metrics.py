@@ -272,9 +272,11 @@ class Metrics:
         for pattern, meter in figures.meters.items():
             yield from _messages("received", "received", pattern, meter.received, meter.received_kinds)
             yield from _messages("sent", "sent", pattern, meter.sent, meter.sent_kinds)
-            yield from _spread("aquilia_handler_seconds", pattern, meter.handling)
-            yield from _spread("aquilia_fanout_members", pattern, meter.members)
-            yield from _spread("aquilia_fanout_seconds", pattern, meter.fanout)
+            for event, distribution in meter.handling.items():
+                yield Sample(FAMILIES["aquilia_handler_seconds"], (pattern, event), distribution)
+            for event, publications in list(meter.fanout.items()):
+                yield Sample(FAMILIES["aquilia_fanout_members"], (pattern, event), publications.members)
+                yield Sample(FAMILIES["aquilia_fanout_seconds"], (pattern, event), publications.seconds)
             for (span, event), distribution in list(meter.spans.items()):
                 yield Sample(FAMILIES["aquilia_span_seconds"], (pattern, event, span), distribution)
 
@@ -293,11 +295,6 @@ def _messages(verb: str, way: str, pattern: str, events: Any, kinds: Any) -> Ite
     for kind, event, tally in tallies:
         yield Sample(FAMILIES[f"aquilia_messages_{verb}_total"], (pattern, kind, event), tally.messages)
         yield Sample(FAMILIES[f"aquilia_{way}_bytes_total"], (pattern, kind, event), tally.bytes)
-
-
-def _spread(name: str, pattern: str, distributions: dict[str, Distribution]) -> Iterator[Sample]:
-    for event, distribution in list(distributions.items()):
-        yield Sample(FAMILIES[name], (pattern, event), distribution)
 
 
 # One process
