@@ -39,6 +39,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "http.py",
         "http_faults.py",
         "lifespan.py",
+        "logs.py",
         "middleware.py",
         "responses.py",
         "validation.py",

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from time import monotonic, perf_counter
 from typing import Any, Protocol
 
-from aquilia.di import ScopeContainer, Services
+from aquilia.di import Services
 from aquilia.faults import Fault, FaultEngine
 from aquilia.sockets.answers import (
     ack,
@@ -251,7 +252,7 @@ class Dispatcher:
                 if envelope.ack or route.acks:
                     conn._push_urgent(ack(envelope, data))
             except (Exception, asyncio.CancelledError) as error:
-                fault = self._engine.process(own_error(error), route.where, internal=ws_internal_error)
+                fault = self._fault(conn, own_error(error), route.where, envelope)
                 self._answer(conn, fault, envelope)
             if route.handling is not None:
                 route.handling.observe(perf_counter() - begun)
@@ -262,7 +263,7 @@ class Dispatcher:
             try:
                 await self._run_hook(conn, hook)
             except (Exception, asyncio.CancelledError) as error:
-                fault = self._engine.process(own_error(error), hook.where, internal=internal_error_in_opening)
+                fault = self._fault(conn, own_error(error), hook.where, internal=internal_error_in_opening)
                 self._refuse_opening(conn, fault)
                 return
 
@@ -279,6 +280,21 @@ class Dispatcher:
 
     # The answer
 
+    def _fault(
+        self,
+        conn: Connection,
+        error: Exception,
+        where: str,
+        envelope: MessageEnvelope | None = None,
+        *,
+        internal: Callable[[str], Fault] = ws_internal_error,
+    ) -> Fault:
+        """The fault that answers an error; if nobody foresaw it, the log says whose it was."""
+        about = {"connection": conn.id, "namespace": conn.namespace, "pattern": self._pattern}
+        if envelope is not None:
+            about["event"] = envelope.event or ""
+        return self._engine.process(error, where, internal=internal, about=about)
+
     def _answer(self, conn: Connection, fault: Fault, envelope: MessageEnvelope | None) -> None:
         """Tell a client of a fault: as an error ack, an error event, or by closing. The one place that decides."""
         conn._home.recorder.fault(self._pattern, label(fault))
@@ -288,7 +304,7 @@ class Dispatcher:
         try:
             conn._push_urgent(error_message(fault, envelope))
         except TypeError as error:  # the application's own fault, with details that the codec cannot write
-            fault = self._engine.process(error, f"the answer {fault.code}", internal=ws_internal_error)
+            fault = self._fault(conn, error, f"the answer {fault.code}", envelope)
             conn._push_urgent(error_message(fault, envelope))
 
     # The end
@@ -315,11 +331,10 @@ class Dispatcher:
                 try:
                     await self._run_hook(conn, hook, reason)
                 except (Exception, asyncio.CancelledError) as error:
-                    self._engine.process(own_error(error), hook.where, internal=ws_internal_error)
+                    self._fault(conn, own_error(error), hook.where)
         finally:  # also when the process waits for the application no longer
             conn._finished = True
-            await self._close_scope(conn._scope)
-            conn._scope = None
+            await self._close_scope(conn)
             await self._ends.gone(conn)
 
     async def _end_pump(self, conn: Connection, *, by_server: bool) -> None:
@@ -332,9 +347,10 @@ class Dispatcher:
             pump.cancel()
             await asyncio.wait([pump])
 
-    async def _close_scope(self, scope: ScopeContainer | None) -> None:
+    async def _close_scope(self, conn: Connection) -> None:
+        scope, conn._scope = conn._scope, None
         if scope is not None:
             try:
                 await scope.aclose()
             except Exception as error:
-                self._engine.process(error, "cleanup of the connection scope", internal=ws_internal_error)
+                self._fault(conn, error, "cleanup of the connection scope")

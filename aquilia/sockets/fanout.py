@@ -87,7 +87,9 @@ class _Delivery:
             try:
                 frame = self._encode(conn)
             except Exception:
-                logger.exception("event %r cannot be written as %s", self.publication.event, variant.codec)
+                event, namespace = self.publication.event, self.publication.namespace
+                told = {"event": event, "namespace": namespace}
+                logger.exception("event %r cannot be written as %s", event, variant.codec, extra=told)
                 frame = self._apology(conn)
             self._frames[variant] = frame
         return frame

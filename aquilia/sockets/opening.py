@@ -187,7 +187,7 @@ class Entrance:
             response = await served.chain(ctx)
             if response.status_code == 101 and admission.home is None:
                 error = RuntimeError("a middleware answered 101, which only `call_next` can")
-                response = self._refusal(error, "handshake")
+                response = self._refusal(error, "handshake", served)
             if response.status_code != 101:
                 await self._refuse(door, response)
                 return
@@ -261,7 +261,8 @@ class Entrance:
                 if guard.declaration.on == "handshake":
                     await passes(getattr(admission.home.controller, guard.handler.attribute), handshake)
         except (Exception, asyncio.CancelledError) as error:
-            return self._refusal(own_error(error), f"handshake of {served.contract.controller.__qualname__}")
+            where = f"handshake of {served.contract.controller.__qualname__}"
+            return self._refusal(own_error(error), where, served, handshake.namespace)
         return admitted()
 
     def _release(self, admission: _Admission) -> None:
@@ -273,8 +274,12 @@ class Entrance:
         if not self.open:
             raise ws_overloaded("the server stops")
 
-    def _refusal(self, error: Exception, where: str) -> Response:
-        return refusal(self._engine.process(error, where, internal=ws_internal_error))
+    def _refusal(
+        self, error: Exception, where: str, served: _Served | None = None, namespace: str | None = None
+    ) -> Response:
+        about = {"pattern": served.contract.declaration.path if served else None, "namespace": namespace}
+        told = {name: value for name, value in about.items() if value is not None}
+        return refusal(self._engine.process(error, where, internal=ws_internal_error, about=told))
 
     def _connect(self, admission: _Admission, profile: Profile, transport: Transport) -> Connection:
         """The upgrade is done: from here on the connection is counted, and its dispatcher has it."""

@@ -191,7 +191,8 @@ class Outbound:
 
     def _broken(self) -> None:
         """A write has failed: called while its error is handled."""
-        logger.exception("connection %s cannot be written to", self.id)
+        told = {"connection": self.id, "namespace": self._home.namespace.path, "pattern": self._home.pattern}
+        logger.exception("connection %s cannot be written to", self.id, extra=told)
         self._blocked = True
         self._idle = False
         self._transport.abort()

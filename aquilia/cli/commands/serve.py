@@ -23,6 +23,7 @@ from aquilia.aquilary import BootError
 from aquilia.cli.commands.compile import AppOption
 from aquilia.cli.console import columns, fail, show_problems, stderr, stdout
 from aquilia.cli.reload import Reloader
+from aquilia.logs import LogFormat
 from aquilia.server import (
     Booted,
     Endpoint,
@@ -54,6 +55,7 @@ class _Options:
     uds: Path | None
     host: str
     transport: Transport
+    log_format: LogFormat
 
     def context(self) -> ssl.SSLContext | None:
         return tls(self.certificate, self.key) if self.certificate else None
@@ -84,6 +86,14 @@ def serve_command(
     log_level: Annotated[
         LogLevel, typer.Option(case_sensitive=False, help="info also logs every request.")
     ] = "info",
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(
+            case_sensitive=False,
+            envvar="AQ_LOG_FORMAT",
+            help="A line of the log: text, or a JSON object.",
+        ),
+    ] = "text",
     transport: Annotated[
         Transport, typer.Option(help="The WebSocket server: Aquilia's own, or uvicorn's.")
     ] = "native",
@@ -103,7 +113,9 @@ def serve_command(
     if ssl_keyfile is not None and ssl_certfile is None:
         raise typer.BadParameter("needs --ssl-certfile", param_hint="--ssl-keyfile")
     host = host or "127.0.0.1"
-    options = _Options(Path.cwd(), app, log_level, ssl_certfile, ssl_keyfile, uds, host, transport)
+    options = _Options(
+        Path.cwd(), app, log_level, ssl_certfile, ssl_keyfile, uds, host, transport, log_format
+    )
     endpoint = Endpoint(host, 8000 if port is None else port, uds)
     try:
         if reload:
@@ -151,6 +163,7 @@ def _serve(
         log_level=options.log_level,
         context=context,
         transport=options.transport,
+        log_format=options.log_format,
         on_started=partial(_announce, options, booted, sockets),
     )
 
@@ -162,6 +175,7 @@ def _serve_reloading(options: _Options, endpoint: Endpoint) -> None:
         "aquilia.server:create_application",
         options.log_level,
         transport=options.transport,
+        log_format=options.log_format,
         factory=True,
         reload=True,
         reload_dirs=[str(options.root)],
