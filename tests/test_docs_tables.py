@@ -19,8 +19,8 @@ import aquilia.sockets.faults
 import aquilia.testing
 from aquilia.sockets import Socket, SocketController
 from aquilia.sockets.declaration import SocketDeclaration
+from aquilia.sockets.families import FAMILIES
 from aquilia.sockets.faults import SocketFault
-from aquilia.sockets.metrics import FAMILIES
 from aquilia.sockets.outbox import Backpressure
 from aquilia.sockets.settings import (
     NodeSettings,

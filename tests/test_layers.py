@@ -55,6 +55,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/wording.py",
         "sockets/recorder.py",
         "sockets/figures.py",
+        "sockets/families.py",
     ),
     # machines
     2: (
@@ -110,6 +111,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/adapters/",
         "sockets/transports/",
         "sockets/metrics.py",
+        "sockets/shared_files.py",
         "sockets/spool.py",
     ),
     # assembly

@@ -8,130 +8,36 @@ worker is asked reads the files of all.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import glob
 import gzip
-import os
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder, gzip_accepted
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
-from prometheus_client.values import ValueClass
 from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
 from starlette.types import Receive, Send
 from starlette.types import Scope as ASGIScope
 
+from aquilia.sockets.families import FAMILIES, Family, Sample, bound_label
 from aquilia.sockets.figures import Distribution, Figures
 from aquilia.sockets.hub import Home
+from aquilia.sockets.shared_files import SharedFiles, bury_the_dead, folder, multiprocess_problem
 
-__all__ = ["FAMILIES", "Family", "Metrics", "multiprocess_problem"]
+__all__ = ["Metrics"]
+
+logger = logging.getLogger("aquilia.sockets")
 
 FLUSH = 1.0
 """Seconds between two additions to the files that workers share."""
 SLICE = 512
 """Connections that are looked at before the loop has its turn."""
-
-
-class Family(NamedTuple):
-    """A metric: its name as it is queried, and what it means. `merge` says how a gauge of many workers is one."""
-
-    name: str
-    type: Literal["counter", "gauge", "histogram"]
-    labels: tuple[str, ...]
-    help: str
-    merge: Literal["livesum", "livemax"] = "livesum"
-
-
-_PATTERN = ("pattern",)
-_MESSAGE = ("pattern", "type", "event")
-_EVENT = ("pattern", "event")
-
-FAMILIES = {
-    family.name: family
-    for family in (
-        Family("aquilia_connections", "gauge", _PATTERN, "Connections that are open."),
-        Family("aquilia_connections_opened_total", "counter", _PATTERN, "Connections that were upgraded."),
-        Family(
-            "aquilia_connections_closed_total",
-            "counter",
-            ("pattern", "code"),
-            "Connections that ended, by close code.",
-        ),
-        Family(
-            "aquilia_connections_paused",
-            "gauge",
-            _PATTERN,
-            "Connections that are not read from until they have caught up.",
-        ),
-        Family(
-            "aquilia_handshakes_total",
-            "counter",
-            ("pattern", "outcome"),
-            "Handshakes, by outcome: accepted, or the code that refused them.",
-        ),
-        Family("aquilia_messages_received_total", "counter", _MESSAGE, "Messages from clients."),
-        Family("aquilia_received_bytes_total", "counter", _MESSAGE, "Bytes of messages from clients."),
-        Family(
-            "aquilia_messages_sent_total", "counter", _MESSAGE, "Messages to clients, one for each receiver."
-        ),
-        Family("aquilia_sent_bytes_total", "counter", _MESSAGE, "Bytes of frames to clients."),
-        Family(
-            "aquilia_messages_dropped_total",
-            "counter",
-            ("pattern", "cause"),
-            "Messages that were lost for a client, by cause: slow_consumer or disconnected.",
-        ),
-        Family(
-            "aquilia_handler_seconds",
-            "histogram",
-            _EVENT,
-            "Seconds from the turn of a message to its answer: middleware, guards, schema and method.",
-        ),
-        Family(
-            "aquilia_span_seconds",
-            "histogram",
-            (*_EVENT, "span"),
-            "Seconds within a MetricsMiddleware, by its span.",
-        ),
-        Family("aquilia_fanout_members", "histogram", _EVENT, "Receivers of a publication in one process."),
-        Family(
-            "aquilia_fanout_seconds",
-            "histogram",
-            _EVENT,
-            "Seconds until a publication was written to, or queued for, its last receiver.",
-        ),
-        Family("aquilia_outbox_messages", "gauge", _PATTERN, "Messages that wait for clients to read."),
-        Family(
-            "aquilia_outbox_messages_max",
-            "gauge",
-            _PATTERN,
-            "Messages that wait for the client that is furthest behind.",
-            "livemax",
-        ),
-        Family("aquilia_outbox_bytes", "gauge", _PATTERN, "Bytes that wait for clients to read."),
-        Family(
-            "aquilia_faults_total", "counter", ("pattern", "code"), "Faults that clients were answered with."
-        ),
-        Family("aquilia_unmatched_acks_total", "counter", _PATTERN, "Acks that nobody waited for."),
-        Family("aquilia_namespaces", "gauge", _PATTERN, "Namespaces that are open."),
-        Family("aquilia_rooms", "gauge", _PATTERN, "Rooms that have members."),
-    )
-}
-
-
-class Sample(NamedTuple):
-    """A figure of a family, with the values of its labels in order."""
-
-    family: Family
-    labels: tuple[str, ...]
-    value: float | Distribution
 
 
 @dataclass(slots=True)
@@ -168,7 +74,7 @@ class Metrics:
     def __init__(self, figures: Figures, homes: Callable[[], Iterable[Home]]) -> None:
         self._figures = figures
         self._homes = homes
-        self._shared = _SharedFiles() if multiprocess_problem() is None and _folder() else None
+        self._shared = SharedFiles() if multiprocess_problem() is None and folder() else None
         self._flushing: asyncio.Task[None] | None = None
 
     # The life of it
@@ -187,9 +93,12 @@ class Metrics:
             self._shared.write(self._samples(await self._levels()))
             self._shared.leave()
 
-    async def _keep_flushing(self, shared: _SharedFiles) -> None:
+    async def _keep_flushing(self, shared: SharedFiles) -> None:
         while True:
-            shared.write(self._samples(await self._levels()))
+            try:
+                shared.write(self._samples(await self._levels()))
+            except OSError:  # the disk is full: the next try adds what this one could not
+                logger.exception("metrics could not be written to PROMETHEUS_MULTIPROC_DIR")
             await asyncio.sleep(FLUSH)
 
     # What is read
@@ -206,7 +115,7 @@ class Metrics:
         if scope["method"] not in ("GET", "HEAD"):
             response = Response(status_code=405, headers={"allow": "GET, HEAD"})
         else:
-            names = QueryParams(scope["query_string"]).getlist("name[]")
+            names = QueryParams(scope.get("query_string", b"")).getlist("name[]")
             response = await self._exposition(Headers(scope=scope), names)
         await response(scope, receive, send)
 
@@ -214,10 +123,10 @@ class Metrics:
         samples = list(self._samples(await self._levels()))
         registry = CollectorRegistry(
             support_collectors_without_names=True
-        )  # restricted ones have ours as well
+        )  # else `name[]` would find nothing
         if self._shared is not None:
             self._shared.write(samples)
-            _bury_the_dead()
+            bury_the_dead()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         else:
             registry.register(_Beside(samples))
@@ -306,7 +215,7 @@ def _families(samples: Iterable[Sample]) -> Iterator[Metric]:
     for family, labels, value in samples:
         metric = found[family.name]
         if isinstance(value, Distribution):
-            bounds = [_bound(bound) for bound in (*value.bounds, float("inf"))]
+            bounds = [bound_label(bound) for bound in (*value.bounds, float("inf"))]
             metric.add_metric(labels, list(zip(bounds, accumulate(value.counts), strict=True)), value.total)
         else:
             metric.add_metric(labels, value)
@@ -317,10 +226,6 @@ def _family(family: Family) -> Metric:
     kinds = {"counter": CounterMetricFamily, "gauge": GaugeMetricFamily, "histogram": HistogramMetricFamily}
     made: Metric = kinds[family.type](family.name, family.help, labels=family.labels)
     return made
-
-
-def _bound(value: float) -> str:
-    return "+Inf" if value == float("inf") else repr(float(value))
 
 
 class _Beside:
@@ -339,96 +244,3 @@ class _Beside:
 def _written(encode: Callable[[Any], bytes], registry: Collector, compress: bool) -> bytes:
     text = encode(registry)
     return gzip.compress(text, 1) if compress else text
-
-
-# Several processes
-
-
-def _folder() -> str | None:
-    return os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-
-
-def multiprocess_problem() -> str | None:
-    """Why the workers of this application could not share their figures, if they are meant to."""
-    folder = _folder()
-    if folder is None:
-        return None
-    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
-        return f"PROMETHEUS_MULTIPROC_DIR: {folder!r} is no folder that can be written to; make an empty one"
-    if not ValueClass._multiprocess:
-        return "PROMETHEUS_MULTIPROC_DIR was set after prometheus_client had been imported: set it before"
-    return None
-
-
-_values: dict[tuple[str, tuple[str, ...]], Any] = {}
-"""The values in this process' files: shared, for two objects on one place would overwrite each other."""
-
-
-class _SharedFiles:
-    """Adds what figures have grown by to the files of prometheus-client.
-
-    Only its own value class opens them: the application's metrics are in the same files.
-    """
-
-    def __init__(self) -> None:
-        self._written: dict[tuple[str, tuple[str, ...]], float] = {}
-
-    def write(self, samples: Iterable[Sample]) -> None:
-        """Bring the files up to these samples."""
-        for family, labels, value in samples:
-            if isinstance(value, Distribution):
-                bounds = (*value.bounds, float("inf"))
-                for bound, count in zip(bounds, value.counts, strict=True):
-                    self._add(family, f"{family.name}_bucket", (*labels, _bound(bound)), count)
-                self._add(family, f"{family.name}_sum", labels, value.total)
-            else:
-                self._add(family, family.name, labels, value)
-
-    def leave(self) -> None:
-        """Take back what holds only while the process lives."""
-        for (name, labels), written in self._written.items():
-            if written and name in FAMILIES and FAMILIES[name].type == "gauge":
-                self._add(FAMILIES[name], name, labels, 0)
-
-    def _add(self, family: Family, name: str, labels: tuple[str, ...], value: float) -> None:
-        key = name, labels
-        written = self._written.get(key)
-        if value == written:
-            return
-        self._written[key] = value
-        found = _values.get(key)
-        if found is None:
-            found = _values[key] = _value(family, name, labels)
-        if family.merge == "livemax":
-            found.set(value)
-        else:
-            found.inc(value - (written or 0))
-
-
-def _value(family: Family, name: str, labels: tuple[str, ...]) -> Any:
-    names = (*family.labels, "le") if name.endswith("_bucket") else family.labels
-    mode = {"multiprocess_mode": family.merge} if family.type == "gauge" else {}
-    metric = family.name.removesuffix("_total")
-    value = ValueClass(family.type, metric, name, names, labels, family.help, **mode)
-    if family.type == "gauge":
-        value.set(0)  # not what an earlier process with this number has left
-    return value
-
-
-def _bury_the_dead() -> None:
-    """Forget the gauges of processes that have ended without a word. What they counted stays counted."""
-    found = glob.glob(os.path.join(glob.escape(_folder() or ""), "gauge_live*_*.db"))
-    for number in {os.path.basename(file)[: -len(".db")].rpartition("_")[2] for file in found}:
-        if number.isdigit() and not _lives(int(number)):
-            with contextlib.suppress(FileNotFoundError):  # another worker was faster
-                mark_process_dead(int(number))  # type: ignore[no-untyped-call]
-
-
-def _lives(number: int) -> bool:
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

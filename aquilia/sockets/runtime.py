@@ -122,7 +122,8 @@ class AquilaSockets:
 
     def _measure(self, recorder: Recorder | None) -> None:
         # Not imported by those who do not measure: prometheus-client takes 60 ms.
-        from aquilia.sockets.metrics import Metrics, multiprocess_problem
+        from aquilia.sockets.metrics import Metrics
+        from aquilia.sockets.shared_files import multiprocess_problem
 
         if recorder is not None:
             raise ValueError(

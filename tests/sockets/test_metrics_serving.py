@@ -22,7 +22,7 @@ from aquilia.sockets import (
     Socket,
     SocketController,
 )
-from aquilia.sockets.metrics import FAMILIES
+from aquilia.sockets.families import FAMILIES
 from aquilia.sockets.recorder import Counters
 
 # Where it is served
