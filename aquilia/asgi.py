@@ -48,6 +48,7 @@ class Application:
         wrappers: list[AsgiMiddleware] = []
         self.http = HttpRouter.build(list(self._http_apps(problems, wrappers)), self.faults)
         problems += self.http.problems
+        problems += self._hidden(plan.node.metrics)
         try:
             self.services = Services.build(
                 [service for app in registry.apps for service in app.services],
@@ -91,6 +92,17 @@ class Application:
             apps.append(HttpApp(app.manifest.name, controllers, found.chain))
         return apps
 
+    def _hidden(self, metrics: str | None) -> list[Problem]:
+        """HTTP routes that nobody could reach, for metrics are there."""
+        return [
+            Problem(
+                route.where,
+                f"{metrics} is where the setting metrics serves: give one of the two another path",
+            )
+            for route in self.http.routes
+            if route.pattern == metrics
+        ]
+
     async def startup(self) -> None:
         """Open the services, and start HTTP controllers and sockets. What fails is undone, and raised."""
         await self.services.open()
@@ -124,5 +136,7 @@ class Application:
     async def _serve(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await self.sockets(scope, receive, send)
+        elif (metrics := self.sockets.metrics_for(scope)) is not None:
+            await metrics(scope, receive, send)
         else:
             await self.http(scope, receive, send)

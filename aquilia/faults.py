@@ -5,7 +5,8 @@ from __future__ import annotations
 import enum
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 __all__ = ["Fault", "FaultDomain", "FaultEngine", "Severity"]
@@ -116,16 +117,25 @@ class FaultEngine:
         """Call `observer(fault, where)` for every fault that is answered; `where` names the handler."""
         self._observers.append(observer)
 
-    def process(self, error: Exception, where: str, *, internal: Callable[[str], Fault]) -> Fault:
+    def process(
+        self,
+        error: Exception,
+        where: str,
+        *,
+        internal: Callable[[str], Fault],
+        about: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Fault:
         """The fault that answers `error`, which came out of `where`.
 
-        `internal` makes the fault for an unforeseen error from its incident id.
+        `internal` makes the fault for an unforeseen error from its incident id. The log's record of it has
+        `incident`, `code`, `where`, and what `about` tells of the client, as attributes.
         """
         fault = error if isinstance(error, Fault) else self._translated(error)
         if fault is None:
             incident = secrets.token_hex(6)
-            logger.error("%s failed, incident %s", where, incident, exc_info=error)
             fault = internal(incident)
+            told = {**about, "incident": incident, "code": fault.code, "where": where}
+            logger.error("%s failed, incident %s", where, incident, exc_info=error, extra=told)
         for observer in self._observers:
             try:
                 observer(fault, where)

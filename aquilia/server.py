@@ -31,6 +31,7 @@ from starlette.types import Scope as AsgiScope
 
 from aquilia.aquilary import BootError, Problem, Registry
 from aquilia.asgi import Application
+from aquilia.logs import LogFormat, log_config
 from aquilia.sockets.artifact import Artifact
 from aquilia.sockets.compile import artifact_of
 from aquilia.sockets.runtime import SILENCE
@@ -272,6 +273,7 @@ def configuration(
     context: ssl.SSLContext | None = None,
     *,
     transport: Transport = "native",
+    log_format: LogFormat = "text",
     **options: Any,
 ) -> uvicorn.Config:
     """How uvicorn runs here; `options` are further ones of `uvicorn.Config`."""
@@ -282,7 +284,7 @@ def configuration(
         **_protocols(transport),
         lifespan="on",
         interface="asgi3",
-        log_config=_logging(log_level.upper()),
+        log_config=dict(log_config(log_level, log_format)),
         server_header=False,
         timeout_graceful_shutdown=GRACE,
         workers=1,
@@ -297,6 +299,7 @@ def serve(
     log_level: str = "info",
     context: ssl.SSLContext | None = None,
     transport: Transport = "native",
+    log_format: LogFormat = "text",
     on_started: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve on these sockets until SIGINT or SIGTERM, after which clients are told to come back.
@@ -313,6 +316,7 @@ def serve(
         log_level,
         context,
         transport=transport,
+        log_format=log_format,
         ws_ping_interval=plan.node.heartbeat,
         ws_ping_timeout=plan.node.heartbeat,
         ws_max_size=max(sizes, default=0)
@@ -380,33 +384,14 @@ class _AccessLog:
                 answered = True
                 status = {"websocket.accept": 101, "websocket.close": 403}.get(message["type"])
                 client = scope.get("client")
+                told = {
+                    "client": f"{client[0]}:{client[1]}" if client else "",
+                    "path": quote(scope["path"]),
+                    "status": status or message["status"],
+                }
                 self._logger.info(
-                    '%s - "WebSocket %s" %d',
-                    f"{client[0]}:{client[1]}" if client else "",
-                    quote(scope["path"]),
-                    status or message["status"],
+                    '%s - "WebSocket %s" %d', *told.values(), extra={"method": "WebSocket", **told}
                 )
             await send(message)
 
         await self._app(scope, receive, note)
-
-
-def _logging(level: str) -> dict[str, Any]:
-    """One line for each record, of whatever logger, on stderr."""
-    quiet = (
-        "INFO" if level == "DEBUG" else "WARNING"
-    )  # how uvicorn starts and stops is told by `aq serve` itself
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {
-            "line": {"format": "%(asctime)s %(levelname)-8s %(message)s", "datefmt": "%Y-%m-%d %H:%M:%S"}
-        },
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-        "root": {"handlers": ["stderr"], "level": level},
-        "loggers": {
-            "uvicorn": {"level": level},
-            "uvicorn.error": {"level": quiet if level in ("DEBUG", "INFO") else level},
-            "uvicorn.access": {"level": level},
-        },
-    }

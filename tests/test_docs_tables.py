@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documents import AQ, DOCUMENTS, GUIDE, ROOT, commands, slug, table
+from documents import AQ, DOCUMENTS, GUIDE, ROOT, blocks, commands, slug, table
 
 import aquilia.sockets
 import aquilia.sockets.compat
@@ -20,6 +20,7 @@ import aquilia.sockets.faults
 import aquilia.testing
 from aquilia.sockets import Socket, SocketController
 from aquilia.sockets.declaration import SocketDeclaration
+from aquilia.sockets.families import FAMILIES
 from aquilia.sockets.faults import SocketFault
 from aquilia.sockets.outbox import Backpressure
 from aquilia.sockets.settings import (
@@ -145,6 +146,21 @@ def test_faults_that_are_said_to_be_unused_are_and_no_others() -> None:
         code = row["code"].removesuffix(" *")
         raised = any(f"{code.lower()}(" in source for source in sources)
         assert raised is not row["code"].endswith(" *"), code
+
+
+def test_the_metrics_of_the_guide_are_those_of_the_code() -> None:
+    documented = [tuple(row.values()) for row in table("Metrics and logs", "metric", "type", "labels")]
+
+    told = [(each.name, each.type, ", ".join(each.labels), each.help) for each in FAMILIES.values()]
+    assert documented == told
+
+
+def test_the_queries_of_the_guide_name_metrics_that_there_are() -> None:
+    queries = [block.text for block in blocks(GUIDE) if block.language == "promql"]
+
+    named = set(re.findall(r"aquilia_\w+", "".join(queries)))
+    assert len(named) > 3
+    assert {name.removesuffix("_bucket") for name in named} <= set(FAMILIES)
 
 
 def test_every_method_of_a_controller_and_a_connection_is_in_the_guide() -> None:

@@ -26,7 +26,7 @@ SOCKETS = {
     *("Subscribe", "Unsubscribe", "Guard", "Emits", "Schema", "SchemaError"),
     *("Connection", "ConnectionState", "DisconnectReason", "Member", "MessageEnvelope", "Namespace"),
     *("Handshake", "SocketGuard", "OriginGuard", "RateLimitGuard", "SocketMiddleware"),
-    *("MessageValidationMiddleware", "RateLimitMiddleware", "LoggingMiddleware"),
+    *("MessageValidationMiddleware", "RateLimitMiddleware", "LoggingMiddleware", "MetricsMiddleware"),
     *("SocketFault", "CloseCode"),
     *("Adapter", "Broker", "Store", "Publication", "InMemoryAdapter", "AquilaSockets"),
 }
@@ -35,7 +35,7 @@ COMPAT = {"Flow", "FlowRequest"}
 TO_COME = {
     *("Identity", "AuthManager", "JWTAuthManager", "HandshakeAuthGuard", "MessageAuthGuard"),
     *("RoleGuard", "ScopeGuard"),
-    *("MetricsMiddleware", "RedisAdapter"),
+    *("RedisAdapter"),
 }
 
 PROMISED_MODULES = [

@@ -42,6 +42,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "http.py",
         "http_faults.py",
         "lifespan.py",
+        "logs.py",
         "middleware.py",
         "responses.py",
         "validation.py",
@@ -56,6 +57,8 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/payload.py",
         "sockets/wording.py",
         "sockets/recorder.py",
+        "sockets/figures.py",
+        "sockets/families.py",
     ),
     # machines
     2: (
@@ -87,6 +90,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/plan.py",
         "sockets/controller.py",
         "sockets/guards.py",
+        "sockets/measured.py",
         "sockets/middleware.py",
         "sockets/rates.py",
         "sockets/routes.py",
@@ -113,6 +117,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/adapters/",
         "sockets/transports/",
         "sockets/metrics.py",
+        "sockets/shared_files.py",
         "sockets/spool.py",
     ),
     # assembly

@@ -25,6 +25,7 @@ from aquilia.sockets.hub_port import Member, Namespace
 from aquilia.sockets.middleware import (
     LoggingMiddleware,
     MessageValidationMiddleware,
+    MetricsMiddleware,
     RateLimitMiddleware,
     SocketMiddleware,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "Member",
     "MessageEnvelope",
     "MessageValidationMiddleware",
+    "MetricsMiddleware",
     "Namespace",
     "OnConnect",
     "OnDisconnect",

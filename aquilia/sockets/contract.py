@@ -28,7 +28,7 @@ from aquilia.sockets.declaration import (
 )
 from aquilia.sockets.emits import Emits
 from aquilia.sockets.guards import guard_checks, guard_problems
-from aquilia.sockets.middleware import middleware_problems
+from aquilia.sockets.middleware import middleware_problems, span_problem
 from aquilia.sockets.schema import PayloadType, SchemaError, payload_type
 from aquilia.sockets.settings import AppChain, NodeSettings, SettingsError, SocketSettings, socket_settings
 
@@ -239,6 +239,9 @@ class _Reader:
             return
         self._check_planned(handler, declaration)
         self._check_chain(handler.location, declaration.guards, declaration.middleware, of_event=True)
+        app, declared = contract.chain.message_middleware, contract.declaration.middleware
+        if problem := span_problem((*app, *declared, *declaration.middleware)):
+            self._problem(handler.location, f"event {declaration.name!r}: {problem}")
         takes_payload = len(self._positional(handler)) >= 3
         contract.events[declaration.name] = EventContract(
             handler=handler,

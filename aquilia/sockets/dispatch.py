@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Any, Protocol
 
 from aquilia.clock import Clock
-from aquilia.di import ScopeContainer, Services
+from aquilia.di import Services
 from aquilia.faults import Fault, FaultEngine
 from aquilia.sockets.answers import (
     ack,
@@ -150,26 +151,34 @@ class Dispatcher:
         conn._heard_at = now = self._monotonic()
         codec = conn._codec
         if size > self._max_size:
+            self._count(conn, "invalid", size)
             self._answer(conn, ws_payload_too_large(size, self._max_size), None)
         elif binary is not codec.binary:
+            self._count(conn, "invalid", size)
             wanted = "binary" if codec.binary else "text"
             conn._end(CloseCode.UNSUPPORTED_DATA, f"this subprotocol has {wanted} frames")
         elif conn.phase is _CONNECTING:
+            self._count(conn, "control", size)
             self._hello(conn, data)
         else:
             try:
                 envelope = codec.decode(data)
             except SocketFault as fault:
+                self._count(conn, "invalid", size)
                 bucket = conn._bucket
                 answer = fault if bucket is None or bucket.take(now) else over_rate(conn, bucket.rate, now)
                 self._answer(conn, answer, sender(conn._codec, data))
                 return
             try:
-                self._take(conn, envelope, now)
+                self._take(conn, envelope, now, size)
             except SocketFault as fault:
                 self._answer(conn, fault, envelope)
 
-    def _take(self, conn: Connection, envelope: MessageEnvelope, now: float) -> None:
+    def _count(self, conn: Connection, kind: str, size: int) -> None:
+        """A message has come that is not for `_take`; metrics may want to know."""
+
+    def _take(self, conn: Connection, envelope: MessageEnvelope, now: float, size: int) -> None:
+        """One message that could be read; it had `size` bytes."""
         kind = envelope.type
         if kind == "ack":
             self._acked(conn, envelope, now)
@@ -246,15 +255,18 @@ class Dispatcher:
                 await self._greet(conn)
                 continue
             route, envelope = item
+            begun = 0.0 if route.handling is None else perf_counter()
             try:
                 data = await route.handle(conn, envelope)
                 if envelope.ack or route.acks:
                     conn._push_urgent(ack(envelope, data))
             except (Exception, asyncio.CancelledError) as error:
                 own = own_error(error, meant=conn._close is not None)
-                fault = self._engine.process(own, route.where, internal=ws_internal_error)
-                self._answer(conn, fault, envelope)
+                self._answer(conn, self._fault(conn, own, route.where, envelope), envelope)
                 pass_on(error)
+            finally:
+                if route.handling is not None:
+                    route.handling.observe(perf_counter() - begun)
 
     async def _greet(self, conn: Connection) -> None:
         conn._started = True
@@ -263,7 +275,7 @@ class Dispatcher:
                 await hook.run(conn, None)
             except (Exception, asyncio.CancelledError) as error:
                 own = own_error(error, meant=conn._close is not None)
-                fault = self._engine.process(own, hook.where, internal=internal_error_in_opening)
+                fault = self._fault(conn, own, hook.where, internal=internal_error_in_opening)
                 self._refuse_opening(conn, fault)
                 pass_on(error)
                 return
@@ -274,6 +286,21 @@ class Dispatcher:
 
     # The answer
 
+    def _fault(
+        self,
+        conn: Connection,
+        error: Exception,
+        where: str,
+        envelope: MessageEnvelope | None = None,
+        *,
+        internal: Callable[[str], Fault] = ws_internal_error,
+    ) -> Fault:
+        """The fault that answers an error; if nobody foresaw it, the log says whose it was."""
+        about = {"connection": conn.id, "namespace": conn.namespace, "pattern": self._pattern}
+        if envelope is not None:
+            about["event"] = envelope.event or ""
+        return self._engine.process(error, where, internal=internal, about=about)
+
     def _answer(self, conn: Connection, fault: Fault, envelope: MessageEnvelope | None) -> None:
         """Tell a client of a fault: as an error ack, an error event, or by closing. The one place that decides."""
         conn._home.recorder.fault(self._pattern, label(fault))
@@ -283,7 +310,7 @@ class Dispatcher:
         try:
             conn._push_urgent(error_message(fault, envelope))
         except TypeError as error:  # the application's own fault, with details that the codec cannot write
-            fault = self._engine.process(error, f"the answer {fault.code}", internal=ws_internal_error)
+            fault = self._fault(conn, error, f"the answer {fault.code}", envelope)
             conn._push_urgent(error_message(fault, envelope))
 
     # The end
@@ -310,16 +337,15 @@ class Dispatcher:
                 try:
                     await hook.run(conn, reason)
                 except (Exception, asyncio.CancelledError) as error:
-                    self._note(hook, own_error(error))
+                    self._note(conn, hook, own_error(error))
         finally:  # also when the process waits for the application no longer
             conn._finished = True
-            await self._close_scope(conn._scope)
-            conn._scope = None
+            await self._close_scope(conn)
             await self._ends.gone(conn)
 
-    def _note(self, hook: Hook, error: Exception) -> None:
+    def _note(self, conn: Connection, hook: Hook, error: Exception) -> None:
         """Log what an `@OnDisconnect` raised: there is nobody left to tell."""
-        fault = self._engine.process(error, hook.where, internal=ws_internal_error)
+        fault = self._fault(conn, error, hook.where)
         if fault.code != "WS_INTERNAL_ERROR":  # which has been logged, with its incident
             logger.log(fault.severity.log_level, "%s (%s) ended with %s", hook.where, hook.location, fault)
 
@@ -333,9 +359,10 @@ class Dispatcher:
             pump.cancel()
             await asyncio.wait([pump])
 
-    async def _close_scope(self, scope: ScopeContainer | None) -> None:
+    async def _close_scope(self, conn: Connection) -> None:
+        scope, conn._scope = conn._scope, None
         if scope is not None:
             try:
                 await scope.aclose()
             except Exception as error:
-                self._engine.process(error, "cleanup of the connection scope", internal=ws_internal_error)
+                self._fault(conn, error, "cleanup of the connection scope")

@@ -19,6 +19,8 @@ from aquilia.sockets.adapters.base import Publication
 from aquilia.sockets.connection import Connection, Variant
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_publish_failed
+from aquilia.sockets.figures import Meter
+from aquilia.sockets.outbound import Outbound
 
 __all__ = ["Audience", "FanOut"]
 
@@ -36,11 +38,13 @@ class Audience:
     """Connections that get the same publications: a room's members, or all of a namespace."""
 
     __slots__ = (
-        "backlog", "caught_up", "current", "gone", "joined", "lock", "members", "name", "rest", "subscribed", "turn",
+        "backlog", "caught_up", "current", "gone", "joined", "lock", "members", "meter", "name", "rest", "subscribed",
+        "turn",
     )  # fmt: skip
 
-    def __init__(self, name: str | None) -> None:
+    def __init__(self, name: str | None, meter: Meter | None = None) -> None:
         self.name = name
+        self.meter = meter
         self.members: dict[str, Connection] = {}
         self.backlog: deque[_Delivery] = deque()
         self.current: _Delivery | None = None
@@ -64,11 +68,16 @@ class Audience:
 class _Delivery:
     """A publication on its way to one audience, with its frames."""
 
-    __slots__ = ("_frames", "publication")
+    __slots__ = ("_frames", "begun", "bytes", "members", "publication")
 
     def __init__(self, publication: Publication) -> None:
         self.publication = publication
         self._frames: dict[Variant, bytes] = {}
+
+    def measure(self, now: float) -> None:
+        """Count, for metrics, what of it is sent from here on."""
+        self.begun = now
+        self.members = self.bytes = 0
 
     def frame(self, conn: Connection) -> bytes:
         """The frame for a member, as its transport wants it."""
@@ -78,7 +87,9 @@ class _Delivery:
             try:
                 frame = self._encode(conn)
             except Exception:
-                logger.exception("event %r cannot be written as %s", self.publication.event, variant.codec)
+                event, namespace = self.publication.event, self.publication.namespace
+                told = {"event": event, "namespace": namespace}
+                logger.exception("event %r cannot be written as %s", event, variant.codec, extra=told)
                 frame = self._apology(conn)
             self._frames[variant] = frame
         return frame
@@ -98,18 +109,24 @@ class _Delivery:
     def _apology(self, conn: Connection) -> bytes:
         """What a member gets whose codec cannot write what others could be sent: no loss is silent."""
         fault = ws_publish_failed(f"an event {self.publication.event!r} cannot be written in this codec")
-        return conn._encode(MessageEnvelope(event="error", payload=fault.as_dict()))
+        return Outbound._encode(conn, MessageEnvelope(event="error", payload=fault.as_dict()))
+
+    def count(self, members: int, size: int) -> None:
+        """It has gone to so many more members, in a frame of this size."""
+        self.members += members
+        self.bytes += members * size
 
     def _encode(self, conn: Connection) -> bytes:
         publication = self.publication
-        return conn._encode(
+        return Outbound._encode(  # not the connection's own, which counts it: this frame is for many
+            conn,
             MessageEnvelope(
                 type="event",
                 event=publication.event,
                 payload=publication.payload,
                 room=publication.room,
                 meta={"ts": publication.ts} if conn._variant.v1 else None,
-            )
+            ),
         )
 
 
@@ -162,6 +179,8 @@ class FanOut:
             SocketFault: WS_PUBLISH_FAILED, if it cannot be encoded.
         """
         delivery = _Delivery(publication)
+        if audience.meter is not None:
+            delivery.measure(self.clock())
         if audience.members:
             self._published += delivery.check(next(iter(audience.members.values())))
         audience.backlog.append(delivery)
@@ -200,6 +219,7 @@ class FanOut:
         identity = delivery.publication.identity
         excluded = audience.members.get(delivery.publication.exclude or "")
         joined, gone = audience.joined, audience.gone
+        counted, queued = audience.meter is not None, 0
         variant: Variant | None = None
         frame, size = b"", 0
         batch = _Batch()
@@ -212,6 +232,9 @@ class FanOut:
                 if identity is not None and (conn.identity is None or conn.identity.id != identity):
                     continue
                 if conn._variant is not variant:
+                    if counted and variant is not None:
+                        delivery.count(len(batch) + queued, size)
+                        queued = 0
                     batch.write(frame)
                     variant = conn._variant
                     frame = delivery.frame(conn)
@@ -221,7 +244,11 @@ class FanOut:
                     conn.bytes_sent += size
                     batch.add(conn, line)
                 elif conn._close is None:
+                    queued += 1
                     conn._push(frame)
+            if counted:
+                delivery.count(len(batch) + queued, size)
+                queued = 0
             batch.write(frame)
             if pushed < CLOCK_EVERY:
                 self._finish(audience)
@@ -230,6 +257,9 @@ class FanOut:
                 return False
 
     def _finish(self, audience: Audience) -> None:
+        if audience.meter is not None and (done := audience.current) is not None:
+            seconds = self.clock() - done.begun
+            audience.meter.published(done.publication.event, done.members, done.bytes, seconds)
         audience.current = None
         audience.rest = iter(())
         audience.gone.clear()
@@ -246,6 +276,9 @@ class _Batch:
     def __init__(self) -> None:
         self._lines: list[Callable[[bytes], object]] = []
         self._members: list[Connection] = []
+
+    def __len__(self) -> int:
+        return len(self._lines)
 
     def add(self, conn: Connection, line: Callable[[bytes], object]) -> None:
         self._lines.append(line)

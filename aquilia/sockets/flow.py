@@ -24,6 +24,7 @@ from aquilia.sockets.faults import (
     ws_payload_too_large,
     ws_rate_limit_exceeded,
 )
+from aquilia.sockets.figures import OTHER, Meter
 from aquilia.sockets.flow_request import FlowRequest
 from aquilia.sockets.handshake import Handshake
 from aquilia.sockets.keeping import saving
@@ -48,6 +49,7 @@ class FlowDispatcher:
         clock: Clock,
         development: bool,
         sessions: bool,
+        meter: Meter | None = None,
     ) -> None:
         function = contract.declaration.function
         assert function is not None
@@ -58,6 +60,7 @@ class FlowDispatcher:
         self._tasks = tasks
         self._ends = ends
         self._monotonic = clock.monotonic
+        self._received = None if meter is None else meter.received_kinds[OTHER]
         self._pattern = contract.declaration.path
         self._where = function.__qualname__
         self._max_size = contract.settings.max_message_size
@@ -130,6 +133,8 @@ class FlowDispatcher:
         conn.messages_received += 1
         conn.bytes_received += size
         conn._heard_at = now = self._monotonic()
+        if self._received is not None:
+            self._received.add(size)
         bucket = conn._bucket
         if size > self._max_size:
             self._refuse(conn, ws_payload_too_large(size, self._max_size))

@@ -11,6 +11,7 @@ from starlette.datastructures import Address, Headers, QueryParams
 
 from aquilia.sockets.connection import INBOX_LIMIT, Connection, ConnectionState
 from aquilia.sockets.faults import CloseCode, SocketFault, ws_connection_closed, ws_forbidden
+from aquilia.sockets.figures import OTHER
 from aquilia.sockets.handshake import Handshake
 
 __all__ = ["FlowRequest"]
@@ -197,6 +198,9 @@ class FlowRequest:
     async def _send(self, message: bytes, *, binary: bool) -> None:
         conn = self._accepted()
         conn._require_open()
+        meter = conn._home.meter
+        if meter is not None:
+            meter.sent_kinds[OTHER].add(len(message))
         conn._push(conn._transport.frame(message, binary=binary))
         while conn._outbox.half_full and conn.phase is not ConnectionState.CLOSED:
             await conn._drained()

@@ -32,7 +32,7 @@ class Home:
     """A namespace that is open in this process: its controller's instance, connections and rooms."""
 
     __slots__ = (
-        "connections", "container", "controller", "emits", "linger", "namespace", "pattern", "recorder",
+        "connections", "container", "controller", "emits", "linger", "meter", "namespace", "pattern", "recorder",
         "rooms", "settings", "users",
     )  # fmt: skip
 
@@ -43,10 +43,11 @@ class Home:
         self.pattern = pattern
         self.settings = settings
         self.recorder = recorder
+        self.meter = recorder.meter(pattern)
         self.controller: Any = None
         self.emits: Mapping[str, Emits[Any]] = {}
         self.container: ScopeContainer | None = None
-        self.connections = Audience(None)
+        self.connections = Audience(None, self.meter)
         self.rooms: dict[str, Audience] = {}
         self.users = 0
         self.linger: asyncio.TimerHandle | None = None
@@ -137,7 +138,7 @@ class Hub:
         while True:
             audience = home.rooms.get(room)
             if audience is None:
-                audience = home.rooms[room] = Audience(room)
+                audience = home.rooms[room] = Audience(room, home.meter)
             async with audience.lock:
                 if home.rooms.get(room) is not audience:
                     continue  # it was given back while we waited

@@ -133,7 +133,8 @@ class Namespaces:
             if home.container is not None:
                 await home.container.aclose()
         except Exception:
-            logger.exception("cleanup of the namespace %s failed", path)
+            told = {"namespace": path, "pattern": home.pattern}
+            logger.exception("cleanup of the namespace %s failed", path, extra=told)
         finally:
             del self._dropping[path]
 

@@ -41,6 +41,7 @@ from aquilia.sockets.handshake import (
 )
 from aquilia.sockets.hub import Home, Hub
 from aquilia.sockets.limits import TokenBucket
+from aquilia.sockets.measured import MeasuredConnection
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.outbox import Outbox
 from aquilia.sockets.recorder import Recorder
@@ -188,7 +189,7 @@ class Entrance:
             response = await served.chain(ctx)
             if response.status_code == 101 and admission.home is None:
                 error = RuntimeError("a middleware answered 101, which only `call_next` can")
-                response = self._refusal(error, "handshake")
+                response = self._refusal(error, "handshake", served)
             if response.status_code != 101:
                 await self._refuse(door, response)
                 return
@@ -271,7 +272,8 @@ class Entrance:
                 await served.dispatcher.decided(admission.request)
                 self._require_open()
         except (Exception, asyncio.CancelledError) as error:
-            return self._refusal(own_error(error), f"handshake of {served.contract.controller.__qualname__}")
+            where = f"handshake of {served.contract.controller.__qualname__}"
+            return self._refusal(own_error(error), where, served, handshake.namespace)
         return admitted()
 
     def _release(self, admission: _Admission) -> None:
@@ -286,8 +288,12 @@ class Entrance:
         if not self.open:
             raise ws_overloaded("the server stops")
 
-    def _refusal(self, error: Exception, where: str) -> Response:
-        return refusal(self._engine.process(error, where, internal=ws_internal_error))
+    def _refusal(
+        self, error: Exception, where: str, served: _Served | None = None, namespace: str | None = None
+    ) -> Response:
+        about = {"pattern": served.contract.declaration.path if served else None, "namespace": namespace}
+        told = {name: value for name, value in about.items() if value is not None}
+        return refusal(self._engine.process(error, where, internal=ws_internal_error, about=told))
 
     def _connect(self, admission: _Admission, profile: Profile, transport: Transport) -> Connection:
         """The upgrade is done: from here on the connection is counted, and its dispatcher has it."""
@@ -295,7 +301,8 @@ class Entrance:
         assert home is not None
         settings = home.settings
         rate = settings.message_rate_limit
-        conn = Connection(
+        kind = Connection if home.meter is None else MeasuredConnection
+        conn = kind(
             id=secrets.token_urlsafe(12),
             handshake=admission.handshake,
             profile=profile,

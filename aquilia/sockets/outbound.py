@@ -199,7 +199,8 @@ class Outbound:
 
     def _broken(self) -> None:
         """A write has failed: called while its error is handled."""
-        logger.exception("connection %s cannot be written to", self.id)
+        told = {"connection": self.id, "namespace": self._home.namespace.path, "pattern": self._home.pattern}
+        logger.exception("connection %s cannot be written to", self.id, extra=told)
         self._blocked = True
         self._idle = False
         self._transport.abort()
@@ -250,6 +251,8 @@ class Outbound:
         self.phase = ConnectionState.CLOSED
         self._idle = False
         self._cancel_timer()
+        if unread := len(self._outbox):
+            self._home.recorder.dropped(self._home.pattern, "disconnected", unread)
         self._outbox.clear()
         self._wake()
         return self._close

@@ -15,6 +15,7 @@ from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.hub_port import Namespace
+from aquilia.sockets.middleware import MetricsMiddleware
 from aquilia.sockets.settings import NodeSettings, SettingsError, node_settings
 
 __all__ = ["PROVIDED", "SocketPlan"]
@@ -57,6 +58,20 @@ class SocketPlan:
                     problems.append(Problem(str(contract.location), str(error)))
         plan.node = NodeSettings(**said)
         return plan
+
+    @property
+    def measured(self) -> bool:
+        """Whether a `MetricsMiddleware` stands around any event."""
+        return any(
+            isinstance(entry, MetricsMiddleware)
+            for _, contract in self.contracts
+            for chain in (
+                contract.chain.message_middleware,
+                contract.declaration.middleware,
+                *(event.declaration.middleware for event in contract.events.values()),
+            )
+            for entry in chain
+        )
 
     def consumers(self) -> list[Consumer]:
         """What DI has to provide for the sockets."""

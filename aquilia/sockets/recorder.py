@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Protocol
 
+from aquilia.sockets.figures import Meter
+
 __all__ = ["Counters", "Recorder"]
 
 
@@ -13,6 +15,9 @@ class Recorder(Protocol):
 
     Calls come from the event loop's thread, on hot paths too: an implementation must neither block nor raise.
     """
+
+    def meter(self, pattern: str) -> Meter | None:
+        """What counts the messages of this pattern; None where they are not counted. Asked at boot."""
 
     def handshake(self, pattern: str, outcome: str) -> None:
         """A handshake ended: `accepted`, or the code of the fault that refused it."""
@@ -38,6 +43,10 @@ class Counters:
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, ...]] = Counter()
+
+    def meter(self, pattern: str) -> Meter | None:
+        """See `Recorder`."""
+        return None
 
     def handshake(self, pattern: str, outcome: str) -> None:
         """See `Recorder`."""

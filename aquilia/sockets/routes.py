@@ -15,6 +15,7 @@ from aquilia.sockets.contract import EventContract, HookContract, SocketContract
 from aquilia.sockets.declaration import Handler, SourceLocation
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_overloaded
+from aquilia.sockets.figures import Distribution
 from aquilia.sockets.guards import Check, guard_checks, judge, passes
 from aquilia.sockets.keeping import saving
 from aquilia.sockets.middleware import Handle, wrap
@@ -32,6 +33,8 @@ class Route:
     where: str
     acks: bool
     """Every message needs an id, and is acked."""
+    handling: Distribution | None = None
+    """Where the seconds of its handling are counted, if they are."""
 
 
 @dataclass(frozen=True, slots=True)

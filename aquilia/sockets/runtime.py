@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from starlette.types import Receive, Send
+from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from aquilia.aquilary import App, BootError, Problem, Registry
 from aquilia.clock import Clock
 from aquilia.di import Scope, ScopeContainer, Services
+from aquilia.exchange import route_path
 from aquilia.faults import Fault, FaultEngine
 from aquilia.lifespan import serve_lifespan
 from aquilia.manifest import AppManifest
@@ -22,18 +24,24 @@ from aquilia.sessions import SessionEngine
 from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.adapters.inmemory import InMemoryAdapter
 from aquilia.sockets.connection import Connection, ConnectionState
+from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.dispatch import Dispatcher
 from aquilia.sockets.faults import CloseCode, ws_overloaded
+from aquilia.sockets.figures import Figures
 from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.hub import Home, Hub
+from aquilia.sockets.measured import MeasuredDispatcher
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.opening import Entrance
 from aquilia.sockets.plan import PROVIDED, SocketPlan
 from aquilia.sockets.recorder import Counters, Recorder
 from aquilia.sockets.refusal import refusal
 from aquilia.sockets.tasks import TaskSet
+
+if TYPE_CHECKING:
+    from aquilia.sockets.metrics import Metrics
 
 __all__ = ["AquilaSockets"]
 
@@ -88,7 +96,11 @@ class AquilaSockets:
             self.plan.consumers(),
             provided=PROVIDED,
         )
-        self.recorder = recorder or Counters()
+        self.recorder: Recorder = recorder or Counters()
+        self.metrics: Metrics | None = None
+        """What serves the figures, if any are kept."""
+        if self.plan.node.metrics is not None or self.plan.measured:
+            self._measure(recorder)
         clock = Clock.current()
         self._adapter = adapter or InMemoryAdapter(clock.monotonic)
         self._engine = engine or FaultEngine()
@@ -112,8 +124,7 @@ class AquilaSockets:
         self._told = False
         self._starting = asyncio.Lock()
         for app, contract in self.plan.contracts:
-            dispatch = Dispatcher if contract.declaration.function is None else FlowDispatcher
-            dispatcher = dispatch(
+            dispatcher = _dispatcher_kind(contract, self.recorder)(
                 contract,
                 self.services,
                 node=self.plan.node,
@@ -125,6 +136,22 @@ class AquilaSockets:
                 sessions=app.sessions is not None,
             )
             self._entrance.serve(app, contract, dispatcher)
+
+    def _measure(self, recorder: Recorder | None) -> None:
+        # Not imported by those who do not measure: prometheus-client takes 60 ms.
+        from aquilia.sockets.metrics import Metrics
+        from aquilia.sockets.shared_files import multiprocess_problem
+
+        if recorder is not None:
+            raise ValueError(
+                "recorder: metrics are kept by a recorder of their own; leave one of the two out"
+            )
+        if problem := multiprocess_problem():
+            raise BootError([Problem("metrics", problem)])
+        figures = self.recorder = Figures()
+        for _, contract in self.plan.contracts:
+            figures.add(contract.declaration.path, contract.events, contract.emits)
+        self.metrics = Metrics(figures, lambda: self.hub.homes.values())
 
     @classmethod
     def from_controllers(
@@ -190,6 +217,8 @@ class AquilaSockets:
                 self._entrance.apps = dict(apps or {})
             self._tasks.bind(asyncio.get_running_loop())
             await self.hub.start()
+            if self.metrics is not None:
+                await self.metrics.start()
             self._entrance.open = True
             self._told = False
 
@@ -212,6 +241,8 @@ class AquilaSockets:
                     for container in self._entrance.apps.values():
                         rest.push_async_callback(container.aclose)
                 rest.push_async_callback(self.hub.stop)
+                if self.metrics is not None:
+                    rest.push_async_callback(self.metrics.stop)
                 await self._end_connections()
                 await self._namespaces.close()
             self._entrance.apps = {}
@@ -252,11 +283,18 @@ class AquilaSockets:
         """See the ASGI specification, version 3."""
         if scope["type"] == "websocket":
             await self._serve(scope, receive, send)
+        elif (metrics := self.metrics_for(scope)) is not None:
+            await metrics(scope, receive, send)
         elif scope["type"] == "lifespan":
             await serve_lifespan(self.startup, self.shutdown, receive, send)
         else:
             fault = Fault("HTTP_NOT_FOUND", "only WebSockets are served here", status=404)
             await refusal(fault)(scope, receive, send)
+
+    def metrics_for(self, scope: ASGIScope) -> ASGIApp | None:
+        """What answers this request, if it is for the path of the setting `metrics`."""
+        served = scope["type"] == "http" and self.metrics and route_path(scope) == self.plan.node.metrics
+        return self.metrics if served else None
 
     async def _serve(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
@@ -296,6 +334,15 @@ def _named(conns: Sequence[Connection], what: str) -> list[str]:
     shown = ", ".join(f"{conn.id} at {conn.namespace}" for conn in conns[:SHOWN])
     more = f" and {len(conns) - SHOWN} more" if len(conns) > SHOWN else ""
     return [f"{len(conns)} connection{'s'[: len(conns) > 1]} {what} ({shown}{more})"]
+
+
+def _dispatcher_kind(
+    contract: SocketContract, recorder: Recorder
+) -> Callable[..., Dispatcher | FlowDispatcher]:
+    meter = recorder.meter(contract.declaration.path)
+    if contract.declaration.function is not None:
+        return partial(FlowDispatcher, meter=meter)
+    return Dispatcher if meter is None else partial(MeasuredDispatcher, meter=meter)
 
 
 def _misplaced(app: App) -> list[Problem]:

@@ -82,6 +82,8 @@ class NodeSettings:
     heartbeat: float = 25.0
     handshake_timeout: float = 10.0
     handler_timeout: float | None = None
+    metrics: str | None = None
+    """The path at which metrics are served, or "collect": they are kept, and the host serves them."""
     sockets: SocketSettings = field(default_factory=SocketSettings)
     chain: AppChain = field(default_factory=AppChain)
 
@@ -149,6 +151,9 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOST = re.compile(
     r"(\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f.]*(:[0-9A-Fa-f.]*){2,}"
 )
+
+
+_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 
 def _unknown(what: str, name: object, known: Sequence[str] | Mapping[str, Any]) -> str:
@@ -299,6 +304,16 @@ def _backpressure(place: _Place, value: Any) -> Backpressure:
     return Backpressure(**checked)
 
 
+def _metrics(place: _Place, value: Any) -> str | None:
+    if value is False:
+        return None
+    if value is True:
+        return "/metrics"
+    if value == "collect" or (isinstance(value, str) and _PATH.fullmatch(value)):
+        return str(value)
+    raise place.error(f"True, False, a path like '/internal/metrics', or 'collect' is needed, not {value!r}")
+
+
 def _strategy(place: _Place, value: Any) -> str:
     strategies = get_args(Strategy)
     if value not in strategies:
@@ -327,6 +342,7 @@ _RULES: dict[str, _Rule] = {
     "heartbeat": _positive,
     "handshake_timeout": _positive,
     "handler_timeout": _or_none(_positive),
+    "metrics": _metrics,
     "guards": _chain(_guard_problems, "guards: "),
     "message_middleware": _chain(middleware_problems, "middleware: "),
 }

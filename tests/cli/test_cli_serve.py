@@ -48,6 +48,17 @@ async def test_http_and_websockets_are_served_where_it_says(compiled: Workspace,
         assert await said(server.sockets[0], "hello") == 5
 
 
+async def test_it_says_where_metrics_are(echo: Workspace) -> None:
+    echo.edit(MANIFEST, 'version="1.2.3"', 'version="1.2.3", websockets={"metrics": "/figures"}')
+    echo.done("compile")
+    async with echo.serving() as server:
+        assert server.process.stdout is not None
+        async with asyncio.timeout(TIMEOUT):
+            line = (await server.process.stdout.readline()).decode()
+        assert line.split() == [f"{server.url}/figures", "metrics"]
+        assert "aquilia_connections{" in (await fetched(f"{server.url}/figures")).text
+
+
 async def test_requests_and_handshakes_are_logged_without_their_query(compiled: Workspace) -> None:
     async with compiled.serving() as server:
         await fetched(server.url)

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from door import denial, listening
@@ -330,3 +331,14 @@ async def test_what_a_function_puts_into_the_session_is_kept() -> None:
         await eventually(lambda: not app.live()["connections"])
         async with connect(f"{base}/count", additional_headers={"cookie": cookie}) as client:
             assert json.loads(await client.recv()) == {"before": True, "visits": 2}
+
+
+async def test_the_messages_of_functions_are_in_the_metrics(seen: Seen) -> None:
+    app = AquilaSockets.from_controllers(legacy(seen).controllers, metrics=True)
+    async with serving(app) as base, connect(f"{base}/echo/a") as client:
+        await client.send("four")
+        assert await client.recv() == "four"
+        async with httpx.AsyncClient() as http:
+            text = (await http.get(base.replace("ws", "http", 1) + "/metrics")).text
+    assert 'aquilia_received_bytes_total{event="",pattern="/echo/:room",type="other"} 4.0' in text
+    assert 'aquilia_sent_bytes_total{event="",pattern="/echo/:room",type="other"} 4.0' in text

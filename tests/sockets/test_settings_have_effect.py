@@ -194,8 +194,8 @@ ROWS = [
     Row("max_rooms", "@Socket", 1, 2, one_room),
     Row("room_size", "@Socket", 1, 2, one_member),
 ]
-ON_THE_WIRE = {("heartbeat", "manifest"), ("handshake_timeout", "manifest")}
-"""Shown by tests of their own, below."""
+ELSEWHERE = {("heartbeat", "manifest"), ("handshake_timeout", "manifest"), ("metrics", "manifest")}
+"""Shown by tests of their own, below, and in test_metrics_serving.py."""
 
 
 def said(where: str) -> list[Any]:
@@ -347,7 +347,7 @@ def manifest_keys() -> Sequence[str]:
 
 def test_every_setting_is_shown_here() -> None:
     shown = {(row.key, row.where) for row in ROWS} | {(key, where) for key, where, *_ in REFUSED}
-    shown = {(key, place) for key, where in shown for place in places(where)} | ON_THE_WIRE
+    shown = {(key, place) for key, where in shown for place in places(where)} | ELSEWHERE
 
     on_socket = inspect.signature(Socket).parameters.keys() - {"path"}
     assert shown == {(key, "manifest") for key in manifest_keys()} | {(key, "@Socket") for key in on_socket}

@@ -23,6 +23,7 @@ from aquilia.aquilary import BootError
 from aquilia.cli.commands.compile import AppOption
 from aquilia.cli.console import columns, fail, show_problems, stderr, stdout
 from aquilia.cli.reload import Reloader
+from aquilia.logs import LogFormat
 from aquilia.server import (
     Booted,
     Endpoint,
@@ -54,6 +55,7 @@ class _Options:
     uds: Path | None
     host: str
     transport: Transport
+    log_format: LogFormat
 
     def context(self) -> ssl.SSLContext | None:
         return tls(self.certificate, self.key) if self.certificate else None
@@ -84,6 +86,14 @@ def serve_command(
     log_level: Annotated[
         LogLevel, typer.Option(case_sensitive=False, help="info also logs every request.")
     ] = "info",
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(
+            case_sensitive=False,
+            envvar="AQ_LOG_FORMAT",
+            help="A line of the log: text, or a JSON object.",
+        ),
+    ] = "text",
     transport: Annotated[
         Transport, typer.Option(help="The WebSocket server: Aquilia's own, or uvicorn's.")
     ] = "native",
@@ -103,7 +113,9 @@ def serve_command(
     if ssl_keyfile is not None and ssl_certfile is None:
         raise typer.BadParameter("needs --ssl-certfile", param_hint="--ssl-keyfile")
     host = host or "127.0.0.1"
-    options = _Options(Path.cwd(), app, log_level, ssl_certfile, ssl_keyfile, uds, host, transport)
+    options = _Options(
+        Path.cwd(), app, log_level, ssl_certfile, ssl_keyfile, uds, host, transport, log_format
+    )
     endpoint = Endpoint(host, 8000 if port is None else port, uds)
     try:
         if reload:
@@ -151,7 +163,8 @@ def _serve(
         log_level=options.log_level,
         context=context,
         transport=options.transport,
-        on_started=partial(_announce, options, booted.artifact, sockets),
+        log_format=options.log_format,
+        on_started=partial(_announce, options, booted, sockets),
     )
 
 
@@ -162,6 +175,7 @@ def _serve_reloading(options: _Options, endpoint: Endpoint) -> None:
         "aquilia.server:create_application",
         options.log_level,
         transport=options.transport,
+        log_format=options.log_format,
         factory=True,
         reload=True,
         reload_dirs=[str(options.root)],
@@ -190,7 +204,7 @@ def _end_after_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _announce(options: _Options, artifact: Artifact, sockets: Sequence[socket.socket]) -> None:
+def _announce(options: _Options, booted: Booted, sockets: Sequence[socket.socket]) -> None:
     stdout.print(Text.assemble(("Aquilia", "bold"), f" {__version__}, {environment()}; Ctrl-C stops it"))
     secure = "s" if options.certificate else ""
     if options.uds is not None:
@@ -200,10 +214,13 @@ def _announce(options: _Options, artifact: Artifact, sockets: Sequence[socket.so
         address = _address(options.host, sockets[0].getsockname()[1])
         stdout.print(Text(f"  http{secure}://{address}", "bold cyan"))
     table = columns("", "")
-    for namespace in artifact.namespaces:
+    for namespace in booted.artifact.namespaces:
         controller = Text(namespace.controller.partition(":")[2], "dim")
         path = namespace.path if options.uds else f"ws{secure}://{address}{namespace.path}"
         table.add_row(f"  {path}", controller)
+    metrics = booted.application.sockets.plan.node.metrics
+    if metrics is not None and metrics != "collect":
+        table.add_row(f"  {metrics}" if options.uds else f"  http{secure}://{address}{metrics}", "metrics")
     stdout.print(table)
 
 

@@ -1,0 +1,109 @@
+"""The metrics that there are: their names, labels and meanings."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from aquilia.sockets.figures import Distribution
+
+__all__ = ["FAMILIES", "Family", "Sample", "bound_label"]
+
+
+class Family(NamedTuple):
+    """A metric: its name as it is queried, and what it means. `merge` says how a gauge of many workers is one."""
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+    merge: Literal["livesum", "livemax"] = "livesum"
+
+
+_PATTERN = ("pattern",)
+_MESSAGE = ("pattern", "type", "event")
+_EVENT = ("pattern", "event")
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family("aquilia_connections", "gauge", _PATTERN, "Connections that are open."),
+        Family("aquilia_connections_opened_total", "counter", _PATTERN, "Connections that were upgraded."),
+        Family(
+            "aquilia_connections_closed_total",
+            "counter",
+            ("pattern", "code"),
+            "Connections that ended, by close code.",
+        ),
+        Family(
+            "aquilia_connections_paused",
+            "gauge",
+            _PATTERN,
+            "Connections that are not read from until they have caught up.",
+        ),
+        Family(
+            "aquilia_handshakes_total",
+            "counter",
+            ("pattern", "outcome"),
+            "Handshakes, by outcome: accepted, or the code that refused them.",
+        ),
+        Family("aquilia_messages_received_total", "counter", _MESSAGE, "Messages from clients."),
+        Family("aquilia_received_bytes_total", "counter", _MESSAGE, "Bytes of messages from clients."),
+        Family(
+            "aquilia_messages_sent_total", "counter", _MESSAGE, "Messages to clients, one for each receiver."
+        ),
+        Family("aquilia_sent_bytes_total", "counter", _MESSAGE, "Bytes of frames to clients."),
+        Family(
+            "aquilia_messages_dropped_total",
+            "counter",
+            ("pattern", "cause"),
+            "Messages that were lost for a client, by cause: slow_consumer or disconnected.",
+        ),
+        Family(
+            "aquilia_handler_seconds",
+            "histogram",
+            _EVENT,
+            "Seconds from the turn of a message to its answer: middleware, guards, schema and method.",
+        ),
+        Family(
+            "aquilia_span_seconds",
+            "histogram",
+            (*_EVENT, "span"),
+            "Seconds within a MetricsMiddleware, by its span.",
+        ),
+        Family("aquilia_fanout_members", "histogram", _EVENT, "Receivers of a publication in one process."),
+        Family(
+            "aquilia_fanout_seconds",
+            "histogram",
+            _EVENT,
+            "Seconds until a publication was written to, or queued for, its last receiver.",
+        ),
+        Family("aquilia_outbox_messages", "gauge", _PATTERN, "Messages that wait for clients to read."),
+        Family(
+            "aquilia_outbox_messages_max",
+            "gauge",
+            _PATTERN,
+            "Messages that wait for the client that is furthest behind.",
+            "livemax",
+        ),
+        Family("aquilia_outbox_bytes", "gauge", _PATTERN, "Bytes that wait for clients to read."),
+        Family(
+            "aquilia_faults_total", "counter", ("pattern", "code"), "Faults that clients were answered with."
+        ),
+        Family("aquilia_unmatched_acks_total", "counter", _PATTERN, "Acks that nobody waited for."),
+        Family("aquilia_namespaces", "gauge", _PATTERN, "Namespaces that are open."),
+        Family("aquilia_rooms", "gauge", _PATTERN, "Rooms that have members."),
+    )
+}
+
+
+class Sample(NamedTuple):
+    """A figure of a family, with the values of its labels in order."""
+
+    family: Family
+    labels: tuple[str, ...]
+    value: float | Distribution
+
+
+def bound_label(value: float) -> str:
+    """An upper bound of a histogram, as its label has it."""
+    return "+Inf" if value == float("inf") else repr(float(value))

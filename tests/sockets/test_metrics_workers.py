@@ -1,0 +1,173 @@
+"""Metrics of several workers: whichever is asked tells of all, and one that dies leaves what it had counted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hall import Scrape
+from wire import TIMEOUT, Client
+
+from aquilia.aquilary import BootError
+from aquilia.sockets import AquilaSockets, Connection, Event, Socket, SocketController
+
+APP = """
+import os
+
+from prometheus_client import Counter
+
+from aquilia.sockets import AquilaSockets, Connection, Emits, Event, MetricsMiddleware, Socket, SocketController
+
+said = Counter("said", "Of the application.")
+
+
+@Socket("/room/:name")
+class Room(SocketController):
+    heard = Emits("heard", str)
+
+    @Event("say", middleware=[MetricsMiddleware()])
+    async def say(self, conn: Connection, payload: str) -> int:
+        said.inc()
+        await self.broadcast(self.heard, payload)
+        return os.getpid()
+
+
+app = AquilaSockets.from_controllers([Room], metrics=True)
+"""
+
+SAY = {"pattern": "/room/:name", "event": "say"}
+
+
+@contextlib.asynccontextmanager
+async def workers(folder: Path, *, shared: Path | None) -> AsyncIterator[str]:
+    """`uvicorn --workers 2`, once it accepts connections."""
+    (folder / "measured.py").write_text(APP)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+    own = {"PYTHONPATH": path, **({"PROMETHEUS_MULTIPROC_DIR": str(shared)} if shared else {})}
+    options = ["--workers", "2", "--ws", "aquilia.sockets.transports.native:NativeProtocol"]
+    with (folder / "log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "uvicorn", "measured:app", "--port", str(port), *options),
+            cwd=folder,
+            env={**os.environ, **own},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        async with asyncio.timeout(30):
+            while (folder / "log").read_text().count("Application startup complete") < 2:
+                assert process.returncode is None, (folder / "log").read_text()
+                await asyncio.sleep(0.05)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            await process.wait()
+    assert "Traceback" not in (folder / "log").read_text(), (folder / "log").read_text()
+
+
+async def scraped(address: str) -> Scrape:
+    """The answer of whichever worker takes a new connection."""
+    host, _, port = address.partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    async with asyncio.timeout(TIMEOUT):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()
+    assert head.startswith(b"HTTP/1.1 200"), head
+    return Scrape.of(body.decode())
+
+
+def figure(figures: Scrape, name: str, **labels: str) -> float | None:
+    return figures.get((name, frozenset({"pattern": "/room/:name", **labels}.items())))
+
+
+async def agreed(address: str, **expected: float) -> Scrape:
+    """Wait until ten answers in a row, from whichever workers, have these figures."""
+    agreeing = 0
+    async with asyncio.timeout(TIMEOUT):
+        while agreeing < 10:
+            figures = await scraped(address)
+            got = {
+                "connections": figure(figures, "aquilia_connections"),
+                "said": figure(figures, "aquilia_messages_received_total", type="event", event="say"),
+            }
+            agreeing = agreeing + 1 if got == expected else 0
+            await asyncio.sleep(0.02)
+    return figures
+
+
+async def spread(stack: contextlib.AsyncExitStack, address: str) -> dict[int, list[Client]]:
+    """Clients of both workers, each of whom has said one thing; by worker."""
+    found: dict[int, list[Client]] = {}
+    while len(found) < 2 or sum(map(len, found.values())) < 6:
+        client = await stack.enter_async_context(Client.connect(f"ws://{address}/room/a"))
+        found.setdefault((await client.request("say", "hello"))["data"], []).append(client)
+    return found
+
+
+async def test_every_worker_tells_of_all_and_what_a_killed_one_counted_stays(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    async with workers(tmp_path, shared=shared) as address, contextlib.AsyncExitStack() as stack:
+        by_worker = await spread(stack, address)
+        all_ = sum(map(len, by_worker.values()))
+        figures = await agreed(address, connections=all_, said=all_)
+        assert figure(figures, "aquilia_handler_seconds_count", event="say") == all_
+        assert figure(figures, "aquilia_handler_seconds_bucket", event="say", le="+Inf") == all_
+        assert figure(figures, "aquilia_span_seconds_count", event="say", span="handler") == all_
+        assert figure(figures, "aquilia_fanout_members_count", event="heard") == all_
+        assert figure(figures, "aquilia_handshakes_total", outcome="accepted") == all_
+        assert figure(figures, "aquilia_namespaces") == 2
+        assert figures["said_total", frozenset()] == all_
+
+        killed, lost = by_worker.popitem()
+        os.kill(killed, signal.SIGKILL)
+        for client in lost:
+            await client.closed()
+        figures = await agreed(address, connections=all_ - len(lost), said=all_)
+        assert figure(figures, "aquilia_connections_opened_total") == all_
+
+
+def databases(folder: Path) -> list[Path]:
+    return list(folder.rglob("*.db"))
+
+
+async def test_without_a_folder_nothing_is_written(tmp_path: Path) -> None:
+    async with workers(tmp_path, shared=None) as address, contextlib.AsyncExitStack() as stack:
+        await spread(stack, address)
+        assert figure(await scraped(address), "aquilia_connections") is not None
+    assert databases(tmp_path) == []
+
+
+@Socket("/room/:name")
+class Room(SocketController):
+    @Event("say")
+    async def say(self, conn: Connection) -> None: ...
+
+
+def test_a_folder_that_is_not_there_is_refused_at_boot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "nowhere"))
+    with pytest.raises(BootError, match=r"nowhere' is no folder that can be written to; make an empty one"):
+        AquilaSockets.from_controllers([Room], metrics=True)
+
+
+def test_a_folder_that_is_named_too_late_is_refused_at_boot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    with pytest.raises(BootError, match="was set after prometheus_client had been imported: set it before"):
+        AquilaSockets.from_controllers([Room], metrics=True)
