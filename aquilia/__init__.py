@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aquilia.auth import AuthManager, Identity
 from aquilia.controller import (
     DELETE,
     GET,
@@ -16,6 +17,7 @@ from aquilia.controller import (
 )
 from aquilia.di import service
 from aquilia.faults import Fault, FaultDomain, FaultEngine, Severity
+from aquilia.jwt import JWTAuthManager
 from aquilia.manifest import AppManifest
 
 __all__ = [
@@ -27,11 +29,14 @@ __all__ = [
     "POST",
     "PUT",
     "AppManifest",
+    "AuthManager",
     "Body",
     "Controller",
     "Fault",
     "FaultDomain",
     "FaultEngine",
+    "Identity",
+    "JWTAuthManager",
     "RequestCtx",
     "Severity",
     "__version__",

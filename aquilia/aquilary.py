@@ -76,6 +76,8 @@ class App:
     controllers: tuple[type, ...]
     services: tuple[Any, ...]
     middleware: tuple[Any, ...]
+    auth: Any = None
+    """Its AuthManager, or the class of it."""
 
 
 def _import_module(name: str, manifest: AppManifest) -> ModuleType:
@@ -160,6 +162,7 @@ class _Validation:
             controllers=tuple(self._classes(manifest, self._resolved(manifest, "controllers"))),
             services=tuple(self._resolved(manifest, "services")),
             middleware=tuple(self._resolved(manifest, "middleware")),
+            auth=next(self._resolve_each(manifest, "auth", [manifest.auth]), None),
         )
 
     def refuse_shared_controllers(self, apps: Iterable[App]) -> None:
@@ -188,7 +191,10 @@ class _Validation:
                 self._note(manifest, f"controllers: {qualified_name(controller)} is not a class")
 
     def _resolved(self, manifest: AppManifest, field: str) -> Iterator[Any]:
-        for item in getattr(manifest, field):
+        yield from self._resolve_each(manifest, field, getattr(manifest, field))
+
+    def _resolve_each(self, manifest: AppManifest, field: str, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
             try:
                 yield self._referenced(item, manifest) if isinstance(item, str) else item
             except _Unresolved as error:
@@ -282,6 +288,7 @@ def _declared(app: App, describe: Describe) -> dict[str, Any]:
         "services": sorted(map(canonical_json, app.services)),
         "middleware": app.middleware,  # their order is the order in which they run
         "websockets": manifest.websockets,
+        "auth": None if app.auth is None else qualified_name(app.auth),  # nothing of its keys
     }
 
 

@@ -30,7 +30,8 @@ class AppManifest:
 
     Controllers, services and middleware are given as objects or as `"package.module:Name"`, which the
     registry resolves when it is built. `depends_on` names other apps. `websockets` holds the settings of the
-    sockets subsystem, which checks them; mappings and lists inside it become immutable too.
+    sockets subsystem, which checks them; mappings and lists inside it become immutable too. `auth` is the app's
+    AuthManager (see `aquilia.auth`): an object, a class that DI builds when the app starts, or the name of either.
 
         manifest = AppManifest("chat", controllers=[ChatSocket], websockets={"adapter": "redis"})
 
@@ -44,6 +45,7 @@ class AppManifest:
     middleware: tuple[Any, ...]
     websockets: Mapping[str, Any]
     depends_on: tuple[str, ...]
+    auth: Any
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class AppManifest:
         middleware: Sequence[Any] = (),
         websockets: Mapping[str, Any] = MappingProxyType({}),
         depends_on: Sequence[str] = (),
+        auth: Any = None,
         **unknown: Never,  # named in the error instead of a bare TypeError; type checkers refuse them as well
     ) -> None:
         arguments = _Arguments()
@@ -67,6 +70,7 @@ class AppManifest:
             "middleware": arguments.items("middleware", middleware, _component_problem),
             "websockets": arguments.settings("websockets", websockets),
             "depends_on": arguments.items("depends_on", depends_on, _app_name_problem),
+            "auth": arguments.component("auth", auth),
         }
         if arguments.problems:
             raise ManifestError(name, arguments.problems)
@@ -176,6 +180,11 @@ class _Arguments:
             if problem := problem_of(item):
                 self.problems.append(f"{argument}[{place}]: {problem}")
         return items
+
+    def component(self, argument: str, value: object) -> object:
+        if value is not None and (problem := _component_problem(value)):
+            self.problems.append(f"{argument}: {problem}")
+        return value
 
     def settings(self, argument: str, value: object) -> object:
         if not isinstance(value, Mapping):

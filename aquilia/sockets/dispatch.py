@@ -11,6 +11,7 @@ import logging
 from time import monotonic
 from typing import Any, Protocol
 
+from aquilia.auth import Authenticator
 from aquilia.di import ScopeContainer, Services
 from aquilia.faults import Fault, FaultEngine
 from aquilia.sockets.answers import (
@@ -23,18 +24,21 @@ from aquilia.sockets.answers import (
     label,
     sender,
 )
+from aquilia.sockets.authentication import Arrival, authenticated, expiry, require_same, seconds_left
 from aquilia.sockets.connection import INBOX_LIMIT, Connection, ConnectionState, DisconnectReason
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import (
     CloseCode,
     SocketFault,
+    ws_auth_required,
     ws_connection_timeout,
     ws_handshake_failed,
     ws_internal_error,
     ws_message_invalid,
     ws_overloaded,
     ws_payload_too_large,
+    ws_token_expired,
     ws_unsupported_event,
 )
 from aquilia.sockets.pump import Pump
@@ -50,8 +54,21 @@ logger = logging.getLogger("aquilia.sockets")
 HANDLER_GRACE = 10.0
 """Seconds that a handler may still run after it closed its own connection."""
 
+EXPIRY_CHECK = 3600.0
+"""Seconds after which it is looked again how long an identity is good."""
+
 _CONNECT = object()
 _CONNECTING = ConnectionState.CONNECTING
+
+
+class _Hello:
+    """A `hello` whose token is to be looked at."""
+
+    __slots__ = ("arrival", "asked")
+
+    def __init__(self, asked: dict[str, Any], arrival: Arrival) -> None:
+        self.asked = asked
+        self.arrival = arrival
 
 
 class Ends(Protocol):
@@ -87,6 +104,10 @@ class Dispatcher:
         self._ends = ends
         self._development = development
         self._pattern = contract.declaration.path
+        self._name = contract.controller.__qualname__
+        self._arrivals: dict[Connection, Arrival] = {}
+        """Clients whose `hello` is to come, and may say who they are."""
+        self._renewing: set[Connection] = set()
         self._max_size = contract.settings.max_message_size
         compiler = RouteCompiler(contract, services, node.handler_timeout)
         self._routes = {name: compiler.route(event) for name, event in contract.events.items()}
@@ -95,9 +116,11 @@ class Dispatcher:
 
     # The opening
 
-    def on_open(self, conn: Connection) -> None:
-        """The upgrade is done. A plain client is connected; one of protocol v1 speaks first."""
+    def on_open(self, conn: Connection, arrival: Arrival | None = None) -> None:
+        """The upgrade is done. A plain client is connected; one of protocol v1 speaks first, by its `arrival`."""
         if conn._profile.v1:
+            if arrival is not None:
+                self._arrivals[conn] = arrival
             conn._timer = asyncio.get_running_loop().call_later(
                 self._node.handshake_timeout, self._hello_missing, conn
             )
@@ -106,17 +129,60 @@ class Dispatcher:
 
     def _hello_missing(self, conn: Connection) -> None:
         conn._timer = None
-        self._answer(conn, ws_connection_timeout("no hello came"), None)
+        what = "no hello came" if conn._pump is None else "the authentication took too long"
+        self._answer(conn, ws_connection_timeout(what), None)
 
     def _hello(self, conn: Connection, data: bytes) -> None:
         """The first frame of protocol v1: whatever it is but `hello`, it ends the connection."""
+        if conn._pump is not None:  # hello came, and its token is being looked at: the rest waits for that
+            self._enqueue(conn, data)
+            return
         try:
-            asked = hello_payload(conn._codec, conn._codec.decode(data))
+            has_auth = self.contract.auth is not None
+            asked = hello_payload(conn._codec, conn._codec.decode(data), has_auth=has_auth)
         except SocketFault as fault:
             self._answer(conn, ws_handshake_failed(fault.message), None)
             return
+        arrival = self._arrivals.pop(conn, None)
+        if arrival is not None and asked.get("token") is not None:
+            self._enqueue(conn, _Hello(asked, arrival))
+        elif arrival is not None and arrival.verdict is not None:
+            self._refuse_opening(conn, arrival.verdict)
+        else:
+            self._welcome(conn, asked)
+
+    async def _arrive(self, conn: Connection, hello: _Hello) -> None:
+        """Authenticate by the token in `hello`, in the place of the connection's first handler."""
+        try:
+            await hello.arrival.identify(hello.asked["token"])
+        except (Exception, asyncio.CancelledError) as error:
+            fault = self._engine.process(
+                own_error(error), f"hello of {self._name}", internal=internal_error_in_opening
+            )
+            if conn._close is None:
+                self._refuse_opening(conn, fault)
+            return
+        if conn._close is not None:  # its time was up
+            return
+        conn.identity = hello.arrival.handshake.identity
+        conn.session = hello.arrival.handshake.session
+        waiting, conn._inbox = conn._inbox or (), None
+        if conn._paused:
+            conn._balance_reading()
+        self._welcome(conn, hello.asked)
+        for data in waiting:
+            # It was counted when it came, and is so again.
+            conn.messages_received -= 1
+            conn.bytes_received -= len(data)
+            self.on_message(conn, data, binary=conn._codec.binary)
+
+    def _welcome(self, conn: Connection, asked: dict[str, Any]) -> None:
         conn._cancel_timer()
-        conn._system("welcome", {"connection": conn.id, "heartbeat": self._node.heartbeat})
+        told: dict[str, Any] = {"connection": conn.id, "heartbeat": self._node.heartbeat}
+        moment = expiry(conn.identity)
+        if moment is not None:
+            told["expires"] = int(moment * 1000)
+        conn._system("welcome", told)
         if asked.get("resume") is not None:
             # Nothing is resumable here: no room was joined again, and the client has to know.
             conn._system("resumed", {"rooms": {}})
@@ -124,10 +190,68 @@ class Dispatcher:
 
     def _connected(self, conn: Connection) -> None:
         conn.phase = ConnectionState.CONNECTED
+        if conn.identity is not None:
+            self._watch_expiry(conn)
+            if conn._close is not None:
+                return
         if self._on_connect:
             self._enqueue(conn, _CONNECT)
         else:
             conn._started = True
+
+    # The identity
+
+    def _watch_expiry(self, conn: Connection) -> None:
+        """End the connection when its identity expires."""
+        conn._cancel_timer()
+        left = seconds_left(conn.identity)
+        if left is None:
+            return
+        if left <= 0:
+            self._answer(conn, ws_token_expired(), None)
+        else:  # anew now and then: the system's clock may be set meanwhile, and loops take no delay of years
+            wait = min(left, EXPIRY_CHECK)
+            conn._timer = asyncio.get_running_loop().call_later(wait, self._watch_expiry, conn)
+
+    def _renew(self, conn: Connection, envelope: MessageEnvelope) -> None:
+        """The control frame `auth`: it does not queue behind a handler, and there is one at a time."""
+        auth = self.contract.auth
+        if auth is None:
+            raise ws_unsupported_event("auth")
+        asked = conn._codec.plain(envelope.payload)
+        token = asked.get("token") if isinstance(asked, dict) else None
+        if not isinstance(token, str) or not token:
+            raise ws_message_invalid("the payload of auth is a map with a token")
+        if conn.identity is None:
+            raise ws_auth_required(
+                "the connection is anonymous: a token comes with the handshake, or in hello"
+            )
+        if conn in self._renewing:
+            raise ws_overloaded("another auth of this connection is under way")
+        self._renewing.add(conn)
+        self._tasks.start(self._renewed(conn, envelope, auth, token), conn._context.copy())
+
+    async def _renewed(
+        self, conn: Connection, envelope: MessageEnvelope, auth: Authenticator, token: str
+    ) -> None:
+        try:
+            identity = await authenticated(auth, token)
+            require_same(conn.identity, identity, "auth")
+        except (Exception, asyncio.CancelledError) as error:
+            fault = self._engine.process(
+                own_error(error), f"auth of {self._name}", internal=ws_internal_error
+            )
+            self._answer(conn, fault, envelope)
+            return
+        finally:
+            self._renewing.discard(conn)
+        if conn._close is not None:
+            return
+        conn.identity = identity
+        self._watch_expiry(conn)
+        if envelope.id is not None:
+            moment = expiry(identity)
+            conn._push_urgent(ack(envelope, None if moment is None else {"expires": int(moment * 1000)}))
 
     # One message
 
@@ -191,7 +315,7 @@ class Dispatcher:
         elif envelope.event == "hello":
             raise ws_message_invalid("hello came already")
         elif envelope.event == "auth":
-            raise ws_unsupported_event("auth")
+            self._renew(conn, envelope)
         else:
             raise ws_message_invalid(
                 f"unknown control frame {envelope.event!r} (accepted: hello, auth, ping)"
@@ -233,8 +357,8 @@ class Dispatcher:
                 conn._inbox = None
             if conn._paused:
                 conn._balance_reading()
-            if item is _CONNECT:
-                await self._greet(conn)
+            if item.__class__ is not tuple:
+                await (self._greet(conn) if item is _CONNECT else self._arrive(conn, item))
                 continue
             route, envelope = item
             try:
@@ -292,6 +416,7 @@ class Dispatcher:
 
     def on_closed(self, conn: Connection, code: int, reason: str) -> None:
         """See `TransportEvents`."""
+        self._arrivals.pop(conn, None)
         by_server = conn._close is not None
         ended = conn._closed(code, reason)
         conn._home.recorder.closed(self._pattern, ended.code)

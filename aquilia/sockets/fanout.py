@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from operator import length_hint
 
@@ -19,6 +19,7 @@ from aquilia.sockets.adapters.base import Publication
 from aquilia.sockets.connection import Connection, Variant
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_publish_failed
+from aquilia.sockets.identities import Identities
 
 __all__ = ["Audience", "FanOut"]
 
@@ -36,11 +37,14 @@ class Audience:
     """Connections that get the same publications: a room's members, or all of a namespace."""
 
     __slots__ = (
-        "backlog", "caught_up", "current", "gone", "joined", "lock", "members", "name", "rest", "subscribed", "turn",
+        "backlog", "caught_up", "current", "gone", "identities", "joined", "lock", "members", "name", "rest",
+        "subscribed", "turn",
     )  # fmt: skip
 
-    def __init__(self, name: str | None) -> None:
+    def __init__(self, name: str | None, identities: Identities | None = None) -> None:
         self.name = name
+        self.identities = identities
+        """Which of the members are whose, where that is known."""
         self.members: dict[str, Connection] = {}
         self.backlog: deque[_Delivery] = deque()
         self.current: _Delivery | None = None
@@ -193,7 +197,7 @@ class FanOut:
         """Bring one publication of an audience to its end. False: the time is up before that."""
         if audience.current is None:
             audience.current = audience.backlog.popleft()
-            audience.rest = iter(tuple(audience.members.values()))
+            audience.rest = iter(_wanted(audience))
             audience.joined = bool(audience.backlog) or audience.turn == self._turn
             audience.turn = self._turn
         delivery = audience.current
@@ -236,6 +240,14 @@ class FanOut:
         if audience.caught_up is not None and len(audience.backlog) < BACKLOG // 2:
             audience.caught_up.set_result(None)
             audience.caught_up = None
+
+
+def _wanted(audience: Audience) -> Sequence[Connection]:
+    """The members that the current publication may be for."""
+    identity = audience.current.publication.identity if audience.current is not None else None
+    if identity is not None and audience.identities is not None:
+        return audience.identities.of(identity)
+    return tuple(audience.members.values())
 
 
 class _Batch:

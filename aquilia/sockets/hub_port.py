@@ -33,6 +33,9 @@ class Member:
 class HubPort(Protocol):
     """See the head of this module for the promises. `conn` is a `Connection` of this process."""
 
+    def identify(self, conn: Any, identity: Any) -> None:
+        """A connection is about to be of this identity: publications to it shall find the connection."""
+
     async def join(self, conn: Any, room: str) -> bool:
         """Put a connection into a room. False: it was there already.
 

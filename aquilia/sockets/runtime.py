@@ -74,6 +74,9 @@ class AquilaSockets:
             self.plan.consumers(),
             provided=PROVIDED,
         )
+        if self._owns_services:
+            for authenticator in self.plan.authenticators.values():
+                authenticator.prepare(self.services)
         self.recorder = recorder or Counters()
         self._adapter = adapter or InMemoryAdapter()
         self._engine = engine or FaultEngine()
@@ -114,6 +117,7 @@ class AquilaSockets:
         *,
         services: Sequence[Any] = (),
         middleware: Sequence[Any] = (),
+        auth: Any = None,
         development: bool = False,
         **settings: Any,
     ) -> AquilaSockets:
@@ -123,7 +127,12 @@ class AquilaSockets:
             BootError: also for what the host would have to serve: HTTP controllers, and pure ASGI middleware.
         """
         manifest = AppManifest(
-            "sockets", controllers=controllers, services=services, middleware=middleware, websockets=settings
+            "sockets",
+            controllers=controllers,
+            services=services,
+            middleware=middleware,
+            auth=auth,
+            websockets=settings,
         )
         registry = Registry.build([manifest])
         if problems := _misplaced(registry.apps[0]):
@@ -155,6 +164,7 @@ class AquilaSockets:
                 await self.services.open()
                 for app in self.plan.registry.apps:
                     self._entrance.apps[app.manifest.name] = await self.services.root.enter(Scope.APP)
+                await self.plan.start(self._entrance.apps)
             else:
                 self._entrance.apps = dict(apps or {})
             self._tasks.bind(asyncio.get_running_loop())

@@ -8,13 +8,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from aquilia.aquilary import Registry
+from aquilia.aquilary import App, Registry
 from aquilia.asgi import Application
 from aquilia.manifest import AppManifest
 from aquilia.sockets.connection import Connection
+from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.faults import CloseCode
+from aquilia.sockets.handshake import wants_v1
 from aquilia.testing.client import TIMEOUT, Client
-from aquilia.testing.handshake import Upgrade, identified, shake_hands
+from aquilia.testing.handshake import TestIdentities, Upgrade, identified, shake_hands
 from aquilia.testing.wire import Wire
 
 __all__ = ["SocketsTest", "sockets_test"]
@@ -37,18 +39,23 @@ class SocketsTest:
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, Any] | None = None,
         subprotocol: str | Sequence[str] = (),
+        token: str | None = None,
         timeout: float = TIMEOUT,
     ) -> Client:
         """A client whose handshake was answered with 101; with a subprotocol of v1, its `hello` as well.
 
         `identity` has an `id`; handshake middleware and guards find it as if authentication had put it there.
-        `subprotocol` is one, or all that the client offers. `@OnConnect` runs behind the handshake: if it raises,
+        `subprotocol` is one, or all that the client offers. `token` goes to the app's AuthManager: in `hello` with a
+        subprotocol of v1, else in the header `Authorization`. `@OnConnect` runs behind the handshake: if it raises,
         `closed` tells.
 
         Raises:
             HandshakeRefused: the client was not let in.
         """
         offered = [subprotocol] if isinstance(subprotocol, str) else subprotocol
+        in_hello = token is not None and wants_v1(offered)
+        if token is not None and not in_hello:
+            headers = {**(headers or {}), "authorization": f"Bearer {token}"}
         upgrade = Upgrade(path, query, headers, offered, identity)
         try:
             async with asyncio.timeout(timeout):
@@ -57,7 +64,7 @@ class SocketsTest:
             raise AssertionError(f"the handshake at {path} was not answered within {timeout:g} s") from None
         self._wires.append(upgrade.wire)
         client = Client(upgrade)
-        await client._hello(timeout)
+        await client._hello(timeout, token if in_hello else None)
         return client
 
     async def _leave(self) -> None:
@@ -78,6 +85,7 @@ async def sockets_test(
     *subjects: type | AppManifest | Registry,
     services: Sequence[Any] = (),
     middleware: Sequence[Any] = (),
+    auth: Any = None,
     overrides: Mapping[Any, Any] | None = None,
     development: bool = False,
     **settings: Any,
@@ -88,15 +96,16 @@ async def sockets_test(
             alice = await t.connect("/chat/x")
             assert await alice.request("say", {"text": "hi"}) == "said"
 
-    `services`, `middleware` and settings go with controllers, as in `AquilaSockets.from_controllers`; manifests have
-    their own. `overrides` puts ready objects in the place of services, by the type that they provide.
+    `services`, `middleware`, `auth` and settings go with controllers, as in `AquilaSockets.from_controllers`;
+    manifests have their own. Where `require_auth` holds and there is no AuthManager, the `identity` that `connect` is
+    given is what is required. `overrides` puts ready objects in the place of services, by the type that they provide.
 
     Raises:
         BootError: with every problem of the application.
         TypeError: for a mixture of controllers and manifests.
     """
-    registry = _registry(subjects, services, middleware, settings)
-    apps = tuple(replace(app, middleware=(identified, *app.middleware)) for app in registry.apps)
+    registry = _registry(subjects, services, middleware, auth, settings)
+    apps = tuple(_identified(app) for app in registry.apps)
     application = Application(
         replace(registry, apps=apps),
         overrides=overrides,
@@ -111,16 +120,34 @@ async def sockets_test(
         await application.shutdown()
 
 
+def _identified(app: App) -> App:
+    """An app that takes the identities of a test; where one is required, that is what tells them."""
+    chosen = [declared for each in app.controllers if (declared := socket_declaration(each)) is not None]
+    required = app.manifest.websockets.get("require_auth") or any(each.require_auth for each in chosen)
+    auth = TestIdentities() if app.auth is None and required else app.auth
+    return replace(app, middleware=(identified, *app.middleware), auth=auth)
+
+
 def _registry(
-    subjects: Sequence[Any], services: Sequence[Any], middleware: Sequence[Any], settings: Mapping[str, Any]
+    subjects: Sequence[Any],
+    services: Sequence[Any],
+    middleware: Sequence[Any],
+    auth: Any,
+    settings: Mapping[str, Any],
 ) -> Registry:
     if subjects and all(isinstance(each, type) for each in subjects):
         manifest = AppManifest(
-            "test", controllers=subjects, services=services, middleware=middleware, websockets=settings
+            "test",
+            controllers=subjects,
+            services=services,
+            middleware=middleware,
+            auth=auth,
+            websockets=settings,
         )
         return Registry.build([manifest])
-    if services or middleware or settings:
-        given = ["services"] * bool(services) + ["middleware"] * bool(middleware) + [*settings]
+    given = ["services"] * bool(services) + ["middleware"] * bool(middleware) + ["auth"] * (auth is not None)
+    given += settings
+    if given:
         raise TypeError(f"{', '.join(given)}: only controllers take these, manifests have their own")
     if len(subjects) == 1 and isinstance(subjects[0], Registry):
         return subjects[0]

@@ -110,12 +110,19 @@ class SyncSocketsTest:
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, Any] | None = None,
         subprotocol: str | Sequence[str] = (),
+        token: str | None = None,
         timeout: float = TIMEOUT,
     ) -> SyncClient:
         """See `SocketsTest`."""
         __tracebackhide__ = True
         connecting = self._test.connect(
-            path, identity=identity, headers=headers, query=query, subprotocol=subprotocol, timeout=timeout
+            path,
+            identity=identity,
+            headers=headers,
+            query=query,
+            subprotocol=subprotocol,
+            token=token,
+            timeout=timeout,
         )
         return SyncClient(self._run(connecting), self._run)
 
@@ -125,6 +132,7 @@ def sockets_test_sync(
     *subjects: type | AppManifest | Registry,
     services: Sequence[Any] = (),
     middleware: Sequence[Any] = (),
+    auth: Any = None,
     overrides: Mapping[Any, Any] | None = None,
     development: bool = False,
     **settings: Any,
@@ -141,6 +149,7 @@ def sockets_test_sync(
             *subjects,
             services=services,
             middleware=middleware,
+            auth=auth,
             overrides=overrides,
             development=development,
             **settings,
