@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any, Never
+from typing import TYPE_CHECKING, Any, Never
+
+if TYPE_CHECKING:
+    from aquilia.auth import AuthManager
 
 __all__ = ["AppManifest", "ManifestError", "did_you_mean", "parse_reference"]
 
@@ -57,7 +60,7 @@ class AppManifest:
         middleware: Sequence[Any] = (),
         websockets: Mapping[str, Any] = MappingProxyType({}),
         depends_on: Sequence[str] = (),
-        auth: Any = None,
+        auth: AuthManager | type[AuthManager] | str | None = None,
         **unknown: Never,  # named in the error instead of a bare TypeError; type checkers refuse them as well
     ) -> None:
         arguments = _Arguments()

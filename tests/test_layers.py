@@ -87,6 +87,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/guards.py",
         "sockets/auth_guards.py",
         "sockets/authentication.py",
+        "sockets/credentials.py",
         "sockets/middleware.py",
         "sockets/rates.py",
         "sockets/routes.py",

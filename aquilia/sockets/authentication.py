@@ -1,4 +1,4 @@
-"""Whose connection it is: the token of a handshake, of protocol v1's `hello`, and of its `auth` later on.
+"""Whose connection it is to be: the token of a handshake, and of protocol v1's `hello`.
 
 A client of v1 may bring its token in `hello`, which comes behind the upgrade. So where a guard wants to know who it
 is (WS_AUTH_REQUIRED), and the client brought no token to the handshake, the verdict waits for `hello`; until then

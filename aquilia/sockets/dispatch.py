@@ -11,7 +11,6 @@ import logging
 from time import monotonic
 from typing import Any, Protocol
 
-from aquilia.auth import Authenticator
 from aquilia.di import ScopeContainer, Services
 from aquilia.faults import Fault, FaultEngine
 from aquilia.sockets.answers import (
@@ -24,21 +23,20 @@ from aquilia.sockets.answers import (
     label,
     sender,
 )
-from aquilia.sockets.authentication import Arrival, authenticated, expiry, require_same, seconds_left
+from aquilia.sockets.authentication import Arrival, expiry
 from aquilia.sockets.connection import INBOX_LIMIT, Connection, ConnectionState, DisconnectReason
 from aquilia.sockets.contract import SocketContract
+from aquilia.sockets.credentials import Credentials
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import (
     CloseCode,
     SocketFault,
-    ws_auth_required,
     ws_connection_timeout,
     ws_handshake_failed,
     ws_internal_error,
     ws_message_invalid,
     ws_overloaded,
     ws_payload_too_large,
-    ws_token_expired,
     ws_unsupported_event,
 )
 from aquilia.sockets.pump import Pump
@@ -53,9 +51,6 @@ logger = logging.getLogger("aquilia.sockets")
 
 HANDLER_GRACE = 10.0
 """Seconds that a handler may still run after it closed its own connection."""
-
-EXPIRY_CHECK = 3600.0
-"""Seconds after which it is looked again how long an identity is good."""
 
 _CONNECT = object()
 _CONNECTING = ConnectionState.CONNECTING
@@ -107,7 +102,7 @@ class Dispatcher:
         self._name = contract.controller.__qualname__
         self._arrivals: dict[Connection, Arrival] = {}
         """Clients whose `hello` is to come, and may say who they are."""
-        self._renewing: set[Connection] = set()
+        self._credentials = Credentials(contract, engine, tasks, self._answer)
         self._max_size = contract.settings.max_message_size
         compiler = RouteCompiler(contract, services, node.handler_timeout)
         self._routes = {name: compiler.route(event) for name, event in contract.events.items()}
@@ -147,7 +142,9 @@ class Dispatcher:
         if arrival is not None and asked.get("token") is not None:
             self._enqueue(conn, _Hello(asked, arrival))
         elif arrival is not None and arrival.verdict is not None:
-            self._refuse_opening(conn, arrival.verdict)
+            where = f"hello of {self._name}"
+            verdict = self._engine.process(arrival.verdict, where, internal=internal_error_in_opening)
+            self._refuse_opening(conn, verdict)
         else:
             self._welcome(conn, asked)
 
@@ -171,6 +168,8 @@ class Dispatcher:
             conn._balance_reading()
         self._welcome(conn, hello.asked)
         for data in waiting:
+            if conn._close is not None:
+                break
             # It was counted when it came, and is so again.
             conn.messages_received -= 1
             conn.bytes_received -= len(data)
@@ -191,67 +190,13 @@ class Dispatcher:
     def _connected(self, conn: Connection) -> None:
         conn.phase = ConnectionState.CONNECTED
         if conn.identity is not None:
-            self._watch_expiry(conn)
+            self._credentials.watch(conn)
             if conn._close is not None:
                 return
         if self._on_connect:
             self._enqueue(conn, _CONNECT)
         else:
             conn._started = True
-
-    # The identity
-
-    def _watch_expiry(self, conn: Connection) -> None:
-        """End the connection when its identity expires."""
-        conn._cancel_timer()
-        left = seconds_left(conn.identity)
-        if left is None:
-            return
-        if left <= 0:
-            self._answer(conn, ws_token_expired(), None)
-        else:  # anew now and then: the system's clock may be set meanwhile, and loops take no delay of years
-            wait = min(left, EXPIRY_CHECK)
-            conn._timer = asyncio.get_running_loop().call_later(wait, self._watch_expiry, conn)
-
-    def _renew(self, conn: Connection, envelope: MessageEnvelope) -> None:
-        """The control frame `auth`: it does not queue behind a handler, and there is one at a time."""
-        auth = self.contract.auth
-        if auth is None:
-            raise ws_unsupported_event("auth")
-        asked = conn._codec.plain(envelope.payload)
-        token = asked.get("token") if isinstance(asked, dict) else None
-        if not isinstance(token, str) or not token:
-            raise ws_message_invalid("the payload of auth is a map with a token")
-        if conn.identity is None:
-            raise ws_auth_required(
-                "the connection is anonymous: a token comes with the handshake, or in hello"
-            )
-        if conn in self._renewing:
-            raise ws_overloaded("another auth of this connection is under way")
-        self._renewing.add(conn)
-        self._tasks.start(self._renewed(conn, envelope, auth, token), conn._context.copy())
-
-    async def _renewed(
-        self, conn: Connection, envelope: MessageEnvelope, auth: Authenticator, token: str
-    ) -> None:
-        try:
-            identity = await authenticated(auth, token)
-            require_same(conn.identity, identity, "auth")
-        except (Exception, asyncio.CancelledError) as error:
-            fault = self._engine.process(
-                own_error(error), f"auth of {self._name}", internal=ws_internal_error
-            )
-            self._answer(conn, fault, envelope)
-            return
-        finally:
-            self._renewing.discard(conn)
-        if conn._close is not None:
-            return
-        conn.identity = identity
-        self._watch_expiry(conn)
-        if envelope.id is not None:
-            moment = expiry(identity)
-            conn._push_urgent(ack(envelope, None if moment is None else {"expires": int(moment * 1000)}))
 
     # One message
 
@@ -315,7 +260,7 @@ class Dispatcher:
         elif envelope.event == "hello":
             raise ws_message_invalid("hello came already")
         elif envelope.event == "auth":
-            self._renew(conn, envelope)
+            self._credentials.renew(conn, envelope)
         else:
             raise ws_message_invalid(
                 f"unknown control frame {envelope.event!r} (accepted: hello, auth, ping)"

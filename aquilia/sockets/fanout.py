@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import islice
 from operator import length_hint
 
@@ -197,7 +197,11 @@ class FanOut:
         """Bring one publication of an audience to its end. False: the time is up before that."""
         if audience.current is None:
             audience.current = audience.backlog.popleft()
-            audience.rest = iter(_wanted(audience))
+            wanted = audience.current.publication.identity
+            if wanted is None or audience.identities is None:
+                audience.rest = iter(tuple(audience.members.values()))
+            else:
+                audience.rest = iter(audience.identities.of(wanted))
             audience.joined = bool(audience.backlog) or audience.turn == self._turn
             audience.turn = self._turn
         delivery = audience.current
@@ -240,14 +244,6 @@ class FanOut:
         if audience.caught_up is not None and len(audience.backlog) < BACKLOG // 2:
             audience.caught_up.set_result(None)
             audience.caught_up = None
-
-
-def _wanted(audience: Audience) -> Sequence[Connection]:
-    """The members that the current publication may be for."""
-    identity = audience.current.publication.identity if audience.current is not None else None
-    if identity is not None and audience.identities is not None:
-        return audience.identities.of(identity)
-    return tuple(audience.members.values())
 
 
 class _Batch:

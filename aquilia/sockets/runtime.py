@@ -12,6 +12,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from aquilia.aquilary import App, BootError, Problem, Registry
+from aquilia.auth import AuthManager
 from aquilia.di import Scope, ScopeContainer, Services
 from aquilia.faults import Fault, FaultEngine
 from aquilia.lifespan import serve_lifespan
@@ -117,7 +118,7 @@ class AquilaSockets:
         *,
         services: Sequence[Any] = (),
         middleware: Sequence[Any] = (),
-        auth: Any = None,
+        auth: AuthManager | type[AuthManager] | str | None = None,
         development: bool = False,
         **settings: Any,
     ) -> AquilaSockets:

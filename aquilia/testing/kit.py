@@ -10,6 +10,7 @@ from typing import Any
 
 from aquilia.aquilary import App, Registry
 from aquilia.asgi import Application
+from aquilia.auth import AuthManager
 from aquilia.manifest import AppManifest
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.declaration import socket_declaration
@@ -85,7 +86,7 @@ async def sockets_test(
     *subjects: type | AppManifest | Registry,
     services: Sequence[Any] = (),
     middleware: Sequence[Any] = (),
-    auth: Any = None,
+    auth: AuthManager | type[AuthManager] | str | None = None,
     overrides: Mapping[Any, Any] | None = None,
     development: bool = False,
     **settings: Any,
@@ -132,7 +133,7 @@ def _registry(
     subjects: Sequence[Any],
     services: Sequence[Any],
     middleware: Sequence[Any],
-    auth: Any,
+    auth: AuthManager | type[AuthManager] | str | None,
     settings: Mapping[str, Any],
 ) -> Registry:
     if subjects and all(isinstance(each, type) for each in subjects):

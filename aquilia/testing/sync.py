@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 
 from aquilia.aquilary import Registry
 from aquilia.asgi import Application
+from aquilia.auth import AuthManager
 from aquilia.manifest import AppManifest
 from aquilia.sockets.connection import DisconnectReason
 from aquilia.sockets.envelope import MessageEnvelope, MessageType
@@ -132,7 +133,7 @@ def sockets_test_sync(
     *subjects: type | AppManifest | Registry,
     services: Sequence[Any] = (),
     middleware: Sequence[Any] = (),
-    auth: Any = None,
+    auth: AuthManager | type[AuthManager] | str | None = None,
     overrides: Mapping[Any, Any] | None = None,
     development: bool = False,
     **settings: Any,

