@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import re
+import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tokens import Passwords
 
-from aquilia import Identity
-from aquilia.aquilary import BootError
+from aquilia import AppManifest, Identity
+from aquilia.aquilary import BootError, Registry
 from aquilia.sockets import (
     AquilaSockets,
     Connection,
@@ -24,7 +29,11 @@ from aquilia.sockets import (
     SocketController,
     SocketFault,
 )
-from aquilia.testing import HandshakeRefused, sockets_test
+from aquilia.sockets.compile import artifact_of
+from aquilia.sockets.plan import SocketPlan
+from aquilia.testing import HandshakeRefused, sockets_test, sockets_test_sync
+
+ROOT = Path(__file__).resolve().parents[2]
 
 ANN = Identity("ann", roles=["writer"], scopes=["chat:read", "chat:write"])
 ROBOT = Identity("r2", type="robot", roles=["admin"], scopes=["chat:read"])
@@ -230,3 +239,99 @@ async def test_in_a_test_an_identity_is_enough(subprotocol: str) -> None:
             await t.connect("/x", subprotocol=subprotocol)
         with pytest.raises(HandshakeRefused, match="WS_AUTH_REQUIRED"):
             await t.connect("/x", token="ann", subprotocol=subprotocol)
+
+
+@pytest.mark.parametrize("subprotocol", ["aquilia.plain.json", "aquilia.v1.json"])
+def test_a_test_that_is_no_coroutine_may_give_a_token(subprotocol: str) -> None:
+    with sockets_test_sync(controller(require_auth=True), auth=Passwords()) as t:
+        assert t.connect("/x", token="ann", subprotocol=subprotocol).request("do") == "done"
+
+
+async def test_manifests_of_a_test_have_their_own_manager() -> None:
+    with pytest.raises(TypeError, match="auth: only controllers take these"):
+        async with sockets_test(AppManifest("app"), auth=Passwords()):
+            pass
+
+
+# What is told
+
+
+async def test_the_refusal_of_a_hello_is_observed_and_counted_as_others_are() -> None:
+    seen: list[tuple[str, str]] = []
+    async with sockets_test(controller(require_auth=True), auth=Passwords()) as t:
+        t.application.faults.observe(lambda fault, where: seen.append((fault.code, where)))
+        for token in (None, "ann/old"):
+            with pytest.raises(HandshakeRefused):
+                await t.connect("/x", token=token, subprotocol="aquilia.v1.json")
+
+    assert [code for code, _ in seen] == ["WS_AUTH_REQUIRED", "WS_TOKEN_EXPIRED"]
+    assert all("hello of " in where for _, where in seen)
+
+
+def test_the_artifact_tells_who_authenticates_and_where_that_is_needed() -> None:
+    manifest = AppManifest("app", controllers=[controller(require_auth=True)], auth=Passwords())
+
+    artifact = artifact_of(SocketPlan.read(Registry.build([manifest]), []))
+
+    assert artifact.apps[0].auth == "tokens:Passwords"
+    assert artifact.namespaces[0].settings["require_auth"] is True
+
+
+# Types
+
+
+TYPED = """
+from aquilia import AppManifest, Identity, JWTAuthManager
+
+
+class Good:
+    async def authenticate(self, token: str) -> Identity:
+        return Identity(token, roles={"a"}, scopes=["b"])
+
+
+class NoIdentity:
+    async def authenticate(self, token: str) -> str:
+        return token
+
+
+class NotAsync:
+    def authenticate(self, token: str) -> Identity:
+        return Identity(token)
+
+
+AppManifest("a", auth=Good())
+AppManifest("a", auth=Good)
+AppManifest("a", auth=JWTAuthManager)
+AppManifest("a", auth="module:name")
+AppManifest("a", auth=NoIdentity())  # wrong
+AppManifest("a", auth=NotAsync())  # wrong
+AppManifest("a", auth=NoIdentity)  # wrong
+AppManifest("a", auth=5)  # wrong
+"""
+
+
+def test_type_checkers_know_what_a_manager_is(tmp_path: Path) -> None:
+    pytest.importorskip("mypy", reason="needs mypy: `make check` installs it")
+    (tmp_path / "managers.py").write_text(TYPED)
+
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--strict",
+        "--cache-dir",
+        str(ROOT / ".mypy_cache"),
+        "managers.py",
+    ]
+    checked = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "MYPYPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    wrong = {n for n, line in enumerate(TYPED.splitlines(), 1) if "# wrong" in line}
+    told = {int(number) for number in re.findall(r"managers.py:(\d+): error", checked.stdout)}
+    assert told == wrong, checked.stdout + checked.stderr
