@@ -1,10 +1,7 @@
-"""Who a connection is: tokens at the handshake, in `hello` and in `auth`, over both transports; and its expiry."""
+"""Who a connection is: tokens at the handshake and in `hello`, over both transports."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,114 +9,10 @@ import pytest
 import pytest_asyncio
 import websockets
 from door import denial, expect_close
-from tokens import JWT, Passwords, token
+from members import CONTROLLERS, PLAIN, V1, Open, Slow, bearer, by_cookie, encoded, hello, offering, who
 from wire import TRANSPORTS, Client, eventually, serving
 
-from aquilia import Identity
-from aquilia.middleware import CallNext
-from aquilia.sockets import (
-    AquilaSockets,
-    Connection,
-    Event,
-    Guard,
-    Handshake,
-    HandshakeAuthGuard,
-    OnConnect,
-    OriginGuard,
-    RoleGuard,
-    Socket,
-    SocketController,
-    SocketGuard,
-)
-
-V1 = "aquilia.v1.json"
-PLAIN = "aquilia.plain.json"
-
-
-class Asked(SocketGuard):
-    """Stands behind the guard on identities, and relies on it."""
-
-    priority = 60
-
-    def check_handshake(self, handshake: Handshake) -> bool:
-        return handshake.identity.id != "mallory"
-
-
-class Who(SocketController):
-    @OnConnect()
-    async def greet(self, conn: Connection) -> None:
-        conn.state["greeted"] = True
-
-    @Event("who")
-    async def who(self, conn: Connection) -> Any:
-        assert conn.state["greeted"]
-        return conn.identity.id if conn.identity else None
-
-    @Event("say")
-    async def say(self, conn: Connection, payload: str) -> None:
-        await conn.send_event("said", [payload, conn.identity.id])
-
-    @Event("tell")
-    async def tell(self, conn: Connection, payload: list[str]) -> None:
-        await self.publish_identity(payload[0], "told", payload[1])
-
-    @Event("roles")
-    async def roles(self, conn: Connection) -> list[str]:
-        return sorted(conn.identity.roles)
-
-
-@Socket("/open")
-class Open(Who):
-    """Who it is need not be said."""
-
-
-@Socket("/members", require_auth=True)
-class Members(Who):
-    @Guard(on="handshake")
-    async def not_eve(self, handshake: Handshake) -> bool:
-        return bool(handshake.identity.id != "eve")
-
-
-@Socket("/guarded", guards=[HandshakeAuthGuard(), Asked()])
-class Guarded(Who):
-    pass
-
-
-@Socket(
-    "/origins",
-    guards=[HandshakeAuthGuard(), OriginGuard(["https://good.example"])],
-    allowed_origins=["https://good.example", "https://bad.example"],
-)
-class Origins(Who):
-    pass
-
-
-@Socket("/admins", guards=[RoleGuard("admin")])
-class Admins(Who):
-    pass
-
-
-CONTROLLERS = [Open, Members, Guarded, Origins, Admins]
-
-
-class Slow(Passwords):
-    """Takes its time with some."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.let_go = asyncio.Event()
-
-    async def authenticate(self, token: str) -> Identity:
-        if token.startswith("slow") and not self.let_go.is_set():
-            self.asked.append(f"asked {token}")
-            await self.let_go.wait()
-        return await super().authenticate(token)
-
-
-async def by_cookie(ctx: Any, call_next: CallNext) -> Any:
-    if name := ctx.request.cookies.get("user"):
-        ctx.identity = Identity(name, expires_at=0 if name == "gone" else None)
-    return await call_next(ctx)
+from aquilia.sockets import AquilaSockets
 
 
 @pytest.fixture(params=list(TRANSPORTS))
@@ -143,26 +36,6 @@ def app(users: Slow) -> AquilaSockets:
 async def base(transport: Any, app: AquilaSockets) -> AsyncIterator[str]:
     async with serving(app, ws=transport) as base:
         yield base
-
-
-def offering(*entries: str) -> dict[str, Any]:
-    return {"subprotocols": list(entries)}
-
-
-def bearer(token: str) -> dict[str, Any]:
-    return {"additional_headers": {"authorization": f"Bearer {token}"}}
-
-
-def encoded(token: str) -> str:
-    return "aquilia.bearer64." + base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
-
-
-async def who(client: Client) -> Any:
-    return (await client.request("who")).get("data")
-
-
-async def hello(client: Client, **payload: Any) -> None:
-    await client.send("hello", payload, type="control")
 
 
 # At the handshake
@@ -391,112 +264,3 @@ async def test_without_a_manager_no_token_is_taken(transport: Any) -> None:
         async with Client.connect(f"{base}/open", "v1.json") as client:
             answer = await client.request("auth", {"token": "ann"}, type="control")
             assert answer["error"]["code"] == "WS_UNSUPPORTED_EVENT"
-
-
-# The expiry, and auth
-
-
-async def test_welcome_tells_when_the_identity_expires(base: str, users: Slow) -> None:
-    users.expires_at["ann"] = moment = time.time() + 60
-    async with Client.connect(f"{base}/members", "v1.json", **bearer("ann")) as client:
-        assert client.welcome["payload"]["expires"] == int(moment * 1000)
-    async with Client.connect(f"{base}/members", "v1.json", **bearer("bob")) as client:
-        assert "expires" not in client.welcome["payload"]
-
-
-@pytest.mark.parametrize("profile", ["plain", "v1.json"])
-async def test_a_connection_ends_when_its_identity_expires(base: str, users: Slow, profile: str) -> None:
-    users.expires_at["ann"] = time.time() + 0.4
-    async with Client.connect(f"{base}/members", profile, **bearer("ann")) as client:
-        assert await who(client) == "ann"
-        assert (await expect_close(client, 4401)).startswith("WS_TOKEN_EXPIRED")
-    assert time.time() >= users.expires_at["ann"]
-
-
-@pytest.mark.parametrize("profile", ["plain", "v1.json"])
-async def test_an_identity_that_has_expired_already_is_told_so(base: str, profile: str) -> None:
-    cookie = {"cookie": "user=gone"}
-    async with Client.connect(f"{base}/open", profile, hello=False, additional_headers=cookie) as client:
-        if profile != "plain":
-            await hello(client)
-        assert (await expect_close(client, 4401)).startswith("WS_TOKEN_EXPIRED")
-
-
-async def test_auth_brings_a_new_expiry(base: str, users: Slow) -> None:
-    users.expires_at["ann"] = time.time() + 0.5
-    async with Client.connect(f"{base}/members", "v1.json", **bearer("ann")) as client:
-        users.expires_at["ann"] = renewed = time.time() + 1.5
-        answer = await client.request("auth", {"token": "ann"}, type="control")
-        assert answer == {"status": "ok", "data": {"expires": int(renewed * 1000)}}
-        assert (await expect_close(client, 4401)).startswith("WS_TOKEN_EXPIRED")
-    assert time.time() >= renewed
-
-
-async def test_auth_replaces_the_identity_and_needs_no_id(base: str) -> None:
-    manager = JWT
-    app = AquilaSockets.from_controllers([Open], auth=manager)
-    async with (
-        serving(app) as own,
-        Client.connect(f"{own}/open", "v1.json", **bearer(token(roles=["old"]))) as client,
-    ):
-        await client.send("auth", {"token": token(roles=["new"])}, type="control")
-        async with asyncio.timeout(5):
-            while (await client.request("roles"))["data"] != ["new"]:
-                pass
-
-
-@pytest.mark.parametrize(
-    ("bad", "told"),
-    [("bob", "another identity"), ("ann/bad", "WS_AUTH_REQUIRED"), ("ann/old", "WS_TOKEN_EXPIRED")],
-)
-async def test_auth_with_a_wrong_token_closes(base: str, bad: str, told: str) -> None:
-    async with Client.connect(f"{base}/open", "v1.json", **bearer("ann")) as client:
-        await client.send("auth", {"token": bad}, type="control", id="1")
-        assert told in await expect_close(client, 4401)
-
-
-async def test_an_anonymous_connection_stays_anonymous(base: str) -> None:
-    async with Client.connect(f"{base}/open", "v1.json") as client:
-        await client.send("auth", {"token": "ann"}, type="control", id="1")
-        assert "anonymous" in await expect_close(client, 4401)
-
-
-async def test_a_malformed_auth_and_a_manager_that_fails_leave_the_connection(base: str) -> None:
-    async with Client.connect(f"{base}/open", "v1.json", **bearer("ann")) as client:
-        for payload in (None, {}, [], {"token": 5}, {"token": ""}):
-            answer = await client.request("auth", payload, type="control")
-            assert answer["error"]["code"] == "WS_MESSAGE_INVALID"
-        answer = await client.request("auth", {"token": "broken"}, type="control")
-        assert answer["error"]["code"] == "WS_INTERNAL_ERROR"
-        assert await who(client) == "ann"
-
-
-async def test_one_auth_at_a_time_which_does_not_hold_up_the_messages(base: str, users: Slow) -> None:
-    users.let_go.set()
-    async with Client.connect(f"{base}/open", "v1.json", **bearer("slow")) as client:
-        users.let_go.clear()
-        await client.send("auth", {"token": "slow"}, type="control", id="first")
-        second = await client.request("auth", {"token": "slow"}, type="control")
-        assert second["error"]["code"] == "WS_OVERLOADED"
-        assert await who(client) == "slow"
-        users.let_go.set()
-        assert (await client.receive())["id"] == "first"
-
-
-async def test_publications_to_an_identity_find_who_said_it_in_hello(base: str) -> None:
-    async with (
-        Client.connect(f"{base}/open", "v1.json", hello=False) as ann,
-        Client.connect(f"{base}/open", "v1.json", **bearer("bob")) as bob,
-        Client.connect(f"{base}/open", "v1.json") as nobody,
-    ):
-        await hello(ann, token="ann")
-        await ann.expect("welcome")
-        await bob.send("auth", {"token": "bob"}, type="control", id="1")
-        assert (await bob.receive())["type"] == "ack"
-
-        for name in ("ann", "bob", "carl"):
-            assert (await nobody.request("tell", [name, f"hi {name}"]))["status"] == "ok"
-        assert (await ann.receive())["payload"] == "hi ann"
-        assert (await bob.receive())["payload"] == "hi bob"
-        await nobody.send("who", id="last", ack=True)
-        assert (await nobody.receive())["id"] == "last"  # nothing was told to who is nobody
