@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from aquilia.auth import AuthManager, Identity
 from aquilia.clock import Clock
 from aquilia.controller import (
     DELETE,
@@ -17,6 +18,7 @@ from aquilia.controller import (
 )
 from aquilia.di import service
 from aquilia.faults import Fault, FaultDomain, FaultEngine, Severity
+from aquilia.jwt import JWTAuthManager
 from aquilia.manifest import AppManifest
 from aquilia.sessions import MemoryStore, Session, SessionEngine, SessionStore
 
@@ -29,12 +31,15 @@ __all__ = [
     "POST",
     "PUT",
     "AppManifest",
+    "AuthManager",
     "Body",
     "Clock",
     "Controller",
     "Fault",
     "FaultDomain",
     "FaultEngine",
+    "Identity",
+    "JWTAuthManager",
     "MemoryStore",
     "RequestCtx",
     "Session",

@@ -78,6 +78,8 @@ class App:
     services: tuple[Any, ...]
     middleware: tuple[Any, ...]
     sessions: SessionEngine | None = None
+    auth: Any = None
+    """Its AuthManager, or the class of it."""
 
 
 def _import_module(name: str, manifest: AppManifest) -> ModuleType:
@@ -173,6 +175,7 @@ class _Validation:
             services=tuple(self._resolved(manifest, "services")),
             middleware=(*([sessions] if sessions else []), *self._resolved(manifest, "middleware")),
             sessions=sessions,
+            auth=next(self._resolve_each(manifest, "auth", [manifest.auth]), None),
         )
 
     def refuse_shared_controllers(self, apps: Iterable[App]) -> None:
@@ -227,7 +230,10 @@ class _Validation:
                 self._note(manifest, f"controllers: {qualified_name(controller)} is not a class")
 
     def _resolved(self, manifest: AppManifest, field: str) -> Iterator[Any]:
-        for item in getattr(manifest, field):
+        yield from self._resolve_each(manifest, field, getattr(manifest, field))
+
+    def _resolve_each(self, manifest: AppManifest, field: str, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
             try:
                 yield self._referenced(item, manifest) if isinstance(item, str) else item
             except _Unresolved as error:
@@ -321,6 +327,7 @@ def _declared(app: App, describe: Describe) -> dict[str, Any]:
         "services": sorted(map(canonical_json, app.services)),
         "middleware": app.middleware,  # their order is the order in which they run
         "websockets": manifest.websockets,
+        "auth": None if app.auth is None else qualified_name(app.auth),  # nothing of its keys
     }
 
 

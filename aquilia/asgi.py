@@ -46,7 +46,7 @@ class Application:
         problems: list[Problem] = registry.boot_problems() if to_run else []
         plan = SocketPlan.read(registry, problems)
         wrappers: list[AsgiMiddleware] = []
-        self.http = HttpRouter.build(list(self._http_apps(problems, wrappers)), self.faults)
+        self.http = HttpRouter.build(self._http_apps(plan, problems, wrappers), self.faults)
         problems += self.http.problems
         problems += self._hidden(plan.node.metrics)
         try:
@@ -57,6 +57,8 @@ class Application:
                 overrides=overrides,
             )
             self.http.prepare(self.services)
+            for authenticator in plan.authenticators.values():
+                authenticator.prepare(self.services)
         except DIError as error:
             problems += [
                 Problem(problem.chain[0].where if problem.chain else "services", str(problem))
@@ -76,7 +78,9 @@ class Application:
         self._apps: dict[str, ScopeContainer] = {}
         self._asgi: ASGIApp = wrap(self._serve, wrappers)
 
-    def _http_apps(self, problems: list[Problem], wrappers: list[AsgiMiddleware]) -> list[HttpApp]:
+    def _http_apps(
+        self, plan: SocketPlan, problems: list[Problem], wrappers: list[AsgiMiddleware]
+    ) -> list[HttpApp]:
         apps = []
         for app in self.registry.apps:
             where = f"manifest {app.manifest.name!r}"
@@ -89,7 +93,8 @@ class Application:
                     problems.append(Problem(where, f"{controller.__qualname__} does not extend Controller"))
                 elif not issubclass(controller, SocketController):
                     controllers.append(controller)
-            apps.append(HttpApp(app.manifest.name, controllers, found.chain))
+            auth = plan.authenticators.get(app.manifest.name)
+            apps.append(HttpApp(app.manifest.name, controllers, [*found.chain, *([auth] if auth else [])]))
         return apps
 
     def _hidden(self, metrics: str | None) -> list[Problem]:
@@ -109,6 +114,7 @@ class Application:
         async with undone_by(self.shutdown):
             for app in self.registry.apps:
                 self._apps[app.manifest.name] = await self.services.root.enter(Scope.APP)
+            await self.sockets.plan.start(self._apps)
             await self.http.startup(self._apps)
             await self.sockets.startup(self._apps)
 

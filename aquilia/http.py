@@ -27,6 +27,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from aquilia.aquilary import BootError, Problem
+from aquilia.auth import TokenFault
 from aquilia.binding import bind
 from aquilia.controller import MAX_BODY_SIZE, Controller, RequestCtx, Route, RouteDeclaration, routes_of
 from aquilia.di import (
@@ -181,7 +182,7 @@ class HttpRouter:
         """The response that tells the client of an error which came out of `where`."""
         if isinstance(error, ClientDisconnect):
             raise error  # nobody is there to be answered
-        headers = error.headers if isinstance(error, HTTPException) else None
+        headers = error.headers if isinstance(error, HTTPException | TokenFault) else None
         return fault_response(self._faults.process(error, where, internal=http_internal_error), headers)
 
     def _add_controller(self, app: HttpApp, controller: type[Controller]) -> None:

@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any, Never
+from typing import TYPE_CHECKING, Any, Never
+
+if TYPE_CHECKING:
+    from aquilia.auth import AuthManager
 
 from aquilia.sessions import SessionEngine
 
@@ -31,9 +34,10 @@ class AppManifest:
     """One app: its name, what belongs to it, and its settings. Immutable.
 
     Controllers, services and middleware are given as objects or as `"package.module:Name"`, which the
-    registry resolves when it is built; so is the engine of `sessions`. `depends_on` names other apps.
-    `websockets` holds the settings of the sockets subsystem, which checks them; mappings and lists inside it
-    become immutable too.
+    registry resolves when it is built; so is the engine of `sessions`. `auth` is the app's AuthManager (see
+    `aquilia.auth`): an object, a class that DI builds when the app starts, or the name of either. `depends_on` names
+    other apps. `websockets` holds the settings of the sockets subsystem, which checks them; mappings and lists inside
+    it become immutable too.
 
         manifest = AppManifest("chat", controllers=[ChatSocket], websockets={"adapter": "redis"})
 
@@ -48,6 +52,7 @@ class AppManifest:
     sessions: SessionEngine | str | None
     websockets: Mapping[str, Any]
     depends_on: tuple[str, ...]
+    auth: Any
 
     def __init__(
         self,
@@ -60,6 +65,7 @@ class AppManifest:
         sessions: SessionEngine | str | None = None,
         websockets: Mapping[str, Any] = MappingProxyType({}),
         depends_on: Sequence[str] = (),
+        auth: AuthManager | type[AuthManager] | str | None = None,
         **unknown: Never,  # named in the error instead of a bare TypeError; type checkers refuse them as well
     ) -> None:
         arguments = _Arguments()
@@ -73,6 +79,7 @@ class AppManifest:
             "sessions": arguments.sessions(sessions),
             "websockets": arguments.settings("websockets", websockets),
             "depends_on": arguments.items("depends_on", depends_on, _app_name_problem),
+            "auth": arguments.component("auth", auth),
         }
         if arguments.problems:
             raise ManifestError(name, arguments.problems)
@@ -190,6 +197,11 @@ class _Arguments:
             if problem := problem_of(item):
                 self.problems.append(f"{argument}[{place}]: {problem}")
         return items
+
+    def component(self, argument: str, value: object) -> object:
+        if value is not None and (problem := _component_problem(value)):
+            self.problems.append(f"{argument}: {problem}")
+        return value
 
     def sessions(self, value: object) -> object:
         problem = _reference_problem(value) if isinstance(value, str) else sessions_problem(value)

@@ -76,7 +76,7 @@ def test_a_setting_has_the_default_of_the_guide(row: dict[str, str]) -> None:
     owners = [node, node.chain] if "manifest" in row["where"] else [node.sockets]
     settings = next(each for each in (*owners, node.sockets) if hasattr(each, key))
 
-    assert (getattr(settings, key) or None) == value(row["default"])
+    assert (getattr(settings, key) or None) == (value(row["default"]) or None)
 
 
 def test_the_backpressure_of_the_guide_is_that_of_the_code() -> None:

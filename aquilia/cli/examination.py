@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from aquilia.aquilary import BootError, Problem
+from aquilia.aquilary import BootError, Problem, qualified_name
 from aquilia.di import location, service_declaration
 from aquilia.di.problems import name_of
 from aquilia.di.signatures import return_type
@@ -35,6 +35,8 @@ class AppView(msgspec.Struct, frozen=True):
     version: str
     depends_on: tuple[str, ...]
     where: str
+    auth: str | None = None
+    """Its AuthManager, as `module:Class`."""
 
 
 class ServiceView(msgspec.Struct, frozen=True):
@@ -109,8 +111,14 @@ def _found(booted: Booted) -> Examination:
     return Examination(
         artifact=booted.artifact,
         apps=tuple(
-            AppView(each.name, each.version, each.depends_on, places[each.name])
-            for each in (app.manifest for app in application.registry.apps)
+            AppView(
+                app.manifest.name,
+                app.manifest.version,
+                app.manifest.depends_on,
+                places[app.manifest.name],
+                None if app.auth is None else qualified_name(app.auth),
+            )
+            for app in application.registry.apps
         ),
         services=tuple(
             _service(service, app.manifest.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aquilia.sockets.adapters.base import Adapter, Broker, Publication, Store
 from aquilia.sockets.adapters.inmemory import InMemoryAdapter
+from aquilia.sockets.auth_guards import HandshakeAuthGuard, MessageAuthGuard, RoleGuard, ScopeGuard
 from aquilia.sockets.connection import Connection, ConnectionState, DisconnectReason
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.decorators import (
@@ -45,9 +46,11 @@ __all__ = [
     "Event",
     "Guard",
     "Handshake",
+    "HandshakeAuthGuard",
     "InMemoryAdapter",
     "LoggingMiddleware",
     "Member",
+    "MessageAuthGuard",
     "MessageEnvelope",
     "MessageValidationMiddleware",
     "MetricsMiddleware",
@@ -58,8 +61,10 @@ __all__ = [
     "Publication",
     "RateLimitGuard",
     "RateLimitMiddleware",
+    "RoleGuard",
     "Schema",
     "SchemaError",
+    "ScopeGuard",
     "Socket",
     "SocketController",
     "SocketFault",

@@ -52,7 +52,7 @@ def ack(envelope: MessageEnvelope, data: Any) -> MessageEnvelope:
     return MessageEnvelope(type="ack", id=envelope.id, payload=answer)
 
 
-def hello_payload(codec: Codec, envelope: MessageEnvelope) -> dict[str, Any]:
+def hello_payload(codec: Codec, envelope: MessageEnvelope, *, has_auth: bool) -> dict[str, Any]:
     """What the first frame of protocol v1 asks for.
 
     Raises:
@@ -64,8 +64,11 @@ def hello_payload(codec: Codec, envelope: MessageEnvelope) -> dict[str, Any]:
     if not isinstance(asked, dict | None):
         raise ws_handshake_failed("the payload of hello is a map")
     asked = asked or {}
-    if asked.get("token") is not None:
+    token = asked.get("token")
+    if token is not None and not has_auth:
         raise ws_handshake_failed("this server checks no tokens: it has no AuthManager")
+    if not isinstance(token, str | None) or token == "":
+        raise ws_handshake_failed("the token in hello is a string")
     if not isinstance(asked.get("resume"), dict | None):
         raise ws_handshake_failed("resume in hello is a map of token and rooms")
     return asked

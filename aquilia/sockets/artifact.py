@@ -66,6 +66,8 @@ class AppRecord(Struct, frozen=True):
     name: str
     version: str
     depends_on: tuple[str, ...] = ()
+    auth: str | None = None
+    """Its AuthManager, as `module:Class`."""
 
 
 class ParameterRecord(Struct, frozen=True):

@@ -31,7 +31,12 @@ __all__ = ["artifact_of"]
 def artifact_of(plan: SocketPlan) -> Artifact:
     """The artifact of a plan that was read without problems. Equal sources give an equal one, anywhere."""
     apps = [
-        AppRecord(app.manifest.name, app.manifest.version, app.manifest.depends_on)
+        AppRecord(
+            app.manifest.name,
+            app.manifest.version,
+            app.manifest.depends_on,
+            None if app.auth is None else qualified_name(app.auth),
+        )
         for app in plan.registry.apps
     ]
     namespaces = [_namespace(app, contract) for app, contract in plan.contracts]

@@ -43,8 +43,8 @@ class Connection(Outbound):
 
     __slots__ = (
         "__weakref__", "_bucket", "_context", "_controller", "_created", "_finished", "_head", "_heard_at",
-        "_inbox", "_inbox_since", "_pending", "_pump", "_query", "_requests", "_rooms", "_scope", "_scope_lock",
-        "_started", "_state", "_strikes", "_subprotocol", "bytes_received", "identity", "messages_received",
+        "_identity", "_inbox", "_inbox_since", "_pending", "_pump", "_query", "_requests", "_rooms", "_scope",
+        "_scope_lock", "_started", "_state", "_strikes", "_subprotocol", "bytes_received", "messages_received",
         "resumed", "session",
     )  # fmt: skip
 
@@ -62,7 +62,7 @@ class Connection(Outbound):
         bucket: TokenBucket | None,
     ) -> None:
         super().__init__(id, profile, codec, transport, outbox, hub, home)
-        self.identity: Any = handshake.identity
+        self._identity: Any = handshake.identity
         self.session: Any = handshake.session
         self.resumed = False
         self.messages_received = self.bytes_received = 0
@@ -88,6 +88,16 @@ class Connection(Outbound):
         self._started = self._finished = False
 
     # What a handler may ask
+
+    @property
+    def identity(self) -> Any:
+        """Who the client is, None if it is anonymous: an `aquilia.Identity`, or what a middleware has set."""
+        return self._identity
+
+    @identity.setter
+    def identity(self, identity: Any) -> None:
+        self._hub.identify(self, identity)
+        self._identity = identity
 
     @property
     def namespace(self) -> str:

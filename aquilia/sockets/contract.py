@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_type_hints
 
 from aquilia.aquilary import Problem, qualified_name
+from aquilia.auth import Authenticator
 from aquilia.controller import routes_of
 from aquilia.di import Consumer, Dependency, DIError, Scope, call_dependencies, constructor_dependencies
 from aquilia.patterns import Pattern, PatternError, compile_pattern
@@ -85,6 +86,8 @@ class SocketContract:
     on_disconnect: list[HookContract] = field(default_factory=list)
     guards: list[GuardContract] = field(default_factory=list)
     emits: dict[str, Emits[Any]] = field(default_factory=dict)
+    auth: Authenticator | None = None
+    """That of its app; the plan knows it."""
 
     @property
     def name(self) -> str:

@@ -25,8 +25,10 @@ from aquilia.sockets.answers import (
     label,
     sender,
 )
+from aquilia.sockets.authentication import Arrival, expiry
 from aquilia.sockets.connection import INBOX_LIMIT, Connection, ConnectionState, DisconnectReason
 from aquilia.sockets.contract import SocketContract
+from aquilia.sockets.credentials import Credentials
 from aquilia.sockets.envelope import MessageEnvelope, Profile
 from aquilia.sockets.faults import (
     CloseCode,
@@ -55,6 +57,16 @@ HANDLER_GRACE = 10.0
 
 _CONNECT = object()
 _CONNECTING = ConnectionState.CONNECTING
+
+
+class _Hello:
+    """A `hello` whose token is to be looked at."""
+
+    __slots__ = ("arrival", "asked")
+
+    def __init__(self, asked: dict[str, Any], arrival: Arrival) -> None:
+        self.asked = asked
+        self.arrival = arrival
 
 
 class Ends(Protocol):
@@ -93,6 +105,10 @@ class Dispatcher:
         self._monotonic = clock.monotonic
         self._development = development
         self._pattern = contract.declaration.path
+        self._name = contract.controller.__qualname__
+        self._arrivals: dict[Connection, Arrival] = {}
+        """Clients whose `hello` is to come, and may say who they are."""
+        self._credentials = Credentials(contract, engine, tasks, self._answer)
         self._max_size = contract.settings.max_message_size
         compiler = RouteCompiler(contract, services, node.handler_timeout, sessions=sessions)
         self._routes = {name: compiler.route(event) for name, event in contract.events.items()}
@@ -105,9 +121,11 @@ class Dispatcher:
         """What is spoken with a client that offers these subprotocols: see `choose_profile`."""
         return choose_profile(offered, self.contract.settings.subprotocols)
 
-    def on_open(self, conn: Connection) -> None:
-        """The upgrade is done. A plain client is connected; one of protocol v1 speaks first."""
+    def on_open(self, conn: Connection, arrival: Arrival | None = None) -> None:
+        """The upgrade is done. A plain client is connected; one of protocol v1 speaks first, by its `arrival`."""
         if conn._profile.v1:
+            if arrival is not None:
+                self._arrivals[conn] = arrival
             conn._timer = asyncio.get_running_loop().call_later(
                 self._node.handshake_timeout, self._hello_missing, conn
             )
@@ -116,17 +134,64 @@ class Dispatcher:
 
     def _hello_missing(self, conn: Connection) -> None:
         conn._timer = None
-        self._answer(conn, ws_connection_timeout("no hello came"), None)
+        what = "no hello came" if conn._pump is None else "the authentication took too long"
+        self._answer(conn, ws_connection_timeout(what), None)
 
     def _hello(self, conn: Connection, data: bytes) -> None:
         """The first frame of protocol v1: whatever it is but `hello`, it ends the connection."""
+        if conn._pump is not None:  # hello came, and its token is being looked at: the rest waits for that
+            self._enqueue(conn, data)
+            return
         try:
-            asked = hello_payload(conn._codec, conn._codec.decode(data))
+            has_auth = self.contract.auth is not None
+            asked = hello_payload(conn._codec, conn._codec.decode(data), has_auth=has_auth)
         except SocketFault as fault:
             self._answer(conn, ws_handshake_failed(fault.message), None)
             return
+        arrival = self._arrivals.pop(conn, None)
+        if arrival is not None and asked.get("token") is not None:
+            self._enqueue(conn, _Hello(asked, arrival))
+        elif arrival is not None and arrival.verdict is not None:
+            where = f"hello of {self._name}"
+            verdict = self._engine.process(arrival.verdict, where, internal=internal_error_in_opening)
+            self._refuse_opening(conn, verdict)
+        else:
+            self._welcome(conn, asked)
+
+    async def _arrive(self, conn: Connection, hello: _Hello) -> None:
+        """Authenticate by the token in `hello`, in the place of the connection's first handler."""
+        try:
+            await hello.arrival.identify(hello.asked["token"])
+        except (Exception, asyncio.CancelledError) as error:
+            fault = self._engine.process(
+                own_error(error), f"hello of {self._name}", internal=internal_error_in_opening
+            )
+            if conn._close is None:
+                self._refuse_opening(conn, fault)
+            return
+        if conn._close is not None:  # its time was up
+            return
+        conn.identity = hello.arrival.handshake.identity
+        conn.session = hello.arrival.handshake.session
+        waiting, conn._inbox = conn._inbox or (), None
+        if conn._paused:
+            conn._balance_reading()
+        self._welcome(conn, hello.asked)
+        for data in waiting:
+            if conn._close is not None:
+                break
+            # It was counted when it came, and is so again.
+            conn.messages_received -= 1
+            conn.bytes_received -= len(data)
+            self.on_message(conn, data, binary=conn._codec.binary)
+
+    def _welcome(self, conn: Connection, asked: dict[str, Any]) -> None:
         conn._cancel_timer()
-        conn._system("welcome", {"connection": conn.id, "heartbeat": self._node.heartbeat})
+        told: dict[str, Any] = {"connection": conn.id, "heartbeat": self._node.heartbeat}
+        moment = expiry(conn.identity)
+        if moment is not None:
+            told["expires"] = int(moment * 1000)
+        conn._system("welcome", told)
         if asked.get("resume") is not None:
             # Nothing is resumable here: no room was joined again, and the client has to know.
             conn._system("resumed", {"rooms": {}})
@@ -134,6 +199,10 @@ class Dispatcher:
 
     def _connected(self, conn: Connection) -> None:
         conn.phase = ConnectionState.CONNECTED
+        if conn.identity is not None:
+            self._credentials.watch(conn)
+            if conn._close is not None:
+                return
         if self._on_connect:
             self._enqueue(conn, _CONNECT)
         else:
@@ -209,7 +278,7 @@ class Dispatcher:
         elif envelope.event == "hello":
             raise ws_message_invalid("hello came already")
         elif envelope.event == "auth":
-            raise ws_unsupported_event("auth")
+            self._credentials.renew(conn, envelope)
         else:
             raise ws_message_invalid(
                 f"unknown control frame {envelope.event!r} (accepted: hello, auth, ping)"
@@ -251,8 +320,8 @@ class Dispatcher:
                 conn._inbox = None
             if conn._paused:
                 conn._balance_reading()
-            if item is _CONNECT:
-                await self._greet(conn)
+            if item.__class__ is not tuple:
+                await (self._greet(conn) if item is _CONNECT else self._arrive(conn, item))
                 continue
             route, envelope = item
             begun = 0.0 if route.handling is None else perf_counter()
@@ -325,6 +394,7 @@ class Dispatcher:
 
     def on_closed(self, conn: Connection, code: int, reason: str) -> None:
         """See `TransportEvents`."""
+        self._arrivals.pop(conn, None)
         by_server = conn._close is not None
         ended = conn._closed(code, reason)
         conn._home.recorder.closed(self._pattern, ended.code)

@@ -20,6 +20,7 @@ from aquilia.sockets.connection import Connection, Variant
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_publish_failed
 from aquilia.sockets.figures import Meter
+from aquilia.sockets.identities import Identities
 from aquilia.sockets.outbound import Outbound
 
 __all__ = ["Audience", "FanOut"]
@@ -38,13 +39,17 @@ class Audience:
     """Connections that get the same publications: a room's members, or all of a namespace."""
 
     __slots__ = (
-        "backlog", "caught_up", "current", "gone", "joined", "lock", "members", "meter", "name", "rest", "subscribed",
-        "turn",
+        "backlog", "caught_up", "current", "gone", "identities", "joined", "lock", "members", "meter", "name", "rest",
+        "subscribed", "turn",
     )  # fmt: skip
 
-    def __init__(self, name: str | None, meter: Meter | None = None) -> None:
+    def __init__(
+        self, name: str | None, meter: Meter | None = None, identities: Identities | None = None
+    ) -> None:
         self.name = name
         self.meter = meter
+        self.identities = identities
+        """Which of the members are whose, where that is known."""
         self.members: dict[str, Connection] = {}
         self.backlog: deque[_Delivery] = deque()
         self.current: _Delivery | None = None
@@ -212,7 +217,11 @@ class FanOut:
         """Bring one publication of an audience to its end. False: the time is up before that."""
         if audience.current is None:
             audience.current = audience.backlog.popleft()
-            audience.rest = iter(tuple(audience.members.values()))
+            wanted = audience.current.publication.identity
+            if wanted is None or audience.identities is None:
+                audience.rest = iter(tuple(audience.members.values()))
+            else:
+                audience.rest = iter(audience.identities.of(wanted))
             audience.joined = bool(audience.backlog) or audience.turn == self._turn
             audience.turn = self._turn
         delivery = audience.current

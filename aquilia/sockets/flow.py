@@ -13,6 +13,7 @@ from aquilia.clock import Clock
 from aquilia.di import Services
 from aquilia.faults import FaultEngine
 from aquilia.sockets.answers import close_code, close_text, internal_error_in_opening, label
+from aquilia.sockets.authentication import Arrival
 from aquilia.sockets.connection import Connection, ConnectionState
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.dispatch import HANDLER_GRACE, Ends
@@ -91,8 +92,8 @@ class FlowDispatcher:
                 raise
             raise ws_overloaded(f"{self._where} did not accept within {self._timeout:g} s") from None
 
-    def on_open(self, conn: Connection) -> None:
-        """The upgrade is done."""
+    def on_open(self, conn: Connection, arrival: Arrival | None = None) -> None:
+        """The upgrade is done; a raw client says no more in some `hello`, so it has no `arrival`."""
         conn.phase = ConnectionState.CONNECTED
         conn._started = True
 

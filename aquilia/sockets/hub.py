@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
+from aquilia.auth import Authenticator
 from aquilia.clock import Clock
 from aquilia.di import ScopeContainer
 from aquilia.sockets.adapters.base import Broker, Publication
@@ -18,6 +19,7 @@ from aquilia.sockets.emits import Emits
 from aquilia.sockets.fanout import CLOCK_EVERY, SLICE, Audience, FanOut
 from aquilia.sockets.faults import CloseCode, ws_kicked, ws_message_invalid, ws_quota_exceeded, ws_room_full
 from aquilia.sockets.hub_port import Member, Namespace
+from aquilia.sockets.identities import Identities
 from aquilia.sockets.recorder import Recorder
 from aquilia.sockets.settings import SocketSettings
 
@@ -32,8 +34,8 @@ class Home:
     """A namespace that is open in this process: its controller's instance, connections and rooms."""
 
     __slots__ = (
-        "connections", "container", "controller", "emits", "linger", "meter", "namespace", "pattern", "recorder",
-        "rooms", "settings", "users",
+        "auth", "connections", "container", "controller", "emits", "identities", "linger", "meter", "namespace",
+        "pattern", "recorder", "rooms", "settings", "users",
     )  # fmt: skip
 
     def __init__(
@@ -47,7 +49,9 @@ class Home:
         self.controller: Any = None
         self.emits: Mapping[str, Emits[Any]] = {}
         self.container: ScopeContainer | None = None
-        self.connections = Audience(None, self.meter)
+        self.auth: Authenticator | None = None
+        self.identities = Identities()
+        self.connections = Audience(None, self.meter, self.identities)
         self.rooms: dict[str, Audience] = {}
         self.users = 0
         self.linger: asyncio.TimerHandle | None = None
@@ -99,12 +103,17 @@ class Hub:
 
     def add(self, conn: Connection) -> None:
         """Count a connection in."""
-        conn._home.connections.members[conn.id] = conn
+        home: Home = conn._home
+        home.connections.members[conn.id] = conn
+        if conn.identity is not None:
+            home.identities.add(conn.identity, conn)
 
     def forget(self, conn: Connection) -> Sequence[str]:
         """Take a connection out of everything, at once; the rooms that it left empty are for `close_room`."""
         home: Home = conn._home
         home.connections.remove(conn)
+        if conn.identity is not None:
+            home.identities.remove(conn.identity, conn)
         emptied = []
         for name in conn._rooms:
             room = home.rooms[name]
@@ -126,6 +135,13 @@ class Hub:
             del home.rooms[name]
 
     # The port
+
+    def identify(self, conn: Connection, identity: Any) -> None:
+        """See `HubPort`."""
+        home: Home = conn._home
+        if conn.id in home.connections.members:
+            home.identities.remove(conn.identity, conn)
+            home.identities.add(identity, conn)
 
     async def join(self, conn: Connection, room: str) -> bool:
         """See `HubPort`."""

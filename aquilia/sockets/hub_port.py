@@ -39,6 +39,9 @@ class HubPort(Protocol):
     def clock(self) -> Clock:
         """What the time is here."""
 
+    def identify(self, conn: Any, identity: Any) -> None:
+        """A connection is about to be of this identity: publications to it shall find the connection."""
+
     async def join(self, conn: Any, room: str) -> bool:
         """Put a connection into a room. False: it was there already.
 

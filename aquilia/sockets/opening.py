@@ -1,7 +1,8 @@
 """The opening of a connection: one handshake, from the door to the dispatcher.
 
-Its order: host, origin, path, number of connections, subprotocol, handshake middleware, guards, upgrade. Whoever is
-not let in is told by an HTTP response, or by a close code where that is all that the client could see.
+Its order: host, origin, path, number of connections, subprotocol, handshake middleware, authentication, guards,
+upgrade. Whoever is not let in is told by an HTTP response, or by a close code where that is all that the client could
+see.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from aquilia.exchange import route_path
 from aquilia.faults import Fault, FaultEngine
 from aquilia.middleware import Endpoint, compose, split
 from aquilia.patterns import PatternTable
+from aquilia.sockets.authentication import Arrival, Threshold
 from aquilia.sockets.codecs import codec as codec_named
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract
@@ -31,7 +33,6 @@ from aquilia.sockets.envelope import Profile
 from aquilia.sockets.faults import CloseCode, ws_internal_error, ws_namespace_not_found, ws_overloaded
 from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.flow_request import FlowRequest
-from aquilia.sockets.guards import Check, guard_checks, passes
 from aquilia.sockets.handshake import (
     Handshake,
     check_host,
@@ -63,7 +64,7 @@ class _Served:
     app: App
     contract: SocketContract
     dispatcher: Dispatcher | FlowDispatcher
-    checks: list[Check]
+    threshold: Threshold
     chain: Endpoint
     connections: int = 0
 
@@ -74,9 +75,12 @@ class _Admission:
 
     handshake: Handshake
     served: _Served
+    v1: bool
     home: Home | None = None
     request: FlowRequest | None = None
     """What the controller's function sees of it, where it has one."""
+    verdict: Fault | None = None
+    """Why the client may not stay, unless it says in `hello` who it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +131,11 @@ class Entrance:
 
     def serve(self, app: App, contract: SocketContract, dispatcher: Dispatcher | FlowDispatcher) -> None:
         """Let clients in to a controller."""
-        guards = (*contract.chain.guards, *contract.declaration.guards)
-        checks = guard_checks(guards, "check_handshake")
         served = self._served[contract.declaration.path] = _Served(
             app,
             contract,
             dispatcher,
-            [check for _, check in sorted(checks, key=lambda entry: entry[0])],
+            Threshold(contract),
             compose(split(app.middleware).chain, self._admit, answer=self._refusal),
         )
         self._namespaces.prepare(contract)
@@ -182,7 +184,7 @@ class Entrance:
             await self._turn_away(door, fault)
             return
         handshake = Handshake(ctx.request, ctx.path, ctx.path_params, subprotocol)
-        admission = ctx.state[_ADMISSION] = _Admission(handshake, served)
+        admission = ctx.state[_ADMISSION] = _Admission(handshake, served, profile.v1)
         conn = None
         self._count(served, 1)
         try:
@@ -253,8 +255,8 @@ class Entrance:
         served, handshake = admission.served, admission.handshake
         handshake.identity, handshake.session = ctx.identity, ctx.session
         try:
-            for check in served.checks:
-                await passes(check, handshake)
+            may_wait = await self._identify(ctx, admission)
+            verdict = await served.threshold.ask_guards(handshake, may_wait=may_wait)
             self._require_open()
             admission.home = await self._namespaces.acquire(
                 served.contract,
@@ -263,9 +265,10 @@ class Entrance:
                 handshake.path_params,
             )
             self._require_open()
-            for guard in served.contract.guards:
-                if guard.declaration.on == "handshake":
-                    await passes(getattr(admission.home.controller, guard.handler.attribute), handshake)
+            if verdict is None:  # else the controller's own guards wait as well
+                controller = admission.home.controller
+                verdict = await served.threshold.ask_methods(handshake, controller, may_wait=may_wait)
+            admission.verdict = verdict
             if isinstance(served.dispatcher, FlowDispatcher):
                 offered = ctx.request.scope.get("subprotocols") or []
                 admission.request = served.dispatcher.begin(handshake, offered)
@@ -275,6 +278,13 @@ class Entrance:
             where = f"handshake of {served.contract.controller.__qualname__}"
             return self._refusal(own_error(error), where, served, handshake.namespace)
         return admitted()
+
+    async def _identify(self, ctx: RequestCtx, admission: _Admission) -> bool:
+        """Authenticate by the token of the handshake. Whether the client may still say in `hello` who it is."""
+        threshold, handshake = admission.served.threshold, admission.handshake
+        had_token = await threshold.identify(handshake, ctx.request.scope.get("subprotocols") or ())
+        ctx.identity = handshake.identity
+        return admission.v1 and threshold.auth is not None and not had_token and handshake.identity is None
 
     def _release(self, admission: _Admission) -> None:
         request, admission.request = admission.request, None
@@ -315,5 +325,10 @@ class Entrance:
         )
         self._hub.add(conn)
         self._recorder.opened(home.pattern)
-        admission.served.dispatcher.on_open(conn)
+        arrival = None
+        if profile.v1 and admission.served.threshold.auth is not None:
+            arrival = Arrival(
+                admission.served.threshold, admission.handshake, home.controller, admission.verdict
+            )
+        admission.served.dispatcher.on_open(conn, arrival)
         return conn

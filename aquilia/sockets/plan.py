@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aquilia.aquilary import App, Problem, Registry
-from aquilia.di import Consumer, Scope
+from aquilia.auth import Authenticator
+from aquilia.di import Consumer, DIError, Scope, ScopeContainer
 from aquilia.patterns import PatternConflict, PatternTable
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract, read_contract
@@ -35,6 +36,8 @@ class SocketPlan:
     registry: Registry
     node: NodeSettings
     contracts: list[tuple[App, SocketContract]] = field(default_factory=list)
+    authenticators: dict[str, Authenticator] = field(default_factory=dict)
+    """Those of the apps that have an AuthManager, by the app's name."""
 
     @classmethod
     def read(cls, registry: Registry, problems: list[Problem]) -> SocketPlan:
@@ -47,11 +50,17 @@ class SocketPlan:
             sound = _sound_settings(app.manifest.websockets, where, problems)
             node = node_settings(sound, where)
             _agree(said, node, [key for key in sound if key in _OF_PROCESS], where, problems)
+            plan._read_auth(app, where, problems)
             for controller in app.controllers:
                 contract = _contract(controller, node, problems)
                 if contract is None:
                     continue
                 plan.contracts.append((app, contract))
+                contract.auth = plan.authenticators.get(app.manifest.name)
+                if contract.settings.require_auth and app.auth is None:
+                    problems.append(
+                        Problem(str(contract.location), _NO_AUTH.format(contract.declaration.path))
+                    )
                 try:
                     table.add(contract.declaration.path, contract, where=str(contract.location))
                 except PatternConflict as error:
@@ -75,7 +84,31 @@ class SocketPlan:
 
     def consumers(self) -> list[Consumer]:
         """What DI has to provide for the sockets."""
-        return [consumer for _, contract in self.contracts for consumer in contract.consumers()]
+        found = [consumer for _, contract in self.contracts for consumer in contract.consumers()]
+        for authenticator in self.authenticators.values():
+            found += authenticator.consumers()
+        return found
+
+    async def start(self, apps: Mapping[str, ScopeContainer]) -> None:
+        """Build the AuthManagers that are given as classes, in the containers of their apps."""
+        for name, authenticator in self.authenticators.items():
+            await authenticator.start(apps[name])
+
+    def _read_auth(self, app: App, where: str, problems: list[Problem]) -> None:
+        if app.auth is None:
+            return
+        try:
+            self.authenticators[app.manifest.name] = Authenticator(app.auth)
+        except TypeError as error:
+            problems.append(Problem(where, f"auth: {error}"))
+        except DIError as error:
+            problems += [Problem(where, f"auth: {problem.message}") for problem in error.problems]
+
+
+_NO_AUTH = (
+    "@Socket({!r}): require_auth: True needs an AuthManager, and this application declares none; "
+    "give its manifest auth=JWTAuthManager()"
+)
 
 
 _OF_PROCESS = NodeSettings.__dataclass_fields__.keys() - {"sockets", "chain"}

@@ -19,6 +19,10 @@ _CLOSE_FOR_STATUS = {
 }
 
 
+_CHALLENGE = {"WS_TOKEN_EXPIRED": 'Bearer error="invalid_token"'}
+"""What a 401 must say (RFC 9110 section 15.5.2), by RFC 6750."""
+
+
 def admitted() -> Response:
     """What handshake middleware gets for a connection that may be opened; it may add headers."""
     response = Response(status_code=101)
@@ -35,7 +39,8 @@ def upgrade_headers(response: Response) -> list[tuple[bytes, bytes]]:
 def refusal(fault: Fault) -> Response:
     """The response that tells of a fault."""
     body = msgspec.json.encode({"code": fault.code, "message": fault.message})
-    return Response(body, fault.status, media_type="application/json")
+    headers = {"www-authenticate": _CHALLENGE.get(fault.code, "Bearer")} if fault.status == 401 else None
+    return Response(body, fault.status, headers, media_type="application/json")
 
 
 def code_of(response: Response) -> str:

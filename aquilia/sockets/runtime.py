@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from aquilia.aquilary import App, BootError, Problem, Registry
+from aquilia.auth import AuthManager
 from aquilia.clock import Clock
 from aquilia.di import Scope, ScopeContainer, Services
 from aquilia.exchange import route_path
@@ -96,6 +97,9 @@ class AquilaSockets:
             self.plan.consumers(),
             provided=PROVIDED,
         )
+        if self._owns_services:
+            for authenticator in self.plan.authenticators.values():
+                authenticator.prepare(self.services)
         self.recorder: Recorder = recorder or Counters()
         self.metrics: Metrics | None = None
         """What serves the figures, if any are kept."""
@@ -161,6 +165,7 @@ class AquilaSockets:
         services: Sequence[Any] = (),
         middleware: Sequence[Any] = (),
         sessions: SessionEngine | None = None,
+        auth: AuthManager | type[AuthManager] | str | None = None,
         development: bool = False,
         **settings: Any,
     ) -> AquilaSockets:
@@ -178,6 +183,7 @@ class AquilaSockets:
             services=services,
             middleware=middleware,
             sessions=sessions,
+            auth=auth,
             websockets=settings,
         )
         registry = Registry.build([manifest])
@@ -213,6 +219,7 @@ class AquilaSockets:
                 await self.services.open()
                 for app in self.plan.registry.apps:
                     self._entrance.apps[app.manifest.name] = await self.services.root.enter(Scope.APP)
+                await self.plan.start(self._entrance.apps)
             else:
                 self._entrance.apps = dict(apps or {})
             self._tasks.bind(asyncio.get_running_loop())

@@ -58,6 +58,7 @@ class SocketSettings:
     max_rooms: int = 100
     room_size: int | None = None
     subprotocols: tuple[str, ...] = ()
+    require_auth: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,7 @@ def socket_settings(declared: SocketDeclaration, node: NodeSettings, where: str)
         "message_rate_limit": node.sockets.message_rate_limit,
         "backpressure": node.sockets.backpressure,
         "allowed_origins": node.sockets.allowed_origins,
+        "require_auth": node.sockets.require_auth,
     }
     for key, rule in _DECLARED.items():
         value = getattr(declared, key)
@@ -280,9 +282,10 @@ def _not_yet(feature: str) -> _Rule:
 
 
 def _require_auth(place: _Place, value: Any) -> bool:
-    if value is True:
-        raise place.error("True needs an AuthManager, and this application declares none")
-    return bool(_switch("authentication")(place, value))
+    """Whether the application has an AuthManager is for the plan to say."""
+    if not isinstance(value, bool):
+        raise place.error(f"True or False is needed, not {value!r}")
+    return value
 
 
 def _backpressure(place: _Place, value: Any) -> Backpressure:
@@ -321,7 +324,9 @@ def _strategy(place: _Place, value: Any) -> str:
     return str(value)
 
 
-_SOCKET_KEYS = frozenset({"message_rate_limit", "max_message_size", "backpressure", "allowed_origins"})
+_SOCKET_KEYS = frozenset(
+    {"message_rate_limit", "max_message_size", "backpressure", "allowed_origins", "require_auth"}
+)
 _CHAIN_KEYS = frozenset(AppChain.__dataclass_fields__)
 _NODE_KEYS = frozenset(NodeSettings.__dataclass_fields__)
 

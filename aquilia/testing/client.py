@@ -45,7 +45,7 @@ class Client:
         self.headers = upgrade.headers
         """The headers that came with the upgrade."""
 
-    async def _hello(self, timeout: float) -> None:
+    async def _hello(self, timeout: float, token: str | None = None) -> None:
         """Speak first, as protocol v1 wants it: `connect` has done this.
 
         Raises:
@@ -53,7 +53,8 @@ class Client:
         """
         if not self._profile.v1:
             return
-        self._send(MessageEnvelope(type="control", event="hello"))
+        payload = None if token is None else {"token": token}
+        self._send(MessageEnvelope(type="control", event="hello", payload=payload))
         try:
             await self.expect("welcome", type="system", timeout=timeout)
         except AssertionError:

@@ -13,12 +13,13 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message
 
+from aquilia.auth import Identity, token_invalid
 from aquilia.controller import RequestCtx
 from aquilia.middleware import CallNext
 from aquilia.sockets.transports.base import NATIVE
 from aquilia.testing.wire import Handover, Wire
 
-__all__ = ["HandshakeRefused", "Upgrade", "identified", "shake_hands"]
+__all__ = ["HandshakeRefused", "TestIdentities", "Upgrade", "identified", "shake_hands"]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """RFC 9110 section 5.6.2."""
@@ -58,6 +59,16 @@ async def identified(ctx: RequestCtx, call_next: CallNext) -> Any:
     if identity is not None:
         ctx.identity = identity
     return await call_next(ctx)
+
+
+class TestIdentities:
+    """The AuthManager of an app that has none, in a test: identities are given to `connect`."""
+
+    async def authenticate(self, token: str) -> Identity:
+        """See `AuthManager`."""
+        raise token_invalid(
+            "the app has no AuthManager: give the test's client an identity instead of a token"
+        )
 
 
 class Upgrade:

@@ -9,15 +9,18 @@ from contextvars import Context, copy_context
 from dataclasses import replace
 from typing import Any
 
-from aquilia.aquilary import Registry
+from aquilia.aquilary import App, Registry
 from aquilia.asgi import Application
+from aquilia.auth import AuthManager
 from aquilia.manifest import AppManifest
 from aquilia.sessions import Session, SessionEngine
 from aquilia.sockets.connection import Connection
+from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.faults import CloseCode
+from aquilia.sockets.handshake import wants_v1
 from aquilia.testing.client import TIMEOUT, Client
 from aquilia.testing.clock import ControlledClock
-from aquilia.testing.handshake import Upgrade, identified, shake_hands
+from aquilia.testing.handshake import TestIdentities, Upgrade, identified, shake_hands
 from aquilia.testing.looptime import two_times
 from aquilia.testing.wire import Wire
 
@@ -44,12 +47,14 @@ class SocketsTest:
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, Any] | None = None,
         subprotocol: str | Sequence[str] = (),
+        token: str | None = None,
         hello: bool = True,
         timeout: float = TIMEOUT,
     ) -> Client:
         """A client whose handshake was answered with 101; with a subprotocol of v1, its `hello` as well.
 
         `identity` has an `id`; handshake middleware and guards find it as if authentication had put it there.
+        `token` goes to the app's AuthManager: in `hello` with a subprotocol of v1, else in `Authorization`.
         `session` is what the client's session holds: it comes with a cookie, as if a request before had begun it.
         `subprotocol` is one, or all that the client offers; with `hello=False` a client of v1 keeps silent.
         `@OnConnect` runs behind the handshake: if it raises, `closed` tells.
@@ -61,6 +66,9 @@ class SocketsTest:
         if session is not None:
             headers = await self._with_session(session, headers or {})
         offered = [subprotocol] if isinstance(subprotocol, str) else subprotocol
+        in_hello = token is not None and hello and wants_v1(offered)
+        if token is not None and not in_hello:
+            headers = {**(headers or {}), "authorization": f"Bearer {token}"}
         upgrade = Upgrade(path, query, headers, offered, identity, self.clock.owns(Context()))
         try:
             async with asyncio.timeout(timeout):
@@ -70,7 +78,7 @@ class SocketsTest:
         self._wires.append(upgrade.wire)
         client = Client(upgrade, self.clock)
         if hello:
-            await client._hello(timeout)
+            await client._hello(timeout, token if in_hello else None)
         return client
 
     async def _with_session(self, values: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, str]:
@@ -137,6 +145,7 @@ async def sockets_test(
     services: Sequence[Any] = (),
     middleware: Sequence[Any] = (),
     sessions: SessionEngine | None = None,
+    auth: AuthManager | type[AuthManager] | str | None = None,
     overrides: Mapping[Any, Any] | None = None,
     development: bool = False,
     **settings: Any,
@@ -147,16 +156,17 @@ async def sockets_test(
             alice = await t.connect("/chat/x")
             assert await alice.request("say", {"text": "hi"}) == "said"
 
-    `services`, `middleware`, `sessions` and settings go with controllers, as in `AquilaSockets.from_controllers`;
-    manifests have their own. `overrides` puts ready objects in the place of services, by the type that they provide.
-    Time is real until the test takes hold of `t.clock`.
+    `services`, `middleware`, `auth`, `sessions` and settings go with controllers, as in
+    `AquilaSockets.from_controllers`; manifests have their own. Where `require_auth` holds and there is no
+    AuthManager, the `identity` that `connect` is given is what is required. `overrides` puts ready objects in the
+    place of services, by the type that they provide. Time is real until the test takes hold of `t.clock`.
 
     Raises:
         BootError: with every problem of the application.
         TypeError: for a mixture of controllers and manifests.
     """
-    registry = _registry(subjects, services, middleware, sessions, settings)
-    apps = tuple(replace(app, middleware=(identified, *app.middleware)) for app in registry.apps)
+    registry = _registry(subjects, services, middleware, auth, sessions, settings)
+    apps = tuple(_identified(app) for app in registry.apps)
     clock = ControlledClock()
     context = clock.owns(copy_context())
     application = context.run(
@@ -177,10 +187,19 @@ async def sockets_test(
             await life.end()
 
 
+def _identified(app: App) -> App:
+    """An app that takes the identities of a test; where one is required, that is what tells them."""
+    chosen = [declared for each in app.controllers if (declared := socket_declaration(each)) is not None]
+    required = app.manifest.websockets.get("require_auth") or any(each.require_auth for each in chosen)
+    auth = TestIdentities() if app.auth is None and required else app.auth
+    return replace(app, middleware=(identified, *app.middleware), auth=auth)
+
+
 def _registry(
     subjects: Sequence[Any],
     services: Sequence[Any],
     middleware: Sequence[Any],
+    auth: AuthManager | type[AuthManager] | str | None,
     sessions: SessionEngine | None,
     settings: Mapping[str, Any],
 ) -> Registry:
@@ -190,11 +209,12 @@ def _registry(
             controllers=subjects,
             services=services,
             middleware=middleware,
+            auth=auth,
             sessions=sessions,
             websockets=settings,
         )
         return Registry.build([manifest])
-    own = {"services": services, "middleware": middleware, "sessions": sessions}
+    own = {"services": services, "middleware": middleware, "auth": auth, "sessions": sessions}
     if given := [*(name for name, value in own.items() if value), *settings]:
         raise TypeError(f"{', '.join(given)}: only controllers take these, manifests have their own")
     if len(subjects) == 1 and isinstance(subjects[0], Registry):

@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 
 from aquilia.aquilary import Registry
 from aquilia.asgi import Application
+from aquilia.auth import AuthManager
 from aquilia.manifest import AppManifest
 from aquilia.sessions import SessionEngine
 from aquilia.sockets.connection import DisconnectReason
@@ -149,6 +150,7 @@ class SyncSocketsTest:
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, Any] | None = None,
         subprotocol: str | Sequence[str] = (),
+        token: str | None = None,
         hello: bool = True,
         timeout: float = TIMEOUT,
     ) -> SyncClient:
@@ -161,6 +163,7 @@ class SyncSocketsTest:
             headers=headers,
             query=query,
             subprotocol=subprotocol,
+            token=token,
             hello=hello,
             timeout=timeout,
         )
@@ -173,6 +176,7 @@ def sockets_test_sync(
     services: Sequence[Any] = (),
     middleware: Sequence[Any] = (),
     sessions: SessionEngine | None = None,
+    auth: AuthManager | type[AuthManager] | str | None = None,
     overrides: Mapping[Any, Any] | None = None,
     development: bool = False,
     **settings: Any,
@@ -190,6 +194,7 @@ def sockets_test_sync(
             services=services,
             middleware=middleware,
             sessions=sessions,
+            auth=auth,
             overrides=overrides,
             development=development,
             **settings,

@@ -95,6 +95,7 @@ def test_inspect_as_json_has_the_same(rich: Workspace) -> None:
         "version": "0.0.0",
         "depends_on": ["echo"],
         "where": "modules/users/manifest.py",
+        "auth": None,
     }
     assert [service["provides"] for service in content["services"]] == [["Clock"], ["Port"], ["Connection"]]
     assert content["routes"][0]["where"] == f"{CONTROLLERS}:13"

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
+from aquilia import Identity, JWTAuthManager
 from aquilia.aquilary import BootError
 from aquilia.sockets import (
     AquilaSockets,
@@ -38,9 +39,11 @@ SOCKET = {
     "max_message_size": 65536,
     "compression": True,
 }
-NOT_YET = {"adapter", "redis_url", "require_auth", "compression"}
+NOT_YET = {"adapter", "redis_url", "compression"}
 """Each that comes is taken out of here, and gets a line in the test of effects."""
 PAGE = {"origin": "https://example.com"}
+ADA, BOB = Identity("ada"), Identity("bob")
+AUTH = JWTAuthManager("a secret of 32 bytes, or of more")
 
 
 class Chat(SocketController):
@@ -75,7 +78,7 @@ def test_what_is_in_this_version_is_taken_and_the_rest_refused_by_name(where: Wh
     for key in keys:
         controller, settings = example(where, {key})
         try:
-            AquilaSockets.from_controllers([controller], **settings)
+            AquilaSockets.from_controllers([controller], auth=AUTH, **settings)
         except BootError as error:
             assert f"{key}: " in str(error)
             refused.add(key)
@@ -89,13 +92,17 @@ async def test_what_is_taken_has_its_effect(where: Where, keys: set[str]) -> Non
         with pytest.raises(HandshakeRefused, match="WS_ORIGIN_NOT_ALLOWED"):
             await t.connect("/chat/a", headers={"origin": "https://evil.example"})
 
-        ada = await t.connect("/chat/a", headers=PAGE)
+        if "require_auth" in keys:
+            with pytest.raises(HandshakeRefused, match="WS_AUTH_REQUIRED"):
+                await t.connect("/chat/a", headers=PAGE)
+
+        ada = await t.connect("/chat/a", headers=PAGE, identity=ADA)
         answers = await asyncio.gather(*(ada.request("echo", n) for n in range(20)))
         assert answers == [*range(20)]
         with pytest.raises(SocketFault, match="WS_RATE_LIMIT_EXCEEDED: more than 10 messages a second"):
             await asyncio.gather(*(ada.request("echo") for _ in range(10)))
 
-        bob = await t.connect("/chat/a", headers=PAGE)
+        bob = await t.connect("/chat/a", headers=PAGE, identity=BOB)
         assert len(await bob.request("echo", "x" * 65_000)) == 65_000
         await bob.send("echo", "x" * 65_536)
         assert (await bob.closed()).code == 1009
@@ -105,7 +112,7 @@ async def test_what_is_taken_has_its_effect(where: Where, keys: set[str]) -> Non
 async def test_a_hundred_messages_may_wait(waiting: int, ended: bool) -> None:
     controller, settings = example("manifest", MANIFEST.keys() - NOT_YET)
     async with sockets_test(controller, **settings) as t:
-        slow, quick = await t.connect("/chat/a"), await t.connect("/chat/a")
+        slow, quick = [await t.connect("/chat/a", identity=who) for who in (ADA, BOB)]
         await slow.request("enter")
         slow.stop_reading()
         await quick.request("say", 1)  # which the wire takes

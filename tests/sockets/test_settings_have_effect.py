@@ -18,6 +18,7 @@ from rawsocket import CLOSE, PING, RawSocket
 from wire import TRANSPORTS, serving
 from wire import Client as RealClient
 
+from aquilia import Identity
 from aquilia.aquilary import BootError
 from aquilia.manifest import AppManifest
 from aquilia.sockets import (
@@ -120,6 +121,11 @@ async def small_messages(t: SocketsTest) -> bool:
     return False
 
 
+async def nobody_anonymous(t: SocketsTest) -> bool:
+    await t.connect("/hall/a", identity=Identity("ada"))
+    return await refused(t.connect("/hall/a"))
+
+
 async def no_page_of_b(t: SocketsTest) -> bool:
     return await refused(t.connect("/hall/a", headers={"origin": "https://b.example"}))
 
@@ -185,6 +191,7 @@ ROWS = [
     Row("max_message_size", "both", 100, 1000, small_messages),
     Row("backpressure", "both", {"buffer_size": 2}, {"buffer_size": 3}, impatient_with_slow_readers),
     Row("allowed_origins", "both", ["https://a.example"], ["https://b.example"], no_page_of_b, True),
+    Row("require_auth", "both", True, False, nobody_anonymous),
     Row("allowed_hosts", "manifest", ["a.example"], ["localhost"], no_localhost),
     Row("handler_timeout", "manifest", 0.05, 30, timed_out),
     Row("guards", "both", [Verdict(False)], [Verdict(True)], no_message, adds_up=True),
@@ -316,8 +323,6 @@ REFUSED = [
     ("redis_url", "manifest", "redis://localhost:6379", "leave it out"),
     ("store_url", "manifest", "redis://localhost:6379", "leave it out"),
     ("compression", "both", True, "leave it out"),
-    # With authentication, this row becomes one of ROWS, whose `bounded` connects without a token.
-    ("require_auth", "both", True, "needs an AuthManager"),
     ("presence", "@Socket", True, "leave it out"),
     ("resume", "@Socket", True, "leave it out"),
     ("history", "@Socket", object(), "leave it out"),

@@ -59,8 +59,17 @@ def _content(found: Examination, artifact: Artifact, root: Path) -> dict[str, An
 
 def _show(found: Examination, artifact: Artifact, root: Path) -> None:
     _table(
-        ("apps", "version", "depends on", "manifest"),
-        [(app.name, app.version, ", ".join(app.depends_on), relative(app.where, root)) for app in found.apps],
+        ("apps", "version", "depends on", "auth", "manifest"),
+        [
+            (
+                app.name,
+                app.version,
+                ", ".join(app.depends_on),
+                (app.auth or "").partition(":")[2],
+                relative(app.where, root),
+            )
+            for app in found.apps
+        ],
     )
     _table(
         ("services", "scope", "app", "declared at"),

@@ -1,0 +1,150 @@
+"""Whose connection it is to be: the token of a handshake, and of protocol v1's `hello`.
+
+A client of v1 may bring its token in `hello`, which comes behind the upgrade. So where a guard wants to know who it
+is (WS_AUTH_REQUIRED), and the client brought no token to the handshake, the verdict waits for `hello`; until then
+the connection can do nothing. Guards behind that one may rely on it, so they wait too, but for those on origins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aquilia.auth import TOKEN_EXPIRED, Authenticator, Identity, TokenFault
+from aquilia.clock import now
+from aquilia.faults import Fault
+from aquilia.sockets.contract import SocketContract
+from aquilia.sockets.faults import ws_auth_required, ws_token_expired
+from aquilia.sockets.guards import Check, OriginGuard, guard_checks, passes
+from aquilia.sockets.handshake import Handshake, offered_token
+
+__all__ = [
+    "Arrival",
+    "Threshold",
+    "authenticated",
+    "expiry",
+    "require_same",
+    "seconds_left",
+]
+
+
+async def authenticated(auth: Authenticator, token: str) -> Identity:
+    """Whose token it is.
+
+    Raises:
+        SocketFault: WS_AUTH_REQUIRED, WS_TOKEN_EXPIRED.
+    """
+    try:
+        return await auth.authenticate(token)
+    except TokenFault as fault:
+        make = ws_token_expired if fault.code == TOKEN_EXPIRED else ws_auth_required
+        raise make(fault.message) from None
+
+
+def expiry(identity: Any) -> float | None:
+    """When an identity expires, in seconds since 1970; None: never. One of an application's own need not say."""
+    moment = getattr(identity, "expires_at", None)
+    return moment if isinstance(moment, int | float) else None
+
+
+def seconds_left(identity: Any) -> float | None:
+    """How long an identity is good; None: for ever."""
+    moment = expiry(identity)
+    return None if moment is None else moment - now()
+
+
+class Threshold:
+    """What a client has to pass to open a connection to one controller, but for its address and its origin."""
+
+    def __init__(self, contract: SocketContract) -> None:
+        self.auth = contract.auth
+        guards = guard_checks((*contract.chain.guards, *contract.declaration.guards), "check_handshake")
+        self._checks = [check for _, check in sorted(guards, key=lambda entry: entry[0])]
+        if contract.settings.require_auth:
+            self._checks.insert(0, _require_identity)  # the guards may rely on it
+        self._methods = [
+            guard.handler.attribute for guard in contract.guards if guard.declaration.on == "handshake"
+        ]
+
+    async def identify(self, handshake: Handshake, subprotocols: Iterable[str]) -> bool:
+        """Authenticate by the token of the handshake, where no middleware has. Whether there was one to look at.
+
+        Raises:
+            SocketFault: for a token that is not accepted.
+        """
+        if self.auth is None or handshake.identity is not None:
+            return False
+        token = offered_token(handshake.connection, subprotocols)
+        if token is None:
+            return False
+        handshake.identity = await authenticated(self.auth, token)
+        return True
+
+    async def ask_guards(self, handshake: Handshake, *, may_wait: bool = False) -> Fault | None:
+        """Ask the guards in the order of their priorities. With `may_wait` returns a verdict that waits for `hello`.
+
+        Raises:
+            Exception: what a guard raised.
+        """
+        return await _ask(self._checks, handshake, may_wait)
+
+    async def ask_methods(
+        self, handshake: Handshake, controller: Any, *, may_wait: bool = False
+    ) -> Fault | None:
+        """Ask the controller's own guards, as `ask_guards` does the others."""
+        return await _ask([getattr(controller, name) for name in self._methods], handshake, may_wait)
+
+
+async def _ask(checks: Sequence[Check], handshake: Handshake, may_wait: bool) -> Fault | None:
+    verdict = None
+    for check in checks:
+        if verdict is not None and not isinstance(getattr(check, "__self__", None), OriginGuard):
+            continue
+        try:
+            await passes(check, handshake)
+        except Fault as fault:
+            if not may_wait or fault.code != "WS_AUTH_REQUIRED":
+                raise
+            verdict = fault
+    return verdict
+
+
+def _require_identity(handshake: Handshake) -> None:
+    if handshake.identity is None:
+        raise ws_auth_required()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A client of v1 that has been let in, and may say in its `hello` who it is."""
+
+    threshold: Threshold
+    handshake: Handshake
+    controller: Any
+    verdict: Fault | None
+    """Why it may not stay as who it is now."""
+
+    async def identify(self, token: str) -> None:
+        """Authenticate by the token of `hello`; all guards are asked again.
+
+        Raises:
+            SocketFault: for a token that is not accepted, or is of somebody else than that of the handshake.
+            Exception: what a guard raised.
+        """
+        assert self.threshold.auth is not None
+        identity = await authenticated(self.threshold.auth, token)
+        require_same(self.handshake.identity, identity, "hello")
+        self.handshake.identity = identity
+        await self.threshold.ask_guards(self.handshake)
+        await self.threshold.ask_methods(self.handshake, self.controller)
+
+
+def require_same(known: Any, identity: Identity, where: str) -> None:
+    """Refuse that a connection changes hands; in `hello` an anonymous one may say who it is.
+
+    Raises:
+        SocketFault: WS_AUTH_REQUIRED.
+    """
+    if known is not None and getattr(known, "id", None) != identity.id:
+        raise ws_auth_required(f"the token in {where} is of another identity than the connection")

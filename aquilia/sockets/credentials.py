@@ -1,0 +1,94 @@
+"""The identity of a connection that is open: until when it is good, and how its client renews it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from aquilia.auth import Authenticator
+from aquilia.faults import Fault, FaultEngine
+from aquilia.sockets.answers import ack
+from aquilia.sockets.authentication import authenticated, expiry, require_same, seconds_left
+from aquilia.sockets.connection import Connection
+from aquilia.sockets.contract import SocketContract
+from aquilia.sockets.envelope import MessageEnvelope
+from aquilia.sockets.faults import (
+    ws_auth_required,
+    ws_internal_error,
+    ws_message_invalid,
+    ws_overloaded,
+    ws_token_expired,
+    ws_unsupported_event,
+)
+from aquilia.sockets.tasks import TaskSet, own_error
+
+__all__ = ["Credentials"]
+
+LOOK_AGAIN = 3600.0
+"""Seconds after which it is looked again how long an identity is good: the system's clock may have been set."""
+
+Answer = Callable[[Connection, Fault, MessageEnvelope | None], None]
+
+
+class Credentials:
+    """Those of one controller's connections."""
+
+    def __init__(self, contract: SocketContract, engine: FaultEngine, tasks: TaskSet, answer: Answer) -> None:
+        self._auth = contract.auth
+        self._where = f"auth of {contract.controller.__qualname__}"
+        self._engine = engine
+        self._tasks = tasks
+        self._answer = answer
+        self._renewing: set[Connection] = set()
+
+    def watch(self, conn: Connection) -> None:
+        """End the connection when its identity expires, which may be now."""
+        conn._cancel_timer()
+        left = seconds_left(conn.identity)
+        if left is None:
+            return
+        if left <= 0:
+            self._answer(conn, ws_token_expired(), None)
+        else:
+            conn._timer = asyncio.get_running_loop().call_later(min(left, LOOK_AGAIN), self.watch, conn)
+
+    def renew(self, conn: Connection, envelope: MessageEnvelope) -> None:
+        """The control frame `auth`. It does not queue behind a handler, so there is one at a time.
+
+        Raises:
+            SocketFault: where it cannot even be tried.
+        """
+        if self._auth is None:
+            raise ws_unsupported_event("auth")
+        asked = conn._codec.plain(envelope.payload)
+        token = asked.get("token") if isinstance(asked, dict) else None
+        if not isinstance(token, str) or not token:
+            raise ws_message_invalid("the payload of auth is a map with a token")
+        if conn.identity is None:
+            raise ws_auth_required(
+                "the connection is anonymous: a token comes with the handshake, or in hello"
+            )
+        if conn in self._renewing:
+            raise ws_overloaded("another auth of this connection is under way")
+        self._renewing.add(conn)
+        self._tasks.start(self._renewed(self._auth, conn, envelope, token), conn._context.copy())
+
+    async def _renewed(
+        self, auth: Authenticator, conn: Connection, envelope: MessageEnvelope, token: str
+    ) -> None:
+        try:
+            identity = await authenticated(auth, token)
+            require_same(conn.identity, identity, "auth")
+        except (Exception, asyncio.CancelledError) as error:
+            fault = self._engine.process(own_error(error), self._where, internal=ws_internal_error)
+            self._answer(conn, fault, envelope)
+            return
+        finally:
+            self._renewing.discard(conn)
+        if conn._close is not None:
+            return
+        conn.identity = identity
+        self.watch(conn)
+        if envelope.id is not None:
+            moment = expiry(identity)
+            conn._push_urgent(ack(envelope, None if moment is None else {"expires": int(moment * 1000)}))

@@ -1,0 +1,146 @@
+"""The identity of a connection that is open: its expiry, `auth`, and publications to it; over both transports."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from door import expect_close
+from members import CONTROLLERS, Open, Slow, bearer, by_cookie, hello, who
+from tokens import JWT, token
+from wire import TRANSPORTS, Client, serving
+
+from aquilia.sockets import AquilaSockets
+
+
+@pytest.fixture(params=list(TRANSPORTS))
+def transport(request: pytest.FixtureRequest) -> Any:
+    return TRANSPORTS[request.param]
+
+
+@pytest.fixture
+def users() -> Slow:
+    return Slow()
+
+
+@pytest.fixture
+def app(users: Slow) -> AquilaSockets:
+    return AquilaSockets.from_controllers(
+        CONTROLLERS, auth=users, middleware=[by_cookie], handshake_timeout=5
+    )
+
+
+@pytest_asyncio.fixture
+async def base(transport: Any, app: AquilaSockets) -> AsyncIterator[str]:
+    async with serving(app, ws=transport) as base:
+        yield base
+
+
+async def test_welcome_tells_when_the_identity_expires(base: str, users: Slow) -> None:
+    users.expires_at["ann"] = moment = time.time() + 60
+    async with Client.connect(f"{base}/members", "v1.json", **bearer("ann")) as client:
+        assert client.welcome["payload"]["expires"] == int(moment * 1000)
+    async with Client.connect(f"{base}/members", "v1.json", **bearer("bob")) as client:
+        assert "expires" not in client.welcome["payload"]
+
+
+@pytest.mark.parametrize("profile", ["plain", "v1.json"])
+async def test_a_connection_ends_when_its_identity_expires(base: str, users: Slow, profile: str) -> None:
+    users.expires_at["ann"] = time.time() + 0.4
+    async with Client.connect(f"{base}/members", profile, **bearer("ann")) as client:
+        assert await who(client) == "ann"
+        assert (await expect_close(client, 4401)).startswith("WS_TOKEN_EXPIRED")
+    assert time.time() >= users.expires_at["ann"]
+
+
+@pytest.mark.parametrize("profile", ["plain", "v1.json"])
+async def test_an_identity_that_has_expired_already_is_told_so(base: str, profile: str) -> None:
+    cookie = {"cookie": "user=gone"}
+    async with Client.connect(f"{base}/open", profile, hello=False, additional_headers=cookie) as client:
+        if profile != "plain":
+            await hello(client)
+        assert (await expect_close(client, 4401)).startswith("WS_TOKEN_EXPIRED")
+
+
+async def test_auth_brings_a_new_expiry(base: str, users: Slow) -> None:
+    users.expires_at["ann"] = time.time() + 0.5
+    async with Client.connect(f"{base}/members", "v1.json", **bearer("ann")) as client:
+        users.expires_at["ann"] = renewed = time.time() + 1.5
+        answer = await client.request("auth", {"token": "ann"}, type="control")
+        assert answer == {"status": "ok", "data": {"expires": int(renewed * 1000)}}
+        assert (await expect_close(client, 4401)).startswith("WS_TOKEN_EXPIRED")
+    assert time.time() >= renewed
+
+
+async def test_auth_replaces_the_identity_and_needs_no_id(base: str) -> None:
+    manager = JWT
+    app = AquilaSockets.from_controllers([Open], auth=manager)
+    async with (
+        serving(app) as own,
+        Client.connect(f"{own}/open", "v1.json", **bearer(token(roles=["old"]))) as client,
+    ):
+        await client.send("auth", {"token": token(roles=["new"])}, type="control")
+        async with asyncio.timeout(5):
+            while (await client.request("roles"))["data"] != ["new"]:
+                pass
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [("bob", "another identity"), ("ann/bad", "WS_AUTH_REQUIRED"), ("ann/old", "WS_TOKEN_EXPIRED")],
+)
+async def test_auth_with_a_wrong_token_closes(base: str, bad: str, told: str) -> None:
+    async with Client.connect(f"{base}/open", "v1.json", **bearer("ann")) as client:
+        await client.send("auth", {"token": bad}, type="control", id="1")
+        assert told in await expect_close(client, 4401)
+
+
+async def test_an_anonymous_connection_stays_anonymous(base: str) -> None:
+    async with Client.connect(f"{base}/open", "v1.json") as client:
+        await client.send("auth", {"token": "ann"}, type="control", id="1")
+        assert "anonymous" in await expect_close(client, 4401)
+
+
+async def test_a_malformed_auth_and_a_manager_that_fails_leave_the_connection(base: str) -> None:
+    async with Client.connect(f"{base}/open", "v1.json", **bearer("ann")) as client:
+        for payload in (None, {}, [], {"token": 5}, {"token": ""}):
+            answer = await client.request("auth", payload, type="control")
+            assert answer["error"]["code"] == "WS_MESSAGE_INVALID"
+        answer = await client.request("auth", {"token": "broken"}, type="control")
+        assert answer["error"]["code"] == "WS_INTERNAL_ERROR"
+        assert await who(client) == "ann"
+
+
+async def test_one_auth_at_a_time_which_does_not_hold_up_the_messages(base: str, users: Slow) -> None:
+    users.let_go.set()
+    async with Client.connect(f"{base}/open", "v1.json", **bearer("slow")) as client:
+        users.let_go.clear()
+        await client.send("auth", {"token": "slow"}, type="control", id="first")
+        second = await client.request("auth", {"token": "slow"}, type="control")
+        assert second["error"]["code"] == "WS_OVERLOADED"
+        assert await who(client) == "slow"
+        users.let_go.set()
+        assert (await client.receive())["id"] == "first"
+
+
+async def test_publications_to_an_identity_find_who_said_it_in_hello(base: str) -> None:
+    async with (
+        Client.connect(f"{base}/open", "v1.json", hello=False) as ann,
+        Client.connect(f"{base}/open", "v1.json", **bearer("bob")) as bob,
+        Client.connect(f"{base}/open", "v1.json") as nobody,
+    ):
+        await hello(ann, token="ann")
+        await ann.expect("welcome")
+        await bob.send("auth", {"token": "bob"}, type="control", id="1")
+        assert (await bob.receive())["type"] == "ack"
+
+        for name in ("ann", "bob", "carl"):
+            assert (await nobody.request("tell", [name, f"hi {name}"]))["status"] == "ok"
+        assert (await ann.receive())["payload"] == "hi ann"
+        assert (await bob.receive())["payload"] == "hi bob"
+        await nobody.send("who", id="last", ack=True)
+        assert (await nobody.receive())["id"] == "last"  # nothing was told to who is nobody
