@@ -102,6 +102,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/flow.py",
         "sockets/flow_request.py",
         "sockets/handshake.py",
+        "sockets/hello.py",
         "sockets/keeping.py",
         "sockets/settings.py",
         "sockets/tasks.py",

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from aquilia.faults import Fault
+from aquilia.faults import Fault, FaultEngine
 from aquilia.sockets.codecs import Codec
+from aquilia.sockets.connection import Connection
 from aquilia.sockets.envelope import MAX_EVENT_LENGTH, MAX_ID_LENGTH, MessageEnvelope
 from aquilia.sockets.faults import (
     ClientFault,
     CloseCode,
     SocketFault,
-    ws_handshake_failed,
     ws_internal_error,
 )
 
@@ -21,8 +22,9 @@ __all__ = [
     "ack",
     "close_code",
     "close_text",
+    "close_with",
     "error_message",
-    "hello_payload",
+    "fault_of",
     "internal_error_in_opening",
     "label",
     "sender",
@@ -38,6 +40,28 @@ _CLOSE_FOR_STATUS = {
 }
 
 
+def fault_of(
+    engine: FaultEngine,
+    error: Exception,
+    where: str,
+    conn: Connection,
+    envelope: MessageEnvelope | None = None,
+    *,
+    internal: Callable[[str], Fault] = ws_internal_error,
+) -> Fault:
+    """The fault that answers an error; if nobody foresaw it, the log says whose it was."""
+    about = {"connection": conn.id, "namespace": conn.namespace, "pattern": conn._home.pattern}
+    if envelope is not None:
+        about["event"] = envelope.event or ""
+    return engine.process(error, where, internal=internal, about=about)
+
+
+def close_with(conn: Connection, fault: Fault) -> None:
+    """End a connection with a fault, and count it."""
+    conn._home.recorder.fault(conn._home.pattern, label(fault))
+    conn._end(close_code(fault), close_text(fault))
+
+
 def close_code(fault: Fault) -> int:
     """The code with which a fault ends a connection that is being opened."""
     code: int | None = getattr(fault, "close_code", None)
@@ -50,28 +74,6 @@ def ack(envelope: MessageEnvelope, data: Any) -> MessageEnvelope:
     if data is not None:
         answer["data"] = data
     return MessageEnvelope(type="ack", id=envelope.id, payload=answer)
-
-
-def hello_payload(codec: Codec, envelope: MessageEnvelope, *, has_auth: bool) -> dict[str, Any]:
-    """What the first frame of protocol v1 asks for.
-
-    Raises:
-        SocketFault: WS_HANDSHAKE_FAILED, if it is no `hello`, or asks for what is not there.
-    """
-    if envelope.type != "control" or envelope.event != "hello":
-        raise ws_handshake_failed("the first frame must be the control frame hello")
-    asked = codec.plain(envelope.payload)
-    if not isinstance(asked, dict | None):
-        raise ws_handshake_failed("the payload of hello is a map")
-    asked = asked or {}
-    token = asked.get("token")
-    if token is not None and not has_auth:
-        raise ws_handshake_failed("this server checks no tokens: it has no AuthManager")
-    if not isinstance(token, str | None) or token == "":
-        raise ws_handshake_failed("the token in hello is a string")
-    if not isinstance(asked.get("resume"), dict | None):
-        raise ws_handshake_failed("resume in hello is a map of token and rooms")
-    return asked
 
 
 def error_message(fault: Fault, envelope: MessageEnvelope | None) -> MessageEnvelope:

@@ -7,14 +7,13 @@ from collections.abc import Callable
 
 from aquilia.auth import Authenticator
 from aquilia.faults import Fault, FaultEngine
-from aquilia.sockets.answers import ack
+from aquilia.sockets.answers import ack, fault_of
 from aquilia.sockets.authentication import authenticated, expiry, require_same, seconds_left
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import (
     ws_auth_required,
-    ws_internal_error,
     ws_message_invalid,
     ws_overloaded,
     ws_token_expired,
@@ -80,7 +79,7 @@ class Credentials:
             identity = await authenticated(auth, token)
             require_same(conn.identity, identity, "auth")
         except (Exception, asyncio.CancelledError) as error:
-            fault = self._engine.process(own_error(error), self._where, internal=ws_internal_error)
+            fault = fault_of(self._engine, own_error(error), self._where, conn)
             self._answer(conn, fault, envelope)
             return
         finally:

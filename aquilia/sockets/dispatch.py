@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -17,15 +17,14 @@ from aquilia.di import Services
 from aquilia.faults import Fault, FaultEngine
 from aquilia.sockets.answers import (
     ack,
-    close_code,
-    close_text,
+    close_with,
     error_message,
-    hello_payload,
+    fault_of,
     internal_error_in_opening,
     label,
     sender,
 )
-from aquilia.sockets.authentication import Arrival, expiry
+from aquilia.sockets.authentication import Arrival
 from aquilia.sockets.connection import INBOX_LIMIT, Connection, ConnectionState, DisconnectReason
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.credentials import Credentials
@@ -33,15 +32,13 @@ from aquilia.sockets.envelope import MessageEnvelope, Profile
 from aquilia.sockets.faults import (
     CloseCode,
     SocketFault,
-    ws_connection_timeout,
-    ws_handshake_failed,
-    ws_internal_error,
     ws_message_invalid,
     ws_overloaded,
     ws_payload_too_large,
     ws_unsupported_event,
 )
 from aquilia.sockets.handshake import choose_profile
+from aquilia.sockets.hello import HelloExchange
 from aquilia.sockets.pump import Pump
 from aquilia.sockets.rates import over_rate
 from aquilia.sockets.routes import Hook, RouteCompiler
@@ -55,18 +52,7 @@ logger = logging.getLogger("aquilia.sockets")
 HANDLER_GRACE = 10.0
 """Seconds that a handler may still run after it closed its own connection."""
 
-_CONNECT = object()
 _CONNECTING = ConnectionState.CONNECTING
-
-
-class _Hello:
-    """A `hello` whose token is to be looked at."""
-
-    __slots__ = ("arrival", "asked")
-
-    def __init__(self, asked: dict[str, Any], arrival: Arrival) -> None:
-        self.asked = asked
-        self.arrival = arrival
 
 
 class Ends(Protocol):
@@ -105,9 +91,9 @@ class Dispatcher:
         self._monotonic = clock.monotonic
         self._development = development
         self._pattern = contract.declaration.path
-        self._name = contract.controller.__qualname__
-        self._arrivals: dict[Connection, Arrival] = {}
-        """Clients whose `hello` is to come, and may say who they are."""
+        self._hello = HelloExchange(
+            contract, node, engine, enqueue=self._enqueue, connected=self._connected, messages=self
+        )
         self._credentials = Credentials(contract, engine, tasks, self._answer)
         self._max_size = contract.settings.max_message_size
         compiler = RouteCompiler(contract, services, node.handler_timeout, sessions=sessions)
@@ -124,78 +110,9 @@ class Dispatcher:
     def on_open(self, conn: Connection, arrival: Arrival | None = None) -> None:
         """The upgrade is done. A plain client is connected; one of protocol v1 speaks first, by its `arrival`."""
         if conn._profile.v1:
-            if arrival is not None:
-                self._arrivals[conn] = arrival
-            conn._timer = asyncio.get_running_loop().call_later(
-                self._node.handshake_timeout, self._hello_missing, conn
-            )
+            self._hello.expect(conn, arrival)
         else:
             self._connected(conn)
-
-    def _hello_missing(self, conn: Connection) -> None:
-        conn._timer = None
-        what = "no hello came" if conn._pump is None else "the authentication took too long"
-        self._answer(conn, ws_connection_timeout(what), None)
-
-    def _hello(self, conn: Connection, data: bytes) -> None:
-        """The first frame of protocol v1: whatever it is but `hello`, it ends the connection."""
-        if conn._pump is not None:  # hello came, and its token is being looked at: the rest waits for that
-            self._enqueue(conn, data)
-            return
-        try:
-            has_auth = self.contract.auth is not None
-            asked = hello_payload(conn._codec, conn._codec.decode(data), has_auth=has_auth)
-        except SocketFault as fault:
-            self._answer(conn, ws_handshake_failed(fault.message), None)
-            return
-        arrival = self._arrivals.pop(conn, None)
-        if arrival is not None and asked.get("token") is not None:
-            self._enqueue(conn, _Hello(asked, arrival))
-        elif arrival is not None and arrival.verdict is not None:
-            where = f"hello of {self._name}"
-            verdict = self._engine.process(arrival.verdict, where, internal=internal_error_in_opening)
-            self._refuse_opening(conn, verdict)
-        else:
-            self._welcome(conn, asked)
-
-    async def _arrive(self, conn: Connection, hello: _Hello) -> None:
-        """Authenticate by the token in `hello`, in the place of the connection's first handler."""
-        try:
-            await hello.arrival.identify(hello.asked["token"])
-        except (Exception, asyncio.CancelledError) as error:
-            fault = self._engine.process(
-                own_error(error), f"hello of {self._name}", internal=internal_error_in_opening
-            )
-            if conn._close is None:
-                self._refuse_opening(conn, fault)
-            return
-        if conn._close is not None:  # its time was up
-            return
-        conn.identity = hello.arrival.handshake.identity
-        conn.session = hello.arrival.handshake.session
-        waiting, conn._inbox = conn._inbox or (), None
-        if conn._paused:
-            conn._balance_reading()
-        self._welcome(conn, hello.asked)
-        for data in waiting:
-            if conn._close is not None:
-                break
-            # It was counted when it came, and is so again.
-            conn.messages_received -= 1
-            conn.bytes_received -= len(data)
-            self.on_message(conn, data, binary=conn._codec.binary)
-
-    def _welcome(self, conn: Connection, asked: dict[str, Any]) -> None:
-        conn._cancel_timer()
-        told: dict[str, Any] = {"connection": conn.id, "heartbeat": self._node.heartbeat}
-        moment = expiry(conn.identity)
-        if moment is not None:
-            told["expires"] = int(moment * 1000)
-        conn._system("welcome", told)
-        if asked.get("resume") is not None:
-            # Nothing is resumable here: no room was joined again, and the client has to know.
-            conn._system("resumed", {"rooms": {}})
-        self._connected(conn)
 
     def _connected(self, conn: Connection) -> None:
         conn.phase = ConnectionState.CONNECTED
@@ -204,7 +121,7 @@ class Dispatcher:
             if conn._close is not None:
                 return
         if self._on_connect:
-            self._enqueue(conn, _CONNECT)
+            self._enqueue(conn, self._greet)
         else:
             conn._started = True
 
@@ -228,7 +145,7 @@ class Dispatcher:
             conn._end(CloseCode.UNSUPPORTED_DATA, f"this subprotocol has {wanted} frames")
         elif conn.phase is _CONNECTING:
             self._count(conn, "control", size)
-            self._hello(conn, data)
+            self._hello.take(conn, data)
         else:
             try:
                 envelope = codec.decode(data)
@@ -320,8 +237,8 @@ class Dispatcher:
                 conn._inbox = None
             if conn._paused:
                 conn._balance_reading()
-            if item.__class__ is not tuple:
-                await (self._greet(conn) if item is _CONNECT else self._arrive(conn, item))
+            if item.__class__ is not tuple:  # it belongs to the opening
+                await item(conn)
                 continue
             route, envelope = item
             begun = 0.0 if route.handling is None else perf_counter()
@@ -331,7 +248,7 @@ class Dispatcher:
                     conn._push_urgent(ack(envelope, data))
             except (Exception, asyncio.CancelledError) as error:
                 own = own_error(error, meant=conn._close is not None)
-                self._answer(conn, self._fault(conn, own, route.where, envelope), envelope)
+                self._answer(conn, fault_of(self._engine, own, route.where, conn, envelope), envelope)
                 pass_on(error)
             finally:
                 if route.handling is not None:
@@ -344,42 +261,23 @@ class Dispatcher:
                 await hook.run(conn, None)
             except (Exception, asyncio.CancelledError) as error:
                 own = own_error(error, meant=conn._close is not None)
-                fault = self._fault(conn, own, hook.where, internal=internal_error_in_opening)
-                self._refuse_opening(conn, fault)
+                fault = fault_of(self._engine, own, hook.where, conn, internal=internal_error_in_opening)
+                close_with(conn, fault)
                 pass_on(error)
                 return
 
-    def _refuse_opening(self, conn: Connection, fault: Fault) -> None:
-        conn._home.recorder.fault(self._pattern, label(fault))
-        conn._end(close_code(fault), close_text(fault))
-
     # The answer
-
-    def _fault(
-        self,
-        conn: Connection,
-        error: Exception,
-        where: str,
-        envelope: MessageEnvelope | None = None,
-        *,
-        internal: Callable[[str], Fault] = ws_internal_error,
-    ) -> Fault:
-        """The fault that answers an error; if nobody foresaw it, the log says whose it was."""
-        about = {"connection": conn.id, "namespace": conn.namespace, "pattern": self._pattern}
-        if envelope is not None:
-            about["event"] = envelope.event or ""
-        return self._engine.process(error, where, internal=internal, about=about)
 
     def _answer(self, conn: Connection, fault: Fault, envelope: MessageEnvelope | None) -> None:
         """Tell a client of a fault: as an error ack, an error event, or by closing. The one place that decides."""
-        conn._home.recorder.fault(self._pattern, label(fault))
         if isinstance(fault, SocketFault) and fault.close_code is not None:
-            conn._end(fault.close_code, close_text(fault))
+            close_with(conn, fault)
             return
+        conn._home.recorder.fault(self._pattern, label(fault))
         try:
             conn._push_urgent(error_message(fault, envelope))
         except TypeError as error:  # the application's own fault, with details that the codec cannot write
-            fault = self._fault(conn, error, f"the answer {fault.code}", envelope)
+            fault = fault_of(self._engine, error, f"the answer {fault.code}", conn, envelope)
             conn._push_urgent(error_message(fault, envelope))
 
     # The end
@@ -394,7 +292,7 @@ class Dispatcher:
 
     def on_closed(self, conn: Connection, code: int, reason: str) -> None:
         """See `TransportEvents`."""
-        self._arrivals.pop(conn, None)
+        self._hello.forget(conn)
         by_server = conn._close is not None
         ended = conn._closed(code, reason)
         conn._home.recorder.closed(self._pattern, ended.code)
@@ -415,7 +313,7 @@ class Dispatcher:
 
     def _note(self, conn: Connection, hook: Hook, error: Exception) -> None:
         """Log what an `@OnDisconnect` raised: there is nobody left to tell."""
-        fault = self._fault(conn, error, hook.where)
+        fault = fault_of(self._engine, error, hook.where, conn)
         if fault.code != "WS_INTERNAL_ERROR":  # which has been logged, with its incident
             logger.log(fault.severity.log_level, "%s (%s) ended with %s", hook.where, hook.location, fault)
 
@@ -435,4 +333,4 @@ class Dispatcher:
             try:
                 await scope.aclose()
             except Exception as error:
-                self._fault(conn, error, "cleanup of the connection scope")
+                fault_of(self._engine, error, "cleanup of the connection scope", conn)

@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from aquilia.clock import Clock
 from aquilia.di import Services
 from aquilia.faults import FaultEngine
-from aquilia.sockets.answers import close_code, close_text, internal_error_in_opening, label
+from aquilia.sockets.answers import (
+    close_code,
+    close_text,
+    close_with,
+    fault_of,
+    internal_error_in_opening,
+    label,
+)
 from aquilia.sockets.authentication import Arrival
 from aquilia.sockets.connection import Connection, ConnectionState
 from aquilia.sockets.contract import SocketContract
@@ -118,8 +125,10 @@ class FlowDispatcher:
             return CloseCode.NORMAL, ""  # an error before the decision is told by the handshake
         if conn is not None and conn._close is not None and _says_closed(error):
             return CloseCode.NORMAL, ""  # it heard so of the end
-        fault = self._engine.process(error, self._where, internal=internal_error_in_opening)
-        if conn is not None:
+        if conn is None:  # the upgrade is under way
+            fault = self._engine.process(error, self._where, internal=internal_error_in_opening)
+        else:
+            fault = fault_of(self._engine, error, self._where, conn, internal=internal_error_in_opening)
             conn._home.recorder.fault(self._pattern, label(fault))
         return close_code(fault), close_text(fault)
 
@@ -138,17 +147,13 @@ class FlowDispatcher:
             self._received.add(size)
         bucket = conn._bucket
         if size > self._max_size:
-            self._refuse(conn, ws_payload_too_large(size, self._max_size))
+            close_with(conn, ws_payload_too_large(size, self._max_size))
         elif bucket is not None and not bucket.take(now):
             # A raw client cannot be told that one of its messages was refused.
             text = f"more than {bucket.rate:g} messages a second"
-            self._refuse(conn, ws_rate_limit_exceeded(text, close=True))
+            close_with(conn, ws_rate_limit_exceeded(text, close=True))
         else:
             request._put(conn, data if binary else data.decode())
-
-    def _refuse(self, conn: Connection, fault: SocketFault) -> None:
-        conn._home.recorder.fault(self._pattern, label(fault))
-        conn._end(close_code(fault), close_text(fault))
 
     def on_writable(self, request: FlowRequest) -> None:
         """See `TransportEvents`."""

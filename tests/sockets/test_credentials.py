@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from door import expect_close
+from door import expect_close, listening
 from members import CONTROLLERS, Open, Slow, bearer, by_cookie, hello, who
 from tokens import JWT, token
 from wire import TRANSPORTS, Client, serving
@@ -113,6 +113,20 @@ async def test_a_malformed_auth_and_a_manager_that_fails_leave_the_connection(ba
         answer = await client.request("auth", {"token": "broken"}, type="control")
         assert answer["error"]["code"] == "WS_INTERNAL_ERROR"
         assert await who(client) == "ann"
+
+
+async def test_the_log_says_on_whose_connection_a_manager_failed(base: str) -> None:
+    with listening() as complaints:
+        async with Client.connect(f"{base}/open", "v1.json", **bearer("ann")) as renewing:
+            await renewing.request("auth", {"token": "broken"}, type="control")
+        async with Client.connect(f"{base}/open", "v1.json", hello=False) as arriving:
+            await arriving.send("hello", {"token": "broken"}, type="control")
+            await expect_close(arriving, 1011)
+    told = [vars(record) for record in complaints.records if record.name == "aquilia.faults"]
+    assert [record["where"] for record in told] == ["auth of Open", "hello of Open"]
+    assert [record["namespace"] for record in told] == ["/open", "/open"]
+    assert told[0]["connection"] == renewing.welcome["payload"]["connection"]
+    assert told[1]["connection"] not in (None, told[0]["connection"])
 
 
 async def test_one_auth_at_a_time_which_does_not_hold_up_the_messages(base: str, users: Slow) -> None:
