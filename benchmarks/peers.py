@@ -12,7 +12,19 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["AQUILIA", "BUILD", "FLOOR", "HERE", "PEERS", "ROOT", "Peer", "machine", "versions"]
+__all__ = [
+    "AQUILIA",
+    "BARE",
+    "BUILD",
+    "FLOOR",
+    "FULL",
+    "HERE",
+    "PEERS",
+    "ROOT",
+    "Peer",
+    "machine",
+    "versions",
+]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -20,6 +32,7 @@ BUILD = ROOT / "build" / "benchmarks"
 SERVERS = HERE / "servers"
 
 AQUILIA, FLOOR = "aquilia", "floor"
+BARE, FULL = "aquilia-bare", "aquilia-full"
 
 
 @dataclass(frozen=True)
@@ -75,13 +88,13 @@ PEERS = (
     Peer(AQUILIA, "Aquilia", _python("{servers}/aquilia_app.py", "{port}", "native")),
     Peer("aquilia-asgi", "Aquilia, ASGI transport", _python("{servers}/aquilia_app.py", "{port}", "asgi")),
     Peer(
-        "aquilia-bare",
+        BARE,
         "Aquilia, bare",
         _python("{servers}/aquilia_app.py", "{port}", "native", "bare"),
         modes=frozenset({"echo"}),
     ),
     Peer(
-        "aquilia-full",
+        FULL,
         "Aquilia, everything on",
         _python("{servers}/aquilia_app.py", "{port}", "native", "full"),
         modes=frozenset({"echo"}),
