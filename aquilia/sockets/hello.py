@@ -7,9 +7,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol
 
+from aquilia.auth import expiry
 from aquilia.faults import FaultEngine
 from aquilia.sockets.answers import close_with, fault_of, internal_error_in_opening
-from aquilia.sockets.authentication import Arrival, expiry
+from aquilia.sockets.authentication import Arrival
 from aquilia.sockets.codecs import Codec
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract
