@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -37,6 +38,7 @@ from aquilia.sockets.faults import (
     ws_payload_too_large,
     ws_unsupported_event,
 )
+from aquilia.sockets.figures import OTHER, Meter, Tally
 from aquilia.sockets.handshake import choose_profile
 from aquilia.sockets.hello import HelloExchange
 from aquilia.sockets.pump import Pump
@@ -81,6 +83,7 @@ class Dispatcher:
         clock: Clock,
         development: bool,
         sessions: bool,
+        meter: Meter | None = None,
     ) -> None:
         self.contract = contract
         self._node = node
@@ -98,8 +101,17 @@ class Dispatcher:
         self._max_size = contract.settings.max_message_size
         compiler = RouteCompiler(contract, services, node.handler_timeout, sessions=sessions)
         self._routes = {name: compiler.route(event) for name, event in contract.events.items()}
+        self._kinds: dict[str, Tally] | None = None
+        if meter is not None:
+            self._measure(meter)
         self._on_connect = [compiler.hook(hook) for hook in contract.on_connect]
         self._on_disconnect = [compiler.hook(hook) for hook in contract.on_disconnect]
+
+    def _measure(self, meter: Meter) -> None:
+        """Count what comes, by event, and the seconds that handling it takes."""
+        self._kinds = {**meter.received_kinds, "event": meter.received_kinds[OTHER]}
+        for name, route in self._routes.items():
+            self._routes[name] = replace(route, received=meter.received[name], handling=meter.handling[name])
 
     # The opening
 
@@ -161,7 +173,9 @@ class Dispatcher:
                 self._answer(conn, fault, envelope)
 
     def _count(self, conn: Connection, kind: str, size: int) -> None:
-        """A message has come that no handler is for; metrics may want to know of it."""
+        """A message has come that no handler is for."""
+        if self._kinds is not None:
+            self._kinds[kind].add(size)
 
     def _take(self, conn: Connection, envelope: MessageEnvelope, now: float, size: int) -> None:
         """One message that could be read; it had `size` bytes."""

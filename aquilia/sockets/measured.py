@@ -1,16 +1,12 @@
-"""What connections and dispatch do besides, where metrics are on: they count messages. Chosen at boot."""
+"""What a connection does besides, where metrics are on: it counts what it sends. Chosen at boot."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 from aquilia.sockets.connection import Connection
-from aquilia.sockets.dispatch import Dispatcher
 from aquilia.sockets.envelope import MessageEnvelope
-from aquilia.sockets.figures import OTHER, Meter
+from aquilia.sockets.figures import Meter
 
-__all__ = ["MeasuredConnection", "MeasuredDispatcher"]
+__all__ = ["MeasuredConnection"]
 
 
 class MeasuredConnection(Connection):
@@ -30,16 +26,3 @@ class MeasuredConnection(Connection):
         tally.messages += 1
         tally.bytes += len(frame)
         return frame
-
-
-class MeasuredDispatcher(Dispatcher):
-    """Counts what comes, by event, and the seconds that handling it takes."""
-
-    def __init__(self, *args: Any, meter: Meter, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._kinds = {**meter.received_kinds, "event": meter.received_kinds[OTHER]}
-        for name, route in self._routes.items():
-            self._routes[name] = replace(route, received=meter.received[name], handling=meter.handling[name])
-
-    def _count(self, conn: Connection, kind: str, size: int) -> None:
-        self._kinds[kind].add(size)

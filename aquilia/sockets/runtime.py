@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Receive, Send
@@ -25,7 +24,6 @@ from aquilia.sessions import SessionEngine
 from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.adapters.inmemory import InMemoryAdapter
 from aquilia.sockets.connection import Connection, ConnectionState
-from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.dispatch import Dispatcher
@@ -33,7 +31,6 @@ from aquilia.sockets.faults import CloseCode, ws_overloaded
 from aquilia.sockets.figures import Figures
 from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.hub import Home, Hub
-from aquilia.sockets.measured import MeasuredDispatcher
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.opening import Entrance
 from aquilia.sockets.plan import PROVIDED, SocketPlan
@@ -128,7 +125,8 @@ class AquilaSockets:
         self._told = False
         self._starting = asyncio.Lock()
         for app, contract in self.plan.contracts:
-            dispatcher = _dispatcher_kind(contract, self.recorder)(
+            kind = Dispatcher if contract.declaration.function is None else FlowDispatcher
+            dispatcher = kind(
                 contract,
                 self.services,
                 node=self.plan.node,
@@ -138,6 +136,7 @@ class AquilaSockets:
                 clock=clock,
                 development=development,
                 sessions=app.sessions is not None,
+                meter=self.recorder.meter(contract.declaration.path),
             )
             self._entrance.serve(app, contract, dispatcher)
 
@@ -341,15 +340,6 @@ def _named(conns: Sequence[Connection], what: str) -> list[str]:
     shown = ", ".join(f"{conn.id} at {conn.namespace}" for conn in conns[:SHOWN])
     more = f" and {len(conns) - SHOWN} more" if len(conns) > SHOWN else ""
     return [f"{len(conns)} connection{'s'[: len(conns) > 1]} {what} ({shown}{more})"]
-
-
-def _dispatcher_kind(
-    contract: SocketContract, recorder: Recorder
-) -> Callable[..., Dispatcher | FlowDispatcher]:
-    meter = recorder.meter(contract.declaration.path)
-    if contract.declaration.function is not None:
-        return partial(FlowDispatcher, meter=meter)
-    return Dispatcher if meter is None else partial(MeasuredDispatcher, meter=meter)
 
 
 def _misplaced(app: App) -> list[Problem]:
