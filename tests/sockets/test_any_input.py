@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from door import TEXT, Complaints, house, listening, written
+from door import TEXT, house, written
 from hypothesis import given
 from hypothesis import strategies as st
 from wire import PROFILES, TRANSPORTS, Client, serving
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest.fixture(autouse=True)
-def complaints() -> Iterator[Complaints]:
-    with listening() as complaints:
-        yield complaints
-    assert complaints.take() == []
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("complaints")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 import websockets
 from door import denial, expect_close
 from members import CONTROLLERS, PLAIN, V1, Open, Slow, bearer, by_cookie, encoded, hello, offering, who
-from wire import TRANSPORTS, Client, eventually, serving
+from wire import Client, eventually, serving
 
 from aquilia.sockets import AquilaSockets
-
-
-@pytest.fixture(params=list(TRANSPORTS))
-def transport(request: pytest.FixtureRequest) -> Any:
-    return TRANSPORTS[request.param]
 
 
 @pytest.fixture
@@ -30,12 +23,6 @@ def app(users: Slow) -> AquilaSockets:
     return AquilaSockets.from_controllers(
         CONTROLLERS, auth=users, middleware=[by_cookie], handshake_timeout=5
     )
-
-
-@pytest_asyncio.fixture
-async def base(transport: Any, app: AquilaSockets) -> AsyncIterator[str]:
-    async with serving(app, ws=transport) as base:
-        yield base
 
 
 # At the handshake

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -19,7 +19,6 @@ from door import (
     expect_close,
     house,
     is_served,
-    listening,
     nested,
     refusal,
     written,
@@ -28,14 +27,7 @@ from wire import PROFILES, TIMEOUT, TRANSPORTS, Client, serving
 
 from aquilia.sockets import AquilaSockets
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest.fixture(autouse=True)
-def complaints() -> Iterator[Complaints]:
-    with listening() as complaints:
-        yield complaints
-    assert complaints.take() == []
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("complaints")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=list(TRANSPORTS))
@@ -303,11 +295,6 @@ async def test_one_connection_too_many_is_refused_before_the_upgrade(
             for _ in range(2):
                 status, body = await denial(f"{base}/single", subprotocols=offered)
                 assert (status, body["code"]) == (503, "WS_OVERLOADED")
-
-
-@pytest.fixture(scope="module", params=TRANSPORTS.values(), ids=list(TRANSPORTS))
-def transport(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 async def test_whoever_says_nothing_is_shown_out_in_time(transport: str) -> None:

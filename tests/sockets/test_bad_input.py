@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import cbor2
 import msgspec
@@ -24,7 +24,6 @@ from door import (
     expect_close,
     house,
     is_served,
-    listening,
     nested,
     refusal,
     written,
@@ -33,14 +32,7 @@ from wire import PROFILES, TRANSPORTS, Client, serving
 
 from aquilia.sockets import AquilaSockets
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest.fixture(autouse=True)
-def complaints() -> Iterator[Complaints]:
-    with listening() as complaints:
-        yield complaints
-    assert complaints.take() == []
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.usefixtures("complaints")]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from door import denial, listening
 from legacy import DEPRECATED, KIB, Seen, application, closed, closed_after_all, connect, legacy, write
 from rawsocket import RawSocket
-from wire import TRANSPORTS, eventually, serving
+from wire import eventually, serving
 
 from aquilia import AppManifest, SessionEngine
 from aquilia.aquilary import BootError, Registry
@@ -40,9 +40,9 @@ def app(seen: Seen) -> AquilaSockets:
     return application(seen)
 
 
-@pytest.fixture(params=TRANSPORTS.values(), ids=list(TRANSPORTS))
-async def base(request: pytest.FixtureRequest, app: AquilaSockets) -> AsyncIterator[str]:
-    async with serving(app, ws=request.param, send_buffer=16 * KIB) as base:
+@pytest.fixture
+async def base(transport: Any, app: AquilaSockets) -> AsyncIterator[str]:
+    async with serving(app, ws=transport, send_buffer=16 * KIB) as base:
         yield base
 
 

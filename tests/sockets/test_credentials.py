@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
-import pytest_asyncio
 from door import expect_close, listening
 from members import CONTROLLERS, Open, Slow, bearer, by_cookie, hello, who
 from tokens import JWT, token
-from wire import TRANSPORTS, Client, serving
+from wire import Client, serving
 
 from aquilia.sockets import AquilaSockets
-
-
-@pytest.fixture(params=list(TRANSPORTS))
-def transport(request: pytest.FixtureRequest) -> Any:
-    return TRANSPORTS[request.param]
 
 
 @pytest.fixture
@@ -32,12 +24,6 @@ def app(users: Slow) -> AquilaSockets:
     return AquilaSockets.from_controllers(
         CONTROLLERS, auth=users, middleware=[by_cookie], handshake_timeout=5
     )
-
-
-@pytest_asyncio.fixture
-async def base(transport: Any, app: AquilaSockets) -> AsyncIterator[str]:
-    async with serving(app, ws=transport) as base:
-        yield base
 
 
 async def test_welcome_tells_when_the_identity_expires(base: str, users: Slow) -> None:

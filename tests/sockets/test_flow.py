@@ -32,9 +32,9 @@ def app(seen: Seen) -> AquilaSockets:
     return application(seen)
 
 
-@pytest.fixture(params=TRANSPORTS.values(), ids=list(TRANSPORTS))
-async def base(request: pytest.FixtureRequest, app: AquilaSockets) -> AsyncIterator[str]:
-    async with serving(app, ws=request.param, send_buffer=16 * KIB) as base:
+@pytest.fixture
+async def base(transport: Any, app: AquilaSockets) -> AsyncIterator[str]:
+    async with serving(app, ws=transport, send_buffer=16 * KIB) as base:
         yield base
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import websockets
 from hall import PATTERN, Hall, Scrape, hall, scraped, shows
-from wire import TRANSPORTS, Client, serving
+from wire import Client, serving
 
 from aquilia.sockets import (
     AquilaSockets,
@@ -20,11 +20,6 @@ from aquilia.sockets import (
     SocketController,
 )
 from aquilia.sockets.figures import MAX_CODES, MAX_EVENTS
-
-
-@pytest.fixture(params=list(TRANSPORTS))
-def transport(request: pytest.FixtureRequest) -> Any:
-    return TRANSPORTS[request.param]
 
 
 async def test_messages_and_bytes_are_counted_each_way_by_pattern_and_event(transport: Any) -> None:

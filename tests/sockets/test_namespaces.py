@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import websockets
-from wire import TRANSPORTS, Client, eventually, serving
+from wire import Client, eventually, serving
 
 from aquilia import service
 from aquilia.aquilary import BootError
@@ -84,12 +84,6 @@ class Shop(SocketController):
 
 
 SERVICES = [Ledger, purse, receipt, slow_start]
-
-
-@pytest.fixture(params=list(TRANSPORTS))
-async def base(request: pytest.FixtureRequest, app: AquilaSockets) -> AsyncIterator[str]:
-    async with serving(app, ws=TRANSPORTS[request.param]) as base:
-        yield base
 
 
 @pytest.fixture

@@ -105,12 +105,6 @@ def app() -> AquilaSockets:
 
 
 @pytest.fixture(params=TRANSPORTS.values(), ids=list(TRANSPORTS))
-async def base(request: pytest.FixtureRequest, app: AquilaSockets) -> AsyncIterator[str]:
-    async with serving(app, ws=request.param) as base:
-        yield base
-
-
-@pytest.fixture(params=TRANSPORTS.values(), ids=list(TRANSPORTS))
 async def narrow(request: pytest.FixtureRequest, app: AquilaSockets) -> AsyncIterator[str]:
     """The same, with little room in the wires."""
     async with serving(app, ws=request.param, send_buffer=16 * KIB) as base:
