@@ -109,7 +109,9 @@ class Dispatcher:
 
     def _measure(self, meter: Meter) -> None:
         """Count what comes, by event, and the seconds that handling it takes."""
-        self._kinds = {**meter.received_kinds, "event": meter.received_kinds[OTHER]}
+        kinds = meter.received_kinds
+        # An event that nobody handles; and `system`, which is not for clients to send.
+        self._kinds = {**kinds, "event": kinds[OTHER], "system": kinds["invalid"]}
         for name, route in self._routes.items():
             self._routes[name] = replace(route, received=meter.received[name], handling=meter.handling[name])
 

@@ -93,7 +93,6 @@ class Meter:
     def __init__(self, events: Iterable[str], emits: Iterable[str]) -> None:
         self.received = {name: Tally() for name in events}
         self.received_kinds = {kind: Tally() for kind in ("ack", "control", "invalid", OTHER)}
-        self.received_kinds["system"] = self.received_kinds["invalid"]  # not for clients to send
         self.sent = {name: Tally() for name in (*emits, "error")}
         self.sent_kinds = {kind: Tally() for kind in ("ack", "system", OTHER)}
         self.handling = {name: Distribution(SECONDS) for name in self.received}

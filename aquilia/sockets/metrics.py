@@ -26,7 +26,7 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from aquilia.sockets.families import FAMILIES, Family, Sample, bound_label
-from aquilia.sockets.figures import Distribution, Figures
+from aquilia.sockets.figures import Distribution, Figures, Tally
 from aquilia.sockets.hub import Home
 from aquilia.sockets.shared_files import SharedFiles, bury_the_dead, folder, multiprocess_problem
 
@@ -179,8 +179,8 @@ class Metrics:
             for pattern, level in levels.items():
                 yield Sample(FAMILIES[name], (pattern,), getattr(level, attribute))
         for pattern, meter in figures.meters.items():
-            yield from _messages("received", "received", pattern, meter.received, meter.received_kinds)
-            yield from _messages("sent", "sent", pattern, meter.sent, meter.sent_kinds)
+            yield from _messages("received", pattern, meter.received, meter.received_kinds)
+            yield from _messages("sent", pattern, meter.sent, meter.sent_kinds)
             for event, distribution in meter.handling.items():
                 yield Sample(FAMILIES["aquilia_handler_seconds"], (pattern, event), distribution)
             for event, publications in list(meter.fanout.items()):
@@ -195,14 +195,11 @@ def _counted(name: str, counts: Any) -> Iterator[Sample]:
         yield Sample(FAMILIES[name], (key,) if isinstance(key, str) else key, count)
 
 
-def _messages(verb: str, way: str, pattern: str, events: Any, kinds: Any) -> Iterator[Sample]:
+def _messages(way: str, pattern: str, events: dict[str, Tally], kinds: dict[str, Tally]) -> Iterator[Sample]:
     tallies = [("event", event, tally) for event, tally in list(events.items())]
-    # A client's `system` frame is counted as invalid: one tally under two names is told once.
-    tallies += [
-        (kind, "", tally) for kind, tally in kinds.items() if not (way == "received" and kind == "system")
-    ]
+    tallies += [(kind, "", tally) for kind, tally in kinds.items()]
     for kind, event, tally in tallies:
-        yield Sample(FAMILIES[f"aquilia_messages_{verb}_total"], (pattern, kind, event), tally.messages)
+        yield Sample(FAMILIES[f"aquilia_messages_{way}_total"], (pattern, kind, event), tally.messages)
         yield Sample(FAMILIES[f"aquilia_{way}_bytes_total"], (pattern, kind, event), tally.bytes)
 
 
