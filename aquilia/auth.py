@@ -259,10 +259,18 @@ class Authenticator:
         return identity
 
     async def still_valid(self, identity: Any) -> bool:
-        """Whether an identity that is in use is still good; yes, where the AuthManager cannot tell."""
+        """Whether an identity that is in use is still good; yes, where the AuthManager cannot tell.
+
+        Raises:
+            TypeError: it returned neither True nor False.
+        """
         if not isinstance(self._manager, RevocableAuthManager):
             return True
-        return await self._manager.still_valid(identity) is not False
+        valid: object = await self._manager.still_valid(identity)
+        if not isinstance(valid, bool):
+            kind = type(valid).__qualname__
+            raise TypeError(f"{self._name}.still_valid returned a {kind}: it must return True or False")
+        return valid
 
     async def __call__(self, ctx: RequestCtx, call_next: CallNext) -> Response:
         """See `aquilia.middleware.Middleware`."""
