@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
 from aquilia.auth import TOKEN_EXPIRED, Authenticator, Identity, TokenFault
@@ -23,10 +24,14 @@ __all__ = [
     "Arrival",
     "Threshold",
     "authenticated",
+    "check_identity",
     "expiry",
     "require_same",
     "seconds_left",
 ]
+
+_NEVER = 2.0**53 / 1000
+"""A moment that its milliseconds cannot be told of: JavaScript has no whole numbers from there on."""
 
 
 async def authenticated(auth: Authenticator, token: str) -> Identity:
@@ -43,9 +48,35 @@ async def authenticated(auth: Authenticator, token: str) -> Identity:
 
 
 def expiry(identity: Any) -> float | None:
-    """When an identity expires, in seconds since 1970; None: never. One of an application's own need not say."""
+    """When an identity expires, in seconds since 1970; None: never. One of an application's own need not say.
+
+    Raises:
+        TypeError: for what is no moment: nobody would know when it is over.
+    """
     moment = getattr(identity, "expires_at", None)
-    return moment if isinstance(moment, int | float) else None
+    if moment is None:
+        return None
+    if not isinstance(moment, int | float) or isnan(moment):
+        raise TypeError(
+            f"{type(identity).__qualname__}.expires_at: seconds since 1970 are needed, or None, not {moment!r}"
+        )
+    return moment if moment < _NEVER else None
+
+
+def check_identity(identity: Any) -> None:
+    """Refuse what a middleware has set, and connections could not be kept by.
+
+    Raises:
+        TypeError: for an `id` that cannot be a key, or an `expires_at` that is no moment.
+    """
+    expiry(identity)
+    id = getattr(identity, "id", None)
+    try:
+        hash(id)
+    except TypeError:
+        raise TypeError(
+            f"{type(identity).__qualname__}.id: what can be a key is needed, not {type(id).__qualname__}"
+        ) from None
 
 
 def seconds_left(identity: Any) -> float | None:

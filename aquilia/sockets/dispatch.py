@@ -163,11 +163,11 @@ class Dispatcher:
         try:
             await hello.arrival.identify(hello.asked["token"])
         except (Exception, asyncio.CancelledError) as error:
-            fault = self._engine.process(
-                own_error(error), f"hello of {self._name}", internal=internal_error_in_opening
-            )
+            own = own_error(error, meant=conn._close is not None)
+            fault = self._engine.process(own, f"hello of {self._name}", internal=internal_error_in_opening)
             if conn._close is None:
                 self._refuse_opening(conn, fault)
+            pass_on(error)
             return
         if conn._close is not None:  # its time was up
             return
@@ -203,6 +203,8 @@ class Dispatcher:
             self._credentials.watch(conn)
             if conn._close is not None:
                 return
+        if conn._profile.v1:  # a plain client was let in when it came
+            conn._hub.add(conn)
         if self._on_connect:
             self._enqueue(conn, _CONNECT)
         else:
@@ -395,6 +397,7 @@ class Dispatcher:
     def on_closed(self, conn: Connection, code: int, reason: str) -> None:
         """See `TransportEvents`."""
         self._arrivals.pop(conn, None)
+        self._credentials.forget(conn)
         by_server = conn._close is not None
         ended = conn._closed(code, reason)
         conn._home.recorder.closed(self._pattern, ended.code)
@@ -423,7 +426,7 @@ class Dispatcher:
         pump = conn._pump
         if isinstance(pump, asyncio.Task):
             await asyncio.sleep(0)  # a handler whose request has failed with the connection learns that first
-            if by_server:
+            if by_server and conn._started:
                 # The handler that closed the connection may still have something to do.
                 await asyncio.wait([pump], timeout=HANDLER_GRACE)
             pump.cancel()
