@@ -142,6 +142,7 @@ class Dispatcher:
         if conn._pump is not None:  # hello came, and its token is being looked at: the rest waits for that
             self._enqueue(conn, data)
             return
+        self._count(conn, "control", len(data))
         try:
             has_auth = self.contract.auth is not None
             asked = hello_payload(conn._codec, conn._codec.decode(data), has_auth=has_auth)
@@ -229,7 +230,6 @@ class Dispatcher:
             wanted = "binary" if codec.binary else "text"
             conn._end(CloseCode.UNSUPPORTED_DATA, f"this subprotocol has {wanted} frames")
         elif conn.phase is _CONNECTING:
-            self._count(conn, "control", size)
             self._hello(conn, data)
         else:
             try:

@@ -101,6 +101,24 @@ async def test_who_has_not_said_hello_can_be_thrown_out(base: str, app: AquilaSo
     await eventually(lambda: app.live()["connections"] == 0)
 
 
+async def test_what_waits_for_the_answer_to_hello_is_counted_once(transport: Any, users: Slow) -> None:
+    app = AquilaSockets.from_controllers(CONTROLLERS, auth=users, metrics="/metrics")
+    async with serving(app, ws=transport) as base:
+        async with Client.connect(f"{base}/members", "v1.json", hello=False) as client:
+            await hello(client, token="slow")
+            for n in range(3):
+                await client.send("say", str(n))
+            await client.socket.ping()
+            await eventually(lambda: users.asked == ["asked slow"])
+            users.let_go.set()
+            await client.expect("welcome")
+            assert (await client.request("say", "last"))["status"] == "ok"
+        meter = app.recorder.meter("/members")
+        assert meter is not None
+        assert meter.received["say"].messages == 4
+        assert meter.received_kinds["control"].messages == 1
+
+
 class Odd(Slow):
     """Does with some tokens what no AuthManager should."""
 
