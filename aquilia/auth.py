@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, isnan
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -40,6 +40,9 @@ __all__ = [
 
 MAX_TOKEN_LENGTH = 16_384
 """Characters of a token; a longer one is refused before anybody looks at it."""
+
+_NEVER = 2.0**53 / 1000
+"""A moment that its milliseconds cannot be told of: JavaScript has no whole numbers from there on."""
 
 TOKEN_INVALID = "AUTH_TOKEN_INVALID"
 TOKEN_EXPIRED = "AUTH_TOKEN_EXPIRED"
@@ -116,9 +119,19 @@ def _moment(value: object) -> float | None:
 
 
 def expiry(identity: Any) -> float | None:
-    """When an identity expires, in seconds since 1970; None: never. One of an application's own need not say."""
+    """When an identity expires, in seconds since 1970; None: never. One of an application's own need not say.
+
+    Raises:
+        TypeError: for what is no moment: nobody would know when it is over.
+    """
     moment = getattr(identity, "expires_at", None)
-    return moment if isinstance(moment, int | float) else None
+    if moment is None:
+        return None
+    if not isinstance(moment, int | float) or isnan(moment):
+        raise TypeError(
+            f"{type(identity).__qualname__}.expires_at: seconds since 1970 are needed, or None, not {moment!r}"
+        )
+    return moment if moment < _NEVER else None
 
 
 @runtime_checkable
@@ -266,10 +279,18 @@ class Authenticator:
         return identity
 
     async def still_valid(self, identity: Any) -> bool:
-        """Whether an identity that is in use is still good; yes, where the AuthManager cannot tell."""
+        """Whether an identity that is in use is still good; yes, where the AuthManager cannot tell.
+
+        Raises:
+            TypeError: it returned neither True nor False.
+        """
         if not isinstance(self._manager, RevocableAuthManager):
             return True
-        return await self._manager.still_valid(identity) is not False
+        valid: object = await self._manager.still_valid(identity)
+        if not isinstance(valid, bool):
+            kind = type(valid).__qualname__
+            raise TypeError(f"{self._name}.still_valid returned a {kind}: it must return True or False")
+        return valid
 
     async def __call__(self, ctx: RequestCtx, call_next: CallNext) -> Response:
         """See `aquilia.middleware.Middleware`."""

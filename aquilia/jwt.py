@@ -45,6 +45,8 @@ _KINDS = {
     "OKP": "an Edwards curve key",
 }
 _LEAST_RSA_BITS = 2048
+_PUBLIC = (b"BEGIN ", b"ssh-rsa ", b"ssh-ed25519 ", b"ssh-dss ", b"ecdsa-sha2-")
+"""What is in the text of keys that are no secrets."""
 _NOT_ATTRIBUTES = {"exp", "nbf", "iat", "aud"}
 
 
@@ -278,6 +280,8 @@ def _of_text(given: bytes) -> _Key:
                 continue
         raise _wrong("key", "the PEM cannot be read as an RSA, EC or Ed25519 key")
     try:
+        if any(mark in given for mark in _PUBLIC):  # with a space before it, no loader would know it
+            raise ValueError
         return OctKey.import_key(given)
     except ValueError:
         raise _wrong("key", "this is a public key, which is no secret: give it as PEM or JWK") from None

@@ -138,6 +138,8 @@ class SessionEngine:
         response = _own(response)
         if response.status_code != 101:
             response.headers.add_vary_header("Cookie")
+            if told is not None:
+                _keep_private(response)
         if told is not None:
             self._set_cookie(response, self.sign(session.id) if told else None, connection)
         return response
@@ -233,6 +235,19 @@ def _secrets_problem(secrets: Sequence[Any]) -> str | None:
         if size < _SHORTEST_SECRET:
             return f"{which} has {size} bytes, and {_SHORTEST_SECRET} are needed; {_HOW}"
     return None
+
+
+def _keep_private(response: Response) -> None:
+    """Let no shared cache give one client's cookie to others: only a response that says so is not theirs to keep.
+
+    RFC 9111 section 7.3.
+    """
+    given = [each.strip() for each in response.headers.get("cache-control", "").lower().split(",")]
+    names = [each.partition("=")[0].strip() for each in given]
+    if "no-store" in names or "private" in given:
+        return
+    kept = [each for each, name in zip(given, names, strict=True) if name not in ("", "public", "s-maxage")]
+    response.headers["cache-control"] = ", ".join(["private", *kept])
 
 
 def _own(response: Response) -> Response:

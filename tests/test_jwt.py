@@ -99,6 +99,7 @@ def test_without_any_key_it_is_said_what_to_do(monkeypatch: Any) -> None:
 
 
 SMALL = rsa.generate_private_key(65537, 1024)
+OPENSSH = RSA.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +114,9 @@ SMALL = rsa.generate_private_key(65537, 1024)
         (public(RSA), {"algorithms": ["HS256"]}, "HS256 takes a shared secret, and the key is an RSA key"),
         (public(RSA), {"algorithms": ["RS256", "HS256"]}, "HS256 takes a shared secret"),
         (public(RSA, serialization.Encoding.DER), {}, "this is a public key, which is no secret"),
+        (b" " + OPENSSH, {}, "this is a public key, which is no secret"),
+        (b'no-pty "' + OPENSSH + b'"', {}, "this is a public key, which is no secret"),
+        (b"---- " + public(RSA)[5:], {}, "this is a public key, which is no secret"),
         (SECRET, {"algorithms": ["RS256"]}, "RS256 takes an RSA key, and the key is a shared secret"),
         (private(KEYS["ES256"]), {"algorithms": ["ES384"]}, "accepted: ES256"),
         (private(ec.generate_private_key(ec.SECP256K1())), {}, "no algorithm is for the curve"),

@@ -61,6 +61,33 @@ async def test_caches_are_told_what_depends_on_the_cookie(client: httpx.AsyncCli
     assert (await client.post("/set", json={"a": 1})).headers["vary"] == "Cookie"
 
 
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (None, "private"),
+        ("public, max-age=60, s-maxage=600", "private, max-age=60"),
+        ("Public", "private"),
+        ("no-cache", "private, no-cache"),
+        ("no-store", "no-store"),
+        ("private, max-age=5", "private, max-age=5"),
+    ],
+)
+async def test_no_shared_cache_keeps_a_cookie(engine: SessionEngine, given: str | None, sent: str) -> None:
+    class Cached(Controller):
+        @GET("/cached")
+        async def cached(self, ctx: RequestCtx) -> Response:
+            ctx.session["seen"] = True
+            return Response("x", headers={} if given is None else {"cache-control": given})
+
+    async with serving(engine, Cached) as app, client_of(app) as client:
+        first = await client.get("/cached")
+        assert "set-cookie" in first.headers
+        assert first.headers["cache-control"] == sent
+        second = await client.get("/cached")
+        assert "set-cookie" not in second.headers
+        assert second.headers.get("cache-control") == given
+
+
 async def test_a_response_that_many_requests_share_carries_nobodys_cookie(client: httpx.AsyncClient) -> None:
     assert "set-cookie" in (await client.get("/shared")).headers
     assert "set-cookie" not in (await client.get("/same")).headers

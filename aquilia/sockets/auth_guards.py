@@ -95,7 +95,8 @@ class MessageAuthGuard(SocketGuard):
         if auth is None or not auth.revocable:
             return None
         now = conn._hub.clock.time()
-        if now - self._checked.get(conn, conn._created) < self.check_interval:
+        since = now - self._checked.get(conn, conn._created)
+        if 0 <= since < self.check_interval:  # below 0 where the system's clock was set back
             return None
         return self._check(conn, identity, now)
 

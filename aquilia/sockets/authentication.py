@@ -23,6 +23,7 @@ __all__ = [
     "Arrival",
     "Threshold",
     "authenticated",
+    "check_identity",
     "require_same",
     "seconds_left",
 ]
@@ -39,6 +40,22 @@ async def authenticated(auth: Authenticator, token: str) -> Identity:
     except TokenFault as fault:
         make = ws_token_expired if fault.code == TOKEN_EXPIRED else ws_auth_required
         raise make(fault.message) from None
+
+
+def check_identity(identity: Any) -> None:
+    """Refuse what a middleware has set, and connections could not be kept by.
+
+    Raises:
+        TypeError: for an `id` that cannot be a key, or an `expires_at` that is no moment.
+    """
+    expiry(identity)
+    id = getattr(identity, "id", None)
+    try:
+        hash(id)
+    except TypeError:
+        raise TypeError(
+            f"{type(identity).__qualname__}.id: what can be a key is needed, not {type(id).__qualname__}"
+        ) from None
 
 
 def seconds_left(identity: Any) -> float | None:

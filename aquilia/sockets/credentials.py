@@ -19,7 +19,7 @@ from aquilia.sockets.faults import (
     ws_token_expired,
     ws_unsupported_event,
 )
-from aquilia.sockets.tasks import TaskSet, own_error
+from aquilia.sockets.tasks import TaskSet, own_error, pass_on
 
 __all__ = ["Credentials"]
 
@@ -38,7 +38,7 @@ class Credentials:
         self._engine = engine
         self._tasks = tasks
         self._answer = answer
-        self._renewing: set[Connection] = set()
+        self._renewing: dict[Connection, asyncio.Task[None] | None] = {}
 
     def watch(self, conn: Connection) -> None:
         """End the connection when its identity expires, which may be now."""
@@ -69,8 +69,16 @@ class Credentials:
             )
         if conn in self._renewing:
             raise ws_overloaded("another auth of this connection is under way")
-        self._renewing.add(conn)
-        self._tasks.start(self._renewed(self._auth, conn, envelope, token), conn._context.copy())
+        self._renewing[conn] = None
+        task = self._tasks.start(self._renewed(self._auth, conn, envelope, token), conn._context.copy())
+        if task is not None:
+            self._renewing[conn] = task
+
+    def forget(self, conn: Connection) -> None:
+        """The connection is gone: nobody waits for its `auth` any more."""
+        task = self._renewing.pop(conn, None)
+        if task is not None:
+            task.cancel()
 
     async def _renewed(
         self, auth: Authenticator, conn: Connection, envelope: MessageEnvelope, token: str
@@ -79,11 +87,14 @@ class Credentials:
             identity = await authenticated(auth, token)
             require_same(conn.identity, identity, "auth")
         except (Exception, asyncio.CancelledError) as error:
-            fault = fault_of(self._engine, own_error(error), self._where, conn)
-            self._answer(conn, fault, envelope)
+            own = own_error(error, meant=conn._close is not None)
+            fault = fault_of(self._engine, own, self._where, conn)
+            if conn._close is None:
+                self._answer(conn, fault, envelope)
+            pass_on(error)
             return
         finally:
-            self._renewing.discard(conn)
+            self._renewing.pop(conn, None)
         if conn._close is not None:
             return
         conn.identity = identity

@@ -134,6 +134,8 @@ class Dispatcher:
             self._credentials.watch(conn)
             if conn._close is not None:
                 return
+        if conn._profile.v1:  # a plain client was let in when it came
+            conn._hub.add(conn)
         if self._on_connect:
             self._enqueue(conn, self._greet)
         else:
@@ -158,7 +160,8 @@ class Dispatcher:
             wanted = "binary" if codec.binary else "text"
             conn._end(CloseCode.UNSUPPORTED_DATA, f"this subprotocol has {wanted} frames")
         elif conn.phase is _CONNECTING:
-            self._count(conn, "control", size)
+            if conn._pump is None:  # else it waits for the answer to hello, and is counted behind that
+                self._count(conn, "control", size)
             self._hello.take(conn, data)
         else:
             try:
@@ -320,6 +323,7 @@ class Dispatcher:
     def on_closed(self, conn: Connection, code: int, reason: str) -> None:
         """See `TransportEvents`."""
         self._hello.forget(conn)
+        self._credentials.forget(conn)
         by_server = conn._close is not None
         ended = conn._closed(code, reason)
         conn._home.recorder.closed(self._pattern, ended.code)
@@ -348,7 +352,7 @@ class Dispatcher:
         pump = conn._pump
         if isinstance(pump, asyncio.Task):
             await asyncio.sleep(0)  # a handler whose request has failed with the connection learns that first
-            if by_server:
+            if by_server and conn._started:
                 # The handler that closed the connection may still have something to do.
                 await asyncio.wait([pump], timeout=HANDLER_GRACE)
             pump.cancel()

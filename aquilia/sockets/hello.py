@@ -17,7 +17,7 @@ from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import SocketFault, ws_connection_timeout, ws_handshake_failed
 from aquilia.sockets.settings import NodeSettings
-from aquilia.sockets.tasks import own_error
+from aquilia.sockets.tasks import own_error, pass_on
 
 __all__ = ["HelloExchange"]
 
@@ -95,7 +95,8 @@ class HelloExchange:
         try:
             await arrival.identify(asked["token"])
         except (Exception, asyncio.CancelledError) as error:
-            self._refuse(conn, own_error(error))
+            self._refuse(conn, own_error(error, meant=conn._close is not None))
+            pass_on(error)
             return
         if conn._close is not None:  # its time was up
             return

@@ -34,8 +34,8 @@ class Home:
     """A namespace that is open in this process: its controller's instance, connections and rooms."""
 
     __slots__ = (
-        "auth", "connections", "container", "controller", "emits", "identities", "linger", "meter", "namespace",
-        "pattern", "recorder", "rooms", "settings", "users",
+        "arriving", "auth", "connections", "container", "controller", "emits", "identities", "linger", "meter",
+        "namespace", "pattern", "recorder", "rooms", "settings", "users",
     )  # fmt: skip
 
     def __init__(
@@ -52,9 +52,19 @@ class Home:
         self.auth: Authenticator | None = None
         self.identities = Identities()
         self.connections = Audience(None, self.meter, self.identities)
+        self.arriving: dict[str, Connection] = {}
+        """Clients of v1 that have not been welcomed yet: nothing is published to them."""
         self.rooms: dict[str, Audience] = {}
         self.users = 0
         self.linger: asyncio.TimerHandle | None = None
+
+    def everyone(self) -> list[Connection]:
+        """All connections that are open here, welcomed or not."""
+        return [*self.connections.members.values(), *self.arriving.values()]
+
+    def find(self, id: str) -> Connection | None:
+        """One of `everyone`."""
+        return self.connections.members.get(id) or self.arriving.get(id)
 
 
 class Hub:
@@ -101,9 +111,15 @@ class Hub:
         self.homes.pop(home.namespace.path, None)
         await self._unsubscribe(home, home.connections)
 
-    def add(self, conn: Connection) -> None:
-        """Count a connection in."""
+    def expect(self, conn: Connection) -> None:
+        """Count a connection in whose client has yet to say hello: until `add` it is in no audience."""
         home: Home = conn._home
+        home.arriving[conn.id] = conn
+
+    def add(self, conn: Connection) -> None:
+        """See `HubPort`."""
+        home: Home = conn._home
+        home.arriving.pop(conn.id, None)
         home.connections.members[conn.id] = conn
         if conn.identity is not None:
             home.identities.add(conn.identity, conn)
@@ -111,6 +127,7 @@ class Hub:
     def forget(self, conn: Connection) -> Sequence[str]:
         """Take a connection out of everything, at once; the rooms that it left empty are for `close_room`."""
         home: Home = conn._home
+        home.arriving.pop(conn.id, None)
         home.connections.remove(conn)
         if conn.identity is not None:
             home.identities.remove(conn.identity, conn)
@@ -140,6 +157,7 @@ class Hub:
         """See `HubPort`."""
         home: Home = conn._home
         if conn.id in home.connections.members:
+            hash(getattr(identity, "id", None))  # what cannot be a key is refused before anything changes
             home.identities.remove(conn.identity, conn)
             home.identities.add(identity, conn)
 
@@ -239,7 +257,7 @@ class Hub:
     async def kick(self, namespace: str, connection: str) -> bool:
         """See `HubPort`."""
         home = self.homes.get(namespace)
-        conn = home.connections.members.get(connection) if home else None
+        conn = home.find(connection) if home else None
         if conn is None or conn._close is not None:
             return False
         conn._end(CloseCode.KICKED, ws_kicked().message)

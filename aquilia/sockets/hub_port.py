@@ -39,6 +39,9 @@ class HubPort(Protocol):
     def clock(self) -> Clock:
         """What the time is here."""
 
+    def add(self, conn: Any) -> None:
+        """A connection is open to its client: from here on it gets what is published to its namespace."""
+
     def identify(self, conn: Any, identity: Any) -> None:
         """A connection is about to be of this identity: publications to it shall find the connection."""
 

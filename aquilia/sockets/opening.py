@@ -8,7 +8,9 @@ see.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +26,7 @@ from aquilia.exchange import route_path
 from aquilia.faults import Fault, FaultEngine
 from aquilia.middleware import Endpoint, compose, split
 from aquilia.patterns import PatternTable
-from aquilia.sockets.authentication import Arrival, Threshold
+from aquilia.sockets.authentication import Arrival, Threshold, check_identity
 from aquilia.sockets.codecs import codec as codec_named
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract
@@ -255,8 +257,9 @@ class Entrance:
         served, handshake = admission.served, admission.handshake
         handshake.identity, handshake.session = ctx.identity, ctx.session
         try:
-            may_wait = await self._identify(ctx, admission)
-            verdict = await served.threshold.ask_guards(handshake, may_wait=may_wait)
+            async with self._in_time(served):
+                may_wait = await self._identify(ctx, admission)
+                verdict = await served.threshold.ask_guards(handshake, may_wait=may_wait)
             self._require_open()
             admission.home = await self._namespaces.acquire(
                 served.contract,
@@ -282,9 +285,23 @@ class Entrance:
     async def _identify(self, ctx: RequestCtx, admission: _Admission) -> bool:
         """Authenticate by the token of the handshake. Whether the client may still say in `hello` who it is."""
         threshold, handshake = admission.served.threshold, admission.handshake
+        check_identity(handshake.identity)
         had_token = await threshold.identify(handshake, ctx.request.scope.get("subprotocols") or ())
         ctx.identity = handshake.identity
         return admission.v1 and threshold.auth is not None and not had_token and handshake.identity is None
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self, served: _Served) -> AsyncIterator[None]:
+        """Do not wait for ever for those who decide: a client on its way in takes the place of another."""
+        seconds = self._node.handshake_timeout
+        try:
+            async with asyncio.timeout(seconds) as timer:
+                yield
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            where = f"the handshake of {served.contract.controller.__qualname__}"
+            raise ws_overloaded(f"{where} took longer than {seconds:g} s") from None
 
     def _release(self, admission: _Admission) -> None:
         request, admission.request = admission.request, None
@@ -323,7 +340,10 @@ class Entrance:
             home=home,
             bucket=TokenBucket(rate, max(1.0, 2 * rate), self._hub.clock.monotonic()) if rate else None,
         )
-        self._hub.add(conn)
+        if profile.v1:
+            self._hub.expect(conn)
+        else:
+            self._hub.add(conn)
         self._recorder.opened(home.pattern)
         arrival = None
         if profile.v1 and admission.served.threshold.auth is not None:

@@ -13,10 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from members import bearer
 from tokens import Passwords
+from wire import Client, serving
 
 from aquilia import AppManifest, Identity
 from aquilia.aquilary import BootError, Registry
+from aquilia.clock import CURRENT, Clock
 from aquilia.sockets import (
     AquilaSockets,
     Connection,
@@ -178,6 +181,37 @@ async def test_a_manager_that_cannot_tell_is_not_asked() -> None:
 
     async with sockets_test(controller(MessageAuthGuard(check_interval=1e-9)), auth=Plain()) as t:
         assert await (await t.connect("/x", token="ann")).request("do") == "done"
+
+
+@pytest.mark.parametrize("answer", [None, 0, 1, "yes"])
+async def test_a_manager_that_does_not_say_whether_an_identity_is_valid_lets_nothing_pass(
+    answer: Any,
+) -> None:
+    class Vague(Passwords):
+        async def still_valid(self, identity: Identity) -> bool:
+            return answer  # type: ignore[no-any-return]
+
+    async with sockets_test(controller(MessageAuthGuard(check_interval=1e-9)), auth=Vague()) as t:
+        client = await t.connect("/x", token="ann")
+        with pytest.raises(SocketFault) as refused:
+            await client.request("do")
+        assert refused.value.code == "WS_INTERNAL_ERROR"
+
+
+async def test_a_clock_that_is_set_back_does_not_put_off_the_question() -> None:
+    users, ahead = Passwords(), [3600]
+    before = CURRENT.set(Clock(time=lambda: time.time() + ahead[0]))
+    try:
+        app = AquilaSockets.from_controllers([controller(MessageAuthGuard(check_interval=60))], auth=users)
+    finally:
+        CURRENT.reset(before)
+    async with serving(app) as base, Client.connect(f"{base}/x", **bearer("ann")) as ann:
+        assert (await ann.request("do"))["data"] == "done"
+        assert users.checked == []
+        ahead[0] = 0
+        for _ in range(2):
+            assert (await ann.request("do"))["data"] == "done"
+        assert users.checked == ["ann"]
 
 
 # Arguments

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
-from door import expect_close, listening
+from door import denial, expect_close, listening
 from members import CONTROLLERS, Open, Slow, bearer, by_cookie, hello, who
 from tokens import JWT, token
-from wire import Client, serving
+from wire import Client, eventually, serving
 
 from aquilia.sockets import AquilaSockets
 
@@ -144,3 +146,71 @@ async def test_publications_to_an_identity_find_who_said_it_in_hello(base: str) 
         assert (await bob.receive())["payload"] == "hi bob"
         await nobody.send("who", id="last", ack=True)
         assert (await nobody.receive())["id"] == "last"  # nothing was told to who is nobody
+
+
+async def test_who_leaves_during_auth_leaves_nothing_behind(
+    base: str, app: AquilaSockets, users: Slow
+) -> None:
+    users.let_go.set()
+    async with Client.connect(f"{base}/open", "v1.json", **bearer("slow")) as client:
+        users.let_go.clear()
+        await client.send("auth", {"token": "slow"}, type="control", id="1")
+        await eventually(lambda: "asked slow" in users.asked)
+    await eventually(lambda: app.live()["connections"] == 0)
+    await eventually(lambda: app.live()["tasks"] == 0)
+
+
+@pytest.mark.parametrize("moment", [1e17, 1e308])
+@pytest.mark.parametrize("profile", ["plain", "v1.json", "v1.msgpack", "v1.cbor"])
+async def test_a_moment_that_no_number_can_tell_of_is_never(
+    base: str, users: Slow, profile: str, moment: float
+) -> None:
+    users.expires_at["ann"] = moment
+    async with Client.connect(f"{base}/members", profile, **bearer("ann")) as client:
+        if profile != "plain":
+            assert "expires" not in client.welcome["payload"]
+            assert await client.request("auth", {"token": "ann"}, type="control") == {"status": "ok"}
+        assert await who(client) == "ann"
+
+
+class Own:
+    """An identity of an application's own."""
+
+    def __init__(self, id: Any, expires_at: Any) -> None:
+        self.id = id
+        self.expires_at = expires_at
+
+
+@pytest.mark.parametrize(
+    ("identity", "told"),
+    [
+        (Own(["ann"], None), "Own.id"),
+        (Own("ann", float("nan")), "Own.expires_at"),
+        (Own("ann", "tomorrow"), "Own.expires_at"),
+        (Own("ann", datetime.now(UTC)), "Own.expires_at"),
+    ],
+)
+async def test_an_identity_of_an_own_kind_that_cannot_be_kept_is_refused(
+    transport: Any, identity: Own, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def recognised(ctx: Any, call_next: Any) -> Any:
+        ctx.identity = identity
+        return await call_next(ctx)
+
+    app = AquilaSockets.from_controllers([Open], middleware=[recognised])
+    async with serving(app, ws=transport) as base:
+        status, body = await denial(f"{base}/open")
+        assert (status, body["code"]) == (500, "WS_INTERNAL_ERROR")
+        assert app.live()["connections"] == 0
+    assert told in caplog.text
+
+
+async def test_an_identity_of_an_own_kind_need_not_expire(transport: Any) -> None:
+    async def recognised(ctx: Any, call_next: Any) -> Any:
+        ctx.identity = Own("ann", float("inf"))
+        return await call_next(ctx)
+
+    async with serving(AquilaSockets.from_controllers([Open], middleware=[recognised]), ws=transport) as base:
+        async with Client.connect(f"{base}/open", "v1.json") as client:
+            assert "expires" not in client.welcome["payload"]
+            assert await who(client) == "ann"
