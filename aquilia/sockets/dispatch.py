@@ -195,6 +195,7 @@ class Dispatcher:
         if asked.get("resume") is not None:
             # Nothing is resumable here: no room was joined again, and the client has to know.
             conn._system("resumed", {"rooms": {}})
+        conn._hub.admit(conn)
         self._connected(conn)
 
     def _connected(self, conn: Connection) -> None:

@@ -34,8 +34,8 @@ class Home:
     """A namespace that is open in this process: its controller's instance, connections and rooms."""
 
     __slots__ = (
-        "auth", "connections", "container", "controller", "emits", "identities", "linger", "meter", "namespace",
-        "pattern", "recorder", "rooms", "settings", "users",
+        "arriving", "auth", "connections", "container", "controller", "emits", "identities", "linger", "meter",
+        "namespace", "pattern", "recorder", "rooms", "settings", "users",
     )  # fmt: skip
 
     def __init__(
@@ -52,9 +52,15 @@ class Home:
         self.auth: Authenticator | None = None
         self.identities = Identities()
         self.connections = Audience(None, self.meter, self.identities)
+        self.arriving: dict[str, Connection] = {}
+        """Connections that have yet to say `hello`: until it is accepted, they may be anybody's."""
         self.rooms: dict[str, Audience] = {}
         self.users = 0
         self.linger: asyncio.TimerHandle | None = None
+
+    def everybody(self) -> list[Connection]:
+        """All connections, those that have yet to say `hello` too."""
+        return [*self.connections.members.values(), *self.arriving.values()]
 
 
 class Hub:
@@ -101,16 +107,17 @@ class Hub:
         self.homes.pop(home.namespace.path, None)
         await self._unsubscribe(home, home.connections)
 
-    def add(self, conn: Connection) -> None:
-        """Count a connection in."""
+    def add(self, conn: Connection, *, arriving: bool = False) -> None:
+        """Count a connection in. One that is `arriving` gets no publications before `admit`."""
         home: Home = conn._home
-        home.connections.members[conn.id] = conn
-        if conn.identity is not None:
-            home.identities.add(conn.identity, conn)
+        home.arriving[conn.id] = conn
+        if not arriving:
+            self.admit(conn)
 
     def forget(self, conn: Connection) -> Sequence[str]:
         """Take a connection out of everything, at once; the rooms that it left empty are for `close_room`."""
         home: Home = conn._home
+        home.arriving.pop(conn.id, None)
         home.connections.remove(conn)
         if conn.identity is not None:
             home.identities.remove(conn.identity, conn)
@@ -135,6 +142,15 @@ class Hub:
             del home.rooms[name]
 
     # The port
+
+    def admit(self, conn: Connection) -> None:
+        """See `HubPort`."""
+        home: Home = conn._home
+        if home.arriving.pop(conn.id, None) is None:
+            return
+        home.connections.members[conn.id] = conn
+        if conn.identity is not None:
+            home.identities.add(conn.identity, conn)
 
     def identify(self, conn: Connection, identity: Any) -> None:
         """See `HubPort`."""

@@ -39,6 +39,9 @@ class HubPort(Protocol):
     def clock(self) -> Clock:
         """What the time is here."""
 
+    def admit(self, conn: Any) -> None:
+        """A connection has been welcomed: from here on it gets what is published. One that has gone stays away."""
+
     def identify(self, conn: Any, identity: Any) -> None:
         """A connection is about to be of this identity: publications to it shall find the connection."""
 

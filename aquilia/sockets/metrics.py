@@ -149,7 +149,7 @@ class Metrics:
             level = levels.setdefault(home.pattern, Levels())
             level.namespaces += 1
             level.rooms += len(home.rooms)
-            for conn in list(home.connections.members.values()):
+            for conn in home.everybody():
                 outbox = conn._outbox
                 if waiting := len(outbox):
                     level.messages += waiting

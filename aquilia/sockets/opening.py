@@ -323,7 +323,7 @@ class Entrance:
             home=home,
             bucket=TokenBucket(rate, max(1.0, 2 * rate), self._hub.clock.monotonic()) if rate else None,
         )
-        self._hub.add(conn)
+        self._hub.add(conn, arriving=profile.v1)
         self._recorder.opened(home.pattern)
         arrival = None
         if profile.v1 and admission.served.threshold.auth is not None:

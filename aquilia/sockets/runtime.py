@@ -259,7 +259,7 @@ class AquilaSockets:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SHUTDOWN_GRACE
         for home in self.hub.homes.values():
-            self._leaving.update(home.connections.members.values())
+            self._leaving.update(home.everybody())
         if self._leaving:
             for conn in self._leaving:
                 conn._end(CloseCode.RESTART, "the server restarts")
@@ -274,7 +274,7 @@ class AquilaSockets:
 
     def tell_who_is_left(self) -> None:
         """Log for whom an application that stops still waits; once, and not at all if for nobody."""
-        conns = [conn for home in self.hub.homes.values() for conn in home.connections.members.values()]
+        conns = [conn for home in self.hub.homes.values() for conn in home.everybody()]
         if conns and not self._told:
             self._told = True
             gone = [conn for conn in conns if conn.phase is ConnectionState.CLOSED]
@@ -327,7 +327,7 @@ class AquilaSockets:
         """What is held now: for tests and diagnosis."""
         homes: Iterable[Home] = self.hub.homes.values()
         return {
-            "connections": sum(len(home.connections.members) for home in homes),
+            "connections": sum(len(home.everybody()) for home in homes),
             "namespaces": len(self.hub.homes),
             "rooms": sum(len(home.rooms) for home in homes),
             "tasks": len(self._tasks),
