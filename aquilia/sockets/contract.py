@@ -243,7 +243,7 @@ class _Reader:
         self._check_planned(handler, declaration)
         self._check_chain(handler.location, declaration.guards, declaration.middleware, of_event=True)
         app, declared = contract.chain.message_middleware, contract.declaration.middleware
-        if problem := span_problem((*app, *declared, *declaration.middleware)):
+        if problem := span_problem(app, declared, declaration.middleware):
             self._problem(handler.location, f"event {declaration.name!r}: {problem}")
         takes_payload = len(self._positional(handler)) >= 3
         contract.events[declaration.name] = EventContract(

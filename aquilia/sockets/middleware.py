@@ -168,9 +168,10 @@ class MetricsMiddleware:
                 meter.span(self.span, envelope.event).observe(perf_counter() - begun)
 
 
-def span_problem(middleware: Sequence[Any]) -> str | None:
-    """Why these, around one event, would measure something twice."""
-    spans = [entry.span for entry in middleware if isinstance(entry, MetricsMiddleware)]
+def span_problem(*chains: Any) -> str | None:
+    """Why these, around one event, would measure something twice. What is no chain has been told of already."""
+    entries = [entry for chain in chains if isinstance(chain, tuple) for entry in chain]
+    spans = [entry.span for entry in entries if isinstance(entry, MetricsMiddleware)]
     for span in spans:
         if spans.count(span) > 1:
             return (
