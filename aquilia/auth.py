@@ -33,6 +33,7 @@ __all__ = [
     "RevocableAuthManager",
     "TokenFault",
     "bearer_token",
+    "expiry",
     "token_expired",
     "token_invalid",
 ]
@@ -112,6 +113,12 @@ def _moment(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise ValueError(f"Identity: expires_at: seconds since 1970 are needed, or None, not {value!r}")
     return float(value)
+
+
+def expiry(identity: Any) -> float | None:
+    """When an identity expires, in seconds since 1970; None: never. One of an application's own need not say."""
+    moment = getattr(identity, "expires_at", None)
+    return moment if isinstance(moment, int | float) else None
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aquilia.auth import TOKEN_EXPIRED, Authenticator, Identity, TokenFault
+from aquilia.auth import TOKEN_EXPIRED, Authenticator, Identity, TokenFault, expiry
 from aquilia.clock import now
 from aquilia.faults import Fault
 from aquilia.sockets.contract import SocketContract
@@ -23,7 +23,6 @@ __all__ = [
     "Arrival",
     "Threshold",
     "authenticated",
-    "expiry",
     "require_same",
     "seconds_left",
 ]
@@ -40,12 +39,6 @@ async def authenticated(auth: Authenticator, token: str) -> Identity:
     except TokenFault as fault:
         make = ws_token_expired if fault.code == TOKEN_EXPIRED else ws_auth_required
         raise make(fault.message) from None
-
-
-def expiry(identity: Any) -> float | None:
-    """When an identity expires, in seconds since 1970; None: never. One of an application's own need not say."""
-    moment = getattr(identity, "expires_at", None)
-    return moment if isinstance(moment, int | float) else None
 
 
 def seconds_left(identity: Any) -> float | None:
