@@ -161,8 +161,12 @@ class JWTAuthManager:
         """A token for this identity, good for `lifetime` seconds: for tests, and for an app that signs its own.
 
         Raises:
+            TypeError: what is no Identity.
             ValueError: the key can only verify, or the lifetime is no time.
         """
+        if not isinstance(identity, Identity):
+            hint = f"; write Identity({identity!r})" if isinstance(identity, str) else ""
+            raise TypeError(f"JWTAuthManager.issue takes an Identity, not {identity!r}{hint}")
         if (
             isinstance(lifetime, bool)
             or not isinstance(lifetime, int | float)

@@ -15,7 +15,7 @@ from aquilia import AppManifest
 from aquilia.aquilary import BootError, Registry
 from aquilia.controller import RequestCtx
 from aquilia.middleware import CallNext
-from aquilia.sockets import Connection, Event, OnDisconnect, Socket, SocketController, SocketFault
+from aquilia.sockets import Connection, Event, OnConnect, OnDisconnect, Socket, SocketController, SocketFault
 from aquilia.testing import HandshakeRefused, sockets_test
 
 
@@ -438,3 +438,16 @@ async def test_an_error_of_a_handler_is_in_the_log(caplog: pytest.LogCaptureFixt
             await alice.request("break")
 
     assert "by nought" in caplog.text
+
+
+@pytest.mark.parametrize("subprotocol", SUBPROTOCOLS)
+async def test_what_was_sent_before_connect_returned_is_there(subprotocol: str | None) -> None:
+    @Socket("/hall")
+    class HallSocket(SocketController):
+        @OnConnect()
+        async def announce(self, conn: Connection) -> None:
+            await self.broadcast("came", conn.id)
+
+    async with sockets_test(HallSocket) as t:
+        alice = await t.connect("/hall", subprotocol=subprotocol or ())
+        assert (await alice.expect("came", timeout=0.5)).payload

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import websockets
 from kit_subject import ChatSocket, OtherSocket, mail
+from legacy import DEPRECATED
 from wire import serving
 
 from aquilia.aquilary import BootError, Registry
 from aquilia.asgi import Application
 from aquilia.manifest import AppManifest
+from aquilia.sockets.compat import Flow, FlowRequest
 from aquilia.testing import HandshakeRefused, live_server, sockets_test
 
 
@@ -74,3 +76,19 @@ async def test_a_setting_of_a_controller_is_not_one_of_the_application() -> None
             pass
     async with sockets_test(OtherSocket, max_connections=2):
         pass
+
+
+@DEPRECATED
+async def test_a_function_whose_clients_know_no_envelope_is_for_a_live_server() -> None:
+    flow = Flow()
+
+    @flow.ws("/old/:name")
+    async def greet(request: FlowRequest) -> None:
+        await request.accept()
+        await request.send_json({"hello": request.path_params["name"]})
+        await request.receive_text()
+
+    async with sockets_test(OtherSocket, *flow.controllers) as t:
+        with pytest.raises(TypeError, match=r"'/old/ann' is served by a function.*: use live_server"):
+            await t.connect("/old/ann")
+        assert await t.connect("/other")

@@ -37,6 +37,8 @@ class AppView(msgspec.Struct, frozen=True):
     where: str
     auth: str | None = None
     """Its AuthManager, as `module:Class`."""
+    sessions: str | None = None
+    """The store of its sessions, in the same form."""
 
 
 class ServiceView(msgspec.Struct, frozen=True):
@@ -117,6 +119,7 @@ def _found(booted: Booted) -> Examination:
                 app.manifest.depends_on,
                 places[app.manifest.name],
                 None if app.auth is None else qualified_name(app.auth),
+                None if app.sessions is None else qualified_name(app.sessions.store),
             )
             for app in application.registry.apps
         ),

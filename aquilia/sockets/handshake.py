@@ -174,6 +174,10 @@ def choose_profile(offered: Sequence[str], own: Sequence[str]) -> tuple[Profile,
         if subprotocol in own:
             return PLAIN_JSON, subprotocol
     accepted = ", ".join([*PROFILES, *own])
+    if all(entry.startswith((BEARER, BEARER64)) for entry in offered):
+        raise ws_handshake_failed(
+            f"a token is no subprotocol: offer one beside the token (accepted: {accepted})"
+        )
     raise ws_handshake_failed(f"no subprotocol of the offered ones is supported (accepted: {accepted})")
 
 

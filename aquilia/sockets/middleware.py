@@ -204,7 +204,7 @@ def _write(told: dict[str, Any], milliseconds: float, more: dict[str, Any]) -> N
         *told.values(),
         milliseconds,
         *more.values(),
-        extra={**told, "milliseconds": milliseconds, **more},
+        extra={**told, "milliseconds": round(milliseconds, 3), **more},
     )
 
 

@@ -44,6 +44,7 @@ class Client:
         """The subprotocol that was agreed on."""
         self.headers = upgrade.headers
         """The headers that came with the upgrade."""
+        self._take()  # what was sent at once, before there was somebody to tell
 
     async def _hello(self, timeout: float, token: str | None = None) -> None:
         """Speak first, as protocol v1 wants it: `connect` has done this.

@@ -61,7 +61,7 @@ class SocketsTest:
 
         Raises:
             HandshakeRefused: the client was not let in.
-            TypeError: a `session`, where the application has no sessions.
+            TypeError: a `session`, where the application has no sessions; a path that a function serves.
         """
         if session is not None:
             headers = await self._with_session(session, headers or {})
@@ -76,6 +76,10 @@ class SocketsTest:
         except TimeoutError:
             raise AssertionError(f"the handshake at {path} was not answered within {timeout:g} s") from None
         self._wires.append(upgrade.wire)
+        if upgrade.wire.by_function:
+            raise TypeError(
+                f"{path!r} is served by a function, whose clients know no envelope: use live_server"
+            )
         client = Client(upgrade, self.clock)
         if hello:
             await client._hello(timeout, token if in_hello else None)

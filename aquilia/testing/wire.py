@@ -15,6 +15,7 @@ from typing import Any
 
 from aquilia.sockets.connection import DisconnectReason
 from aquilia.sockets.faults import CloseCode
+from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.transports.base import TransportEvents
 
 __all__ = ["Handover", "Wire"]
@@ -42,6 +43,11 @@ class Wire:
         self._server_reads = self._client_reads = True
         self._blocked = False
         self._closing = False
+
+    @property
+    def by_function(self) -> bool:
+        """Whether a function handles the connection: what it sends and gets are no envelopes."""
+        return isinstance(self._events, FlowDispatcher)
 
     def start(self, events: TransportEvents, conn: Any) -> None:
         """Begin to hand up messages; `conn` is what they belong to."""

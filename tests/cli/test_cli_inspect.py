@@ -55,6 +55,22 @@ def test_inspect_shows_apps_services_routes_and_namespaces(rich: Workspace) -> N
     assert ["/echo/:room", "EchoSocket", "1", "1"] in rows
 
 
+def test_inspect_shows_who_authenticates_and_where_sessions_are_kept(empty: Workspace) -> None:
+    empty.write(
+        "manifest.py",
+        "from aquilia import AppManifest, JWTAuthManager, SessionEngine\n"
+        "manifest = AppManifest('desk', auth=JWTAuthManager, sessions=SessionEngine())\n",
+    )
+
+    rows = [line.split() for line in empty.done("inspect").splitlines()]
+    assert ["apps", "version", "depends", "on", "auth", "sessions", "manifest"] in rows
+    assert ["desk", "0.0.0", "JWTAuthManager", "MemoryStore", "manifest.py"] in rows
+
+    [app] = json.loads(empty.done("inspect", "--json"))["apps"]
+    assert app["auth"] == "aquilia.jwt:JWTAuthManager"
+    assert app["sessions"] == "aquilia.session_store:MemoryStore"
+
+
 def test_a_function_in_the_place_of_a_controller_is_told_apart(empty: Workspace) -> None:
     empty.write(
         "handlers.py",
@@ -96,6 +112,7 @@ def test_inspect_as_json_has_the_same(rich: Workspace) -> None:
         "depends_on": ["echo"],
         "where": "modules/users/manifest.py",
         "auth": None,
+        "sessions": None,
     }
     assert [service["provides"] for service in content["services"]] == [["Clock"], ["Port"], ["Connection"]]
     assert content["routes"][0]["where"] == f"{CONTROLLERS}:13"

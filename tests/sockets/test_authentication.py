@@ -88,7 +88,8 @@ async def test_a_token_in_two_places_is_refused(base: str) -> None:
 async def test_a_list_with_nothing_but_a_token_names_no_subprotocol(base: str) -> None:
     status, body = await denial(f"{base}/open", **offering("aquilia.bearer.ann"))
     assert (status, body["code"]) == (400, "WS_HANDSHAKE_FAILED")
-    assert "bearer" not in body["message"]
+    assert "ann" not in body["message"]
+    assert "offer one beside the token" in body["message"]
 
 
 @pytest.mark.parametrize(

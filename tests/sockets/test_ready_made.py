@@ -258,6 +258,7 @@ async def test_an_event_is_logged_when_it_is_done(
             *(id, "/logged/a b", "ok", "ok")
         ]
         assert 0 <= fields["milliseconds"] < 10_000
+        assert fields["milliseconds"] == round(fields["milliseconds"], 3)
         assert record.levelno == logging.INFO
         assert record.getMessage().startswith(f"{id} '/logged/a b' ok: ok in ")
         assert record.getMessage().endswith(" ms")

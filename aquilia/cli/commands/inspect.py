@@ -59,13 +59,14 @@ def _content(found: Examination, artifact: Artifact, root: Path) -> dict[str, An
 
 def _show(found: Examination, artifact: Artifact, root: Path) -> None:
     _table(
-        ("apps", "version", "depends on", "auth", "manifest"),
+        ("apps", "version", "depends on", "auth", "sessions", "manifest"),
         [
             (
                 app.name,
                 app.version,
                 ", ".join(app.depends_on),
                 (app.auth or "").partition(":")[2],
+                (app.sessions or "").partition(":")[2],
                 relative(app.where, root),
             )
             for app in found.apps
