@@ -130,11 +130,14 @@ class Registry:
 
     def boot_problems(self) -> list[Problem]:
         """What this environment lacks for the apps to run; none of it is needed to compile them."""
-        return [
-            Problem(f"manifest {app.manifest.name!r}", problem)
-            for app in self.apps
-            if app.sessions is not None and (problem := app.sessions.boot_problem())
-        ]
+        problems = []
+        for app in self.apps:
+            lacking = app.auth if isinstance(app.auth, type) else None  # an object has all that it needs
+            for part in (app.sessions, lacking):
+                ask = getattr(part, "boot_problem", None)
+                if ask is not None and (problem := ask()):
+                    problems.append(Problem(f"manifest {app.manifest.name!r}", problem))
+        return problems
 
 
 class _Validation:

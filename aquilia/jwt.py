@@ -121,6 +121,17 @@ class JWTAuthManager:
             expected["aud"] = {"essential": True, "value": audience}
         self._claims = jwt.JWTClaimsRegistry(now=lambda: int(now()), leeway=int(leeway), **expected)
 
+    @classmethod
+    def boot_problem(cls) -> str | None:
+        """Why the class cannot be built in this environment, where nothing is to be injected into it."""
+        if cls.__init__ is not JWTAuthManager.__init__:
+            return None
+        try:
+            cls()
+        except ValueError as error:
+            return str(error)
+        return None
+
     def __repr__(self) -> str:
         return f"JWTAuthManager(algorithms={self.algorithms!r}, issuer={self.issuer!r}, audience={self.audience!r})"
 

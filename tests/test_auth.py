@@ -198,7 +198,7 @@ async def test_the_class_of_jwt_takes_its_key_from_the_environment_at_the_start(
         assert (await client.get("/whoami", headers=bearer(token()))).text == "ann"
 
     monkeypatch.delenv("AQ_AUTH_KEY")
-    with pytest.raises(ValueError, match="AQ_AUTH_KEY"):
+    with pytest.raises(BootError, match="AQ_AUTH_KEY"):
         async with serving(auth=JWTAuthManager):
             pass
 
