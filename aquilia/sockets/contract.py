@@ -242,8 +242,9 @@ class _Reader:
             return
         self._check_planned(handler, declaration)
         self._check_chain(handler.location, declaration.guards, declaration.middleware, of_event=True)
-        app, declared = contract.chain.message_middleware, contract.declaration.middleware
-        if problem := span_problem((*app, *declared, *declaration.middleware)):
+        around = (contract.chain.message_middleware, contract.declaration.middleware, declaration.middleware)
+        lists = [entries for entries in around if isinstance(entries, tuple)]  # the others have been told of
+        if problem := span_problem([entry for entries in lists for entry in entries]):
             self._problem(handler.location, f"event {declaration.name!r}: {problem}")
         takes_payload = len(self._positional(handler)) >= 3
         contract.events[declaration.name] = EventContract(
