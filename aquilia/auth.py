@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, isnan
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -33,12 +33,16 @@ __all__ = [
     "RevocableAuthManager",
     "TokenFault",
     "bearer_token",
+    "expiry",
     "token_expired",
     "token_invalid",
 ]
 
 MAX_TOKEN_LENGTH = 16_384
 """Characters of a token; a longer one is refused before anybody looks at it."""
+
+_NEVER = 2.0**53 / 1000
+"""A moment that its milliseconds cannot be told of: JavaScript has no whole numbers from there on."""
 
 TOKEN_INVALID = "AUTH_TOKEN_INVALID"
 TOKEN_EXPIRED = "AUTH_TOKEN_EXPIRED"
@@ -112,6 +116,22 @@ def _moment(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise ValueError(f"Identity: expires_at: seconds since 1970 are needed, or None, not {value!r}")
     return float(value)
+
+
+def expiry(identity: Any) -> float | None:
+    """When an identity expires, in seconds since 1970; None: never. One of an application's own need not say.
+
+    Raises:
+        TypeError: for what is no moment: nobody would know when it is over.
+    """
+    moment = getattr(identity, "expires_at", None)
+    if moment is None:
+        return None
+    if not isinstance(moment, int | float) or isnan(moment):
+        raise TypeError(
+            f"{type(identity).__qualname__}.expires_at: seconds since 1970 are needed, or None, not {moment!r}"
+        )
+    return moment if moment < _NEVER else None
 
 
 @runtime_checkable

@@ -12,7 +12,19 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["AQUILIA", "BUILD", "FLOOR", "HERE", "PEERS", "ROOT", "Peer", "machine", "versions"]
+__all__ = [
+    "AQUILIA",
+    "BARE",
+    "BUILD",
+    "FLOOR",
+    "FULL",
+    "HERE",
+    "PEERS",
+    "ROOT",
+    "Peer",
+    "machine",
+    "versions",
+]
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -20,20 +32,35 @@ BUILD = ROOT / "build" / "benchmarks"
 SERVERS = HERE / "servers"
 
 AQUILIA, FLOOR = "aquilia", "floor"
+BARE, FULL = "aquilia-bare", "aquilia-full"
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A server. `command` makes its command line from a port; `absent` says what it lacks here, if anything."""
+    """A server. `command` makes its command line from a port; `absent` says what it lacks here, if anything.
+
+    `modes` are those of the scenarios that it takes part in; `header` is what its clients have to send.
+    """
 
     name: str
     title: str
     command: Callable[[int], list[str]]
     absent: Callable[[], str | None] = lambda: None
+    modes: frozenset[str] = frozenset({"echo", "open", "fanout", "idle"})
+    header: Callable[[], str] | None = None
 
 
 def _python(*words: str) -> Callable[[int], list[str]]:
     return lambda port: [sys.executable, *(word.format(port=port, servers=SERVERS) for word in words)]
+
+
+def _bearer() -> str:
+    """The variant's own token: other servers must not depend on what makes it."""
+    code = "import aquilia_app; print(aquilia_app.token())"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=SERVERS, capture_output=True, text=True, check=True
+    )
+    return f"Authorization: Bearer {run.stdout.strip()}"
 
 
 def _package(name: str) -> Callable[[], str | None]:
@@ -60,6 +87,19 @@ PEERS = (
     Peer(FLOOR, "floor (C)", lambda port: [str(BUILD / "floor"), str(port)]),
     Peer(AQUILIA, "Aquilia", _python("{servers}/aquilia_app.py", "{port}", "native")),
     Peer("aquilia-asgi", "Aquilia, ASGI transport", _python("{servers}/aquilia_app.py", "{port}", "asgi")),
+    Peer(
+        BARE,
+        "Aquilia, bare",
+        _python("{servers}/aquilia_app.py", "{port}", "native", "bare"),
+        modes=frozenset({"echo"}),
+    ),
+    Peer(
+        FULL,
+        "Aquilia, everything on",
+        _python("{servers}/aquilia_app.py", "{port}", "native", "full"),
+        modes=frozenset({"echo"}),
+        header=_bearer,
+    ),
     Peer(
         "fastapi",
         "FastAPI",

@@ -14,7 +14,14 @@ __all__ = ["plot"]
 WIDTH, LABEL, BAR, GAP = 420, 150, 18, 6
 """Of one panel, the names at its left, and the bars, in pixels."""
 SPACE = 30
-COLOURS = {"floor": "#8b949e", "aquilia": "#2f81f7", "aquilia-asgi": "#79b8ff", "fastapi": "#2da44e"}
+COLOURS = {
+    "floor": "#8b949e",
+    "aquilia": "#2f81f7",
+    "aquilia-asgi": "#79b8ff",
+    "aquilia-bare": "#79b8ff",
+    "aquilia-full": "#79b8ff",
+    "fastapi": "#2da44e",
+}
 OTHER = "#bf8700"
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#24292f}.title{font-weight:600}.unit{fill:#6e7781}"
@@ -40,7 +47,7 @@ def _panel(results: dict[str, Any], scenario: str) -> Iterator[str]:
     better = "more is better" if key == "rate" else "less is better"
     yield f'<text class="title" y="16">{escape(title)}</text>'
     yield f'<text class="unit" y="32">{escape(COLUMNS[key][0])}; {better}</text>'
-    values = {name: figures(results, scenario, name, key) for name in results["peers"]}
+    values = {name: figures(results, scenario, name, key) for name in results["runs"][scenario]}
     if key == "bytes":
         values.pop("floor", None)
     most = max((median(runs) for runs in values.values() if runs), default=0) or 1

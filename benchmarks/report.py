@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import Any
 
-from peers import AQUILIA, FLOOR
+from peers import AQUILIA, BARE, FLOOR, FULL
 
 __all__ = ["DISTURBED", "figures", "headline", "report"]
 
@@ -111,6 +111,7 @@ def _opening(results: Result) -> Iterator[str]:
     yield ""
     yield "- **Aquilia** has on what an application would have: checked payloads, a guard, a rate limit."
     yield "  It runs in uvicorn with its native transport; “ASGI transport” is the same under uvicorn's own."
+    yield "  “Bare” has no guard and no limit; “everything on” has authentication, three more guards and metrics too."
     yield "- **FastAPI** is written as its documentation has it: Pydantic models and a connection manager."
     yield "- **ws on Node** parses JSON and checks one type."
     yield "- The **floor** is a C program that echoes bytes, without JSON, rooms or checks: the least work possible."
@@ -131,7 +132,7 @@ def _disturbed(results: Result) -> Iterator[str]:
 
 
 def _summary(results: Result) -> Iterator[str]:
-    others = [name for name in results["peers"] if name != AQUILIA]
+    others = [name for name in results["peers"] if name not in (AQUILIA, BARE, FULL)]
     if AQUILIA not in results["peers"] or not others:
         return
     yield "## Aquilia beside the others"
@@ -149,6 +150,17 @@ def _summary(results: Result) -> Iterator[str]:
         ]
         yield from _row(title, COLUMNS[key][0], *ratios)
     yield ""
+    kept = {
+        scenario: _ratio(figures(results, scenario, FULL, "rate"), figures(results, scenario, BARE, "rate"))
+        for scenario, peers in results["runs"].items()
+        if BARE in peers and FULL in peers
+    }
+    if kept:
+        shares = [
+            f"{share} with {results['scenarios'][name]['depth']} in flight" for name, share in kept.items()
+        ]
+        yield f"Of its own bare throughput, echo keeps with everything on: {', '.join(shares)}."
+        yield ""
 
 
 def _ratio(own: Sequence[float], other: Sequence[float]) -> str:

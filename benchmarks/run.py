@@ -61,12 +61,14 @@ class Scenario:
     stretch: float = 1
     """Takes so many times the seconds of the others."""
 
-    def arguments(self, port: int, seconds: float) -> list[str]:
+    def arguments(self, port: int, seconds: float, header: str | None = None) -> list[str]:
         """The words for the load generator."""
         seconds *= self.stretch
         words = [self.mode, "--port", str(port), "--connections", str(self.connections), *self.options]
         words += ["--depth", str(self.depth), "--seconds", str(seconds), "--warmup", str(seconds / 5)]
-        return [*words, "--rate", str(self.rate)] if self.rate else words
+        if self.rate:
+            words += ["--rate", str(self.rate)]
+        return words if header is None else [*words, "--header", header]
 
     def for_files(self, limit: int) -> Scenario:
         """With as many connections as the limit allows."""
@@ -179,11 +181,12 @@ def measure(peer: Peer, scenario: Scenario, seconds: float, cores: tuple[int, in
     Raises:
         Failed: if it gives no figure.
     """
+    header = peer.header and peer.header()
     with server(peer, cores[0]) as (pid, port):
         warm_up = Scenario("warm-up", "echo", 20, (*JOIN, *ECHO))
-        _load(warm_up.arguments(port, 0.25), cores[1])
+        _load(warm_up.arguments(port, 0.25, header), cores[1])
         before, waited, start = resident(pid), queued(pid), time.monotonic()
-        result = _load(scenario.arguments(port, seconds), cores[1], held=lambda: resident(pid))
+        result = _load(scenario.arguments(port, seconds, header), cores[1], held=lambda: resident(pid))
         waited, passed = queued(pid) - waited, time.monotonic() - start
     result["disturbed"] = round(max(result["disturbed"], waited / passed), 3)
     result["bytes"] = (result.pop("held") - before) / scenario.connections
@@ -240,9 +243,10 @@ def measure_all(
     cores = (available[0], available[1])
     runs: dict[str, dict[str, list[Result]]] = {}
     for scenario in scenarios:
-        by_peer = runs[scenario.name] = {peer.name: [] for peer in peers}
+        taking_part = [peer for peer in peers if scenario.mode in peer.modes]
+        by_peer = runs[scenario.name] = {peer.name: [] for peer in taking_part}
         for number in range(1, rounds + 1):
-            for peer in peers:
+            for peer in taking_part:
                 try:
                     result = measure(peer, scenario, seconds, cores)
                 except Failed as error:
@@ -320,7 +324,8 @@ def run(asked: argparse.Namespace) -> Result:
         print(f"note: {note}", file=sys.stderr)
     peers = [peer for peer in peers if peer.title not in skipped]
     rounds, seconds = (1, 0.5) if asked.quick else (asked.rounds, asked.seconds)
-    minutes = sum(entry.stretch * seconds * 1.2 + 3.5 for entry in scaled) * len(peers) * rounds / 60
+    runs = [entry for entry in scaled for peer in peers if entry.mode in peer.modes]
+    minutes = sum(entry.stretch * seconds * 1.2 + 3.5 for entry in runs) * rounds / 60
     print(f"about {minutes:.0f} minutes", flush=True)
     return {
         "date": datetime.now(UTC).date().isoformat(),

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from aquilia.sockets.authentication import expiry
+from aquilia.auth import expiry
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_auth_required, ws_forbidden, ws_token_expired
@@ -84,12 +84,13 @@ class MessageAuthGuard(SocketGuard):
 
     def check_message(self, conn: Connection, envelope: MessageEnvelope) -> Awaitable[None] | None:
         """See `SocketGuard`."""
-        identity = conn.identity
+        identity = conn._identity
         if identity is None:
             raise ws_auth_required()
-        expires = expiry(identity)
-        if expires is not None and expires <= conn._hub.clock.time():
-            raise ws_token_expired()
+        if conn._heard_at >= conn._good_until:
+            moment = expiry(identity)
+            if moment is not None and moment <= conn._hub.clock.time():
+                raise ws_token_expired()
         auth = conn._home.auth
         if auth is None or not auth.revocable:
             return None
@@ -124,7 +125,7 @@ class RoleGuard(SocketGuard):
 
     def check_message(self, conn: Connection, envelope: MessageEnvelope) -> None:
         """See `SocketGuard`."""
-        self._check(conn.identity)
+        self._check(conn._identity)
 
     def _check(self, identity: Any) -> None:
         if identity is None:
@@ -152,7 +153,7 @@ class ScopeGuard(SocketGuard):
 
     def check_message(self, conn: Connection, envelope: MessageEnvelope) -> None:
         """See `SocketGuard`."""
-        self._check(conn.identity)
+        self._check(conn._identity)
 
     def _check(self, identity: Any) -> None:
         if identity is None:

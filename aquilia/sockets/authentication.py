@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import isnan
 from typing import Any
 
-from aquilia.auth import TOKEN_EXPIRED, Authenticator, Identity, TokenFault
+from aquilia.auth import TOKEN_EXPIRED, Authenticator, Identity, TokenFault, expiry
 from aquilia.clock import now
 from aquilia.faults import Fault
 from aquilia.sockets.contract import SocketContract
@@ -25,13 +24,9 @@ __all__ = [
     "Threshold",
     "authenticated",
     "check_identity",
-    "expiry",
     "require_same",
     "seconds_left",
 ]
-
-_NEVER = 2.0**53 / 1000
-"""A moment that its milliseconds cannot be told of: JavaScript has no whole numbers from there on."""
 
 
 async def authenticated(auth: Authenticator, token: str) -> Identity:
@@ -45,22 +40,6 @@ async def authenticated(auth: Authenticator, token: str) -> Identity:
     except TokenFault as fault:
         make = ws_token_expired if fault.code == TOKEN_EXPIRED else ws_auth_required
         raise make(fault.message) from None
-
-
-def expiry(identity: Any) -> float | None:
-    """When an identity expires, in seconds since 1970; None: never. One of an application's own need not say.
-
-    Raises:
-        TypeError: for what is no moment: nobody would know when it is over.
-    """
-    moment = getattr(identity, "expires_at", None)
-    if moment is None:
-        return None
-    if not isinstance(moment, int | float) or isnan(moment):
-        raise TypeError(
-            f"{type(identity).__qualname__}.expires_at: seconds since 1970 are needed, or None, not {moment!r}"
-        )
-    return moment if moment < _NEVER else None
 
 
 def check_identity(identity: Any) -> None:

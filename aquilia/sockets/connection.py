@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Mapping, Set
 from contextvars import Context, copy_context
 from datetime import UTC, datetime
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from starlette.datastructures import Headers, QueryParams
 
+from aquilia.auth import Identity
+from aquilia.clock import Clock
 from aquilia.di import Scope, ScopeContainer
 from aquilia.sockets.codecs import Codec
 from aquilia.sockets.emits import Emits, emitted
@@ -42,10 +45,33 @@ class Connection(Outbound):
     """
 
     __slots__ = (
-        "__weakref__", "_bucket", "_context", "_controller", "_created", "_finished", "_head", "_heard_at",
-        "_identity", "_inbox", "_inbox_since", "_pending", "_pump", "_query", "_requests", "_rooms", "_scope",
-        "_scope_lock", "_started", "_state", "_strikes", "_subprotocol", "bytes_received", "messages_received",
-        "resumed", "session",
+        "__weakref__",
+        "_bucket",
+        "_context",
+        "_controller",
+        "_created",
+        "_finished",
+        "_good_until",
+        "_head",
+        "_heard_at",
+        "_identity",
+        "_inbox",
+        "_inbox_since",
+        "_pending",
+        "_pump",
+        "_query",
+        "_requests",
+        "_rooms",
+        "_scope",
+        "_scope_lock",
+        "_started",
+        "_state",
+        "_strikes",
+        "_subprotocol",
+        "bytes_received",
+        "messages_received",
+        "resumed",
+        "session",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +89,9 @@ class Connection(Outbound):
     ) -> None:
         super().__init__(id, profile, codec, transport, outbox, hub, home)
         self._identity: Any = handshake.identity
+        self._good_until = _end_of(handshake.identity, hub.clock)
+        """The identity need not be looked at before, as `_heard_at` is counted: what asks at each message reads no
+        clock for it. One of an application's own may change at any time."""
         self.session: Any = handshake.session
         self.resumed = False
         self.messages_received = self.bytes_received = 0
@@ -98,6 +127,7 @@ class Connection(Outbound):
     def identity(self, identity: Any) -> None:
         self._hub.identify(self, identity)
         self._identity = identity
+        self._good_until = _end_of(identity, self._hub.clock)
 
     @property
     def namespace(self) -> str:
@@ -286,6 +316,13 @@ class Connection(Outbound):
                         raise ws_connection_closed()
                     self._scope = await self._home.container.enter(Scope.CONNECTION, {Connection: self})
         return self._scope
+
+
+def _end_of(identity: Any, clock: Clock) -> float:
+    if not isinstance(identity, Identity):
+        return 0.0
+    moment = identity.expires_at
+    return inf if moment is None else clock.monotonic() + (moment - clock.time())
 
 
 def _client_fault(error: Any) -> ClientFault:

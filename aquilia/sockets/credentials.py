@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from aquilia.auth import Authenticator
+from aquilia.auth import Authenticator, expiry
 from aquilia.faults import Fault, FaultEngine
 from aquilia.sockets.answers import ack
-from aquilia.sockets.authentication import authenticated, expiry, require_same, seconds_left
+from aquilia.sockets.authentication import authenticated, require_same, seconds_left
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.envelope import MessageEnvelope

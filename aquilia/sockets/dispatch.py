@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, Protocol
 
+from aquilia.auth import expiry
 from aquilia.clock import Clock
 from aquilia.di import Services
 from aquilia.faults import Fault, FaultEngine
@@ -25,7 +26,7 @@ from aquilia.sockets.answers import (
     label,
     sender,
 )
-from aquilia.sockets.authentication import Arrival, expiry
+from aquilia.sockets.authentication import Arrival
 from aquilia.sockets.connection import INBOX_LIMIT, Connection, ConnectionState, DisconnectReason
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.credentials import Credentials
@@ -246,11 +247,17 @@ class Dispatcher:
                 self._answer(conn, fault, envelope)
 
     def _count(self, conn: Connection, kind: str, size: int) -> None:
-        """A message has come that is not for `_take`; metrics may want to know."""
+        """A message has come that no handler is for; metrics may want to know of it."""
 
     def _take(self, conn: Connection, envelope: MessageEnvelope, now: float, size: int) -> None:
         """One message that could be read; it had `size` bytes."""
         kind = envelope.type
+        route = self._routes.get(envelope.event or "") if kind == "event" else None
+        if route is None:
+            self._count(conn, kind, size)
+        elif (tally := route.received) is not None:
+            tally.messages += 1
+            tally.bytes += size
         if kind == "ack":
             self._acked(conn, envelope, now)
             return
@@ -261,7 +268,6 @@ class Dispatcher:
             self._control(conn, envelope)
             return
         name = envelope.event or ""
-        route = self._routes.get(name)
         if route is None:
             raise ws_unsupported_event(name, self._routes if self._development else ())
         if route.acks and envelope.id is None:
@@ -313,9 +319,11 @@ class Dispatcher:
 
     async def _handle(self, conn: Connection) -> None:
         """Handle what is in the inbox, and what comes meanwhile."""
+        begun: float | None = None
         while inbox := conn._inbox:
             if conn._paused and conn._outbox.answers_half_full:
                 await conn._drained()  # whoever does not read answers gets no more of them
+                begun = None
                 continue
             item = inbox.pop(0)
             if not inbox:
@@ -324,9 +332,11 @@ class Dispatcher:
                 conn._balance_reading()
             if item.__class__ is not tuple:
                 await (self._greet(conn) if item is _CONNECT else self._arrive(conn, item))
+                begun = None
                 continue
             route, envelope = item
-            begun = 0.0 if route.handling is None else perf_counter()
+            if route.handling is not None and begun is None:
+                begun = perf_counter()
             try:
                 data = await route.handle(conn, envelope)
                 if envelope.ack or route.acks:
@@ -336,8 +346,10 @@ class Dispatcher:
                 self._answer(conn, self._fault(conn, own, route.where, envelope), envelope)
                 pass_on(error)
             finally:
-                if route.handling is not None:
-                    route.handling.observe(perf_counter() - begun)
+                if begun is not None:
+                    ended = perf_counter()
+                    route.handling.observe(ended - begun)
+                    begun = ended  # of the next, if there is one: reading the clock is not for nothing
 
     async def _greet(self, conn: Connection) -> None:
         conn._started = True

@@ -9,7 +9,6 @@ from aquilia.sockets.connection import Connection
 from aquilia.sockets.dispatch import Dispatcher
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.figures import OTHER, Meter
-from aquilia.sockets.outbound import Outbound
 
 __all__ = ["MeasuredConnection", "MeasuredDispatcher"]
 
@@ -20,7 +19,8 @@ class MeasuredConnection(Connection):
     __slots__ = ()
 
     def _encode(self, envelope: MessageEnvelope) -> bytes:
-        frame = Outbound._encode(self, envelope)
+        codec = self._codec  # the method of the base class, without another call for each message
+        frame = self._transport.frame(codec.encode(envelope), binary=codec.binary)
         meter: Meter = self._home.meter
         if envelope.type == "event":
             name = envelope.event or ""
@@ -37,19 +37,9 @@ class MeasuredDispatcher(Dispatcher):
 
     def __init__(self, *args: Any, meter: Meter, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._received = meter.received
-        self._kinds = meter.received_kinds
+        self._kinds = {**meter.received_kinds, "event": meter.received_kinds[OTHER]}
         for name, route in self._routes.items():
-            self._routes[name] = replace(route, handling=meter.handling[name])
+            self._routes[name] = replace(route, received=meter.received[name], handling=meter.handling[name])
 
     def _count(self, conn: Connection, kind: str, size: int) -> None:
         self._kinds[kind].add(size)
-
-    def _take(self, conn: Connection, envelope: MessageEnvelope, now: float, size: int) -> None:
-        if envelope.type == "event":
-            tally = self._received.get(envelope.event or "") or self._kinds[OTHER]
-        else:
-            tally = self._kinds[envelope.type]
-        tally.messages += 1
-        tally.bytes += size
-        Dispatcher._take(self, conn, envelope, now, size)

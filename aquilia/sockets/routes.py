@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from aquilia.sockets.contract import EventContract, HookContract, SocketContract
 from aquilia.sockets.declaration import Handler, SourceLocation
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_overloaded
-from aquilia.sockets.figures import Distribution
+from aquilia.sockets.figures import Distribution, Tally
 from aquilia.sockets.guards import Check, guard_checks, judge, passes
 from aquilia.sockets.keeping import saving
 from aquilia.sockets.middleware import Handle, wrap
@@ -33,8 +33,9 @@ class Route:
     where: str
     acks: bool
     """Every message needs an id, and is acked."""
+    received: Tally | None = None
     handling: Distribution | None = None
-    """Where the seconds of its handling are counted, if they are."""
+    """Where its messages and the seconds of its handling are counted, if they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,11 +166,12 @@ def _moving(handle: Handle, *, join: bool) -> Handle:
 
 def _guarded(checks: list[Check], handle: Handle) -> Handle:
     def guarded(conn: Connection, envelope: MessageEnvelope) -> Awaitable[Any]:
-        for number, check in enumerate(checks, 1):
+        rest = iter(checks)
+        for check in rest:
             verdict = check(conn, envelope)
             if verdict is not True and verdict is not None:
                 if inspect.isawaitable(verdict):
-                    return _guard_on(conn, envelope, verdict, checks[number:], handle)
+                    return _guard_on(conn, envelope, verdict, rest, handle)
                 judge(verdict)
         return handle(conn, envelope)
 
@@ -177,7 +179,11 @@ def _guarded(checks: list[Check], handle: Handle) -> Handle:
 
 
 async def _guard_on(
-    conn: Connection, envelope: MessageEnvelope, verdict: Awaitable[Any], checks: list[Check], handle: Handle
+    conn: Connection,
+    envelope: MessageEnvelope,
+    verdict: Awaitable[Any],
+    checks: Iterator[Check],
+    handle: Handle,
 ) -> Any:
     """The rest of the guards, from the first that has to wait."""
     judge(await verdict)

@@ -1,6 +1,9 @@
-"""The benchmark's server on Aquilia, with what an application would have: a guard, a rate limit, checked payloads.
+"""The benchmark's server on Aquilia, served as `aq serve --transport TRANSPORT` does.
 
-python aquilia_app.py PORT TRANSPORT serves it as `aq serve --transport TRANSPORT` does.
+python aquilia_app.py PORT TRANSPORT [VARIANT]
+
+What is in the way of a message, besides the check of its payload: with `bare` nothing; with `usual`, the default,
+what an application would have, a guard and a rate limit; with `full` authentication, its guards and metrics as well.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from aquilia import Identity, JWTAuthManager
 from aquilia.aquilary import Registry
 from aquilia.asgi import Application
 from aquilia.manifest import AppManifest
@@ -17,7 +21,10 @@ from aquilia.server import Endpoint, listening, serve
 from aquilia.sockets import (
     Connection,
     Event,
+    HandshakeAuthGuard,
+    MessageAuthGuard,
     MessageEnvelope,
+    RoleGuard,
     Socket,
     SocketController,
     SocketGuard,
@@ -39,7 +46,6 @@ class Everyone(SocketGuard):
         return True
 
 
-@Socket("/", guards=[Everyone()], message_rate_limit=1_000_000)
 class Benchmark(SocketController):
     """Echoes, and publishes to one room."""
 
@@ -59,9 +65,30 @@ class Benchmark(SocketController):
         await self.publish_room("all", "pub", payload)
 
 
-def main(port: str, transport: Any) -> None:
+AUTH = JWTAuthManager("the secret of the benchmark, which is none")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "bare": {},
+    "usual": {"guards": [Everyone()], "message_rate_limit": 1_000_000},
+    "full": {
+        "guards": [Everyone(), HandshakeAuthGuard(), MessageAuthGuard(), RoleGuard("member")],
+        "message_rate_limit": 1_000_000,
+        "require_auth": True,
+    },
+}
+
+
+def token() -> str:
+    """What a client of the variant `full` needs; it is good for a day."""
+    return AUTH.issue(Identity("ada", roles=frozenset({"member"})), lifetime=86_400)
+
+
+def main(port: str, transport: Any, variant: str = "usual") -> None:
     """Serve until SIGTERM."""
-    manifest = AppManifest("benchmark", controllers=[Benchmark], websockets={"max_connections": 20_000})
+    settings: dict[str, Any] = {"max_connections": 20_000}
+    if variant == "full":
+        settings["metrics"] = True
+    controller = Socket("/", **VARIANTS[variant])(Benchmark)
+    manifest = AppManifest("benchmark", controllers=[controller], auth=AUTH, websockets=settings)
     application = Application(Registry.build([manifest]))
     with listening(Endpoint(port=int(port))) as sockets:
         serve(application, sockets, log_level="warning", transport=transport)
