@@ -142,7 +142,7 @@ async def running(server: str, app: str, folder: Path) -> AsyncIterator[tuple[st
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, SCRIPTS / command[0], *command[1:]),
             cwd=folder,
-            env={"PYTHONPATH": str(folder)},
+            env={"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))},
             stdout=output,
             stderr=output,
         )
