@@ -143,7 +143,11 @@ def log_config(level: str, form: LogFormat = "text") -> Mapping[str, Any]:
         "disable_existing_loggers": False,
         "filters": {"paths": {"()": PathsOnly}},
         "formatters": {
-            "text": {"()": TextFormatter, "fmt": "%(asctime)s %(levelname)-8s %(message)s", "datefmt": "%Y-%m-%d %H:%M:%S"},
+            "text": {
+                "()": TextFormatter,
+                "fmt": "%(asctime)s %(levelname)-8s %(message)s",
+                "datefmt": "%Y-%m-%d %H:%M:%S",
+            },
             "json": {"()": JsonFormatter},
         },
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": form}},
