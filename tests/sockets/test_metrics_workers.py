@@ -165,10 +165,10 @@ async def test_torn_files_take_no_figures_away_but_their_own(tmp_path: Path) -> 
 AGAIN = """
 import os
 import sys
-    file.write(bytes.fromhex("ff000000") * 20)
+sys.path.insert(0, os.getcwd())
 own = f"counter_{os.getpid()}.db"
 with open(os.path.join(os.environ["PROMETHEUS_MULTIPROC_DIR"], own), "wb") as file:
-    file.write(b"\xff\\x00\\x00\\x00" * 20)
+    file.write(bytes.fromhex("ff000000") * 20)
 import uvicorn
 uvicorn.run("measured:app", port=int(sys.argv[1]))
 """
