@@ -166,7 +166,7 @@ AGAIN = """
 import os
 import sys
 sys.path.insert(0, os.getcwd())
-own = f"counter_{os.getpid()}.db"
+own = f"histogram_{os.getpid()}.db"
 with open(os.path.join(os.environ["PROMETHEUS_MULTIPROC_DIR"], own), "wb") as file:
     file.write(bytes.fromhex("ff000000") * 20)
 import uvicorn
