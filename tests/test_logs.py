@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aquilia.faults import Fault, FaultEngine
-from aquilia.logs import JsonFormatter, PathsOnly
+from aquilia.logs import JsonFormatter, PathsOnly, TextFormatter
 
 
 def record(text: str = "said %s", /, *arguments: Any, name: str = "app", **fields: Any) -> logging.LogRecord:
@@ -85,6 +85,68 @@ def test_what_json_cannot_say_is_written_as_python_does(value: Any, written: Any
 
     assert told["field"] == written
     assert (told["message"], told["other"]) == ("x", "kept")
+
+
+class Unshown:
+    def __repr__(self) -> str:
+        raise ZeroDivisionError("no repr")
+
+
+DEEP: list[Any] = []
+for _ in range(100_000):
+    DEEP = [DEEP]
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (Unshown(), "<Unshown, which cannot be shown: ZeroDivisionError>"),
+        (DEEP, "<list, which cannot be shown: RecursionError>"),
+        (10**5000, "<int, which cannot be shown: ValueError>"),
+    ],
+    ids=["an error", "too deep", "too large"],
+)
+def test_what_python_cannot_write_either_is_named(value: Any, written: str) -> None:
+    told = line(record("x", field=value, other=1 << 80))
+
+    assert (told["message"], told["field"], told["other"]) == ("x", written, 1 << 80)
+
+
+def test_a_string_of_a_class_of_its_own_is_a_string() -> None:
+    class Name(str): ...
+
+    assert line(record("x", field=Name("ann")))["field"] == "ann"
+
+
+def test_a_field_may_have_any_name() -> None:
+    assert line(record("x", **{"half \ud800": 1}))["half \\ud800"] == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (record("%d of %s", "one", "two"), "%d of %s with ('one', 'two'): TypeError("),
+        (record("%r", Unshown()), "%r with <tuple, which cannot be shown: ZeroDivisionError>: "),
+        (record(Unshown()), "<Unshown, which cannot be shown: ZeroDivisionError> with (): "),  # type: ignore[arg-type]
+    ],
+    ids=["not fitting", "argument", "message"],
+)
+def test_a_message_that_cannot_be_formatted_is_a_line_even_so(made: logging.LogRecord, message: str) -> None:
+    assert line(made)["message"].startswith(message)
+
+
+def test_text_of_clients_forges_no_second_line_and_moves_no_cursor() -> None:
+    made = record("said %s", "x\r\n2026-01-01 INFO forged\x1b[2J\x85y\tz")
+    try:
+        raise ValueError("bad\n2026-01-01 INFO forged")
+    except ValueError:
+        made.exc_info = sys.exc_info()
+
+    first, *others = TextFormatter("%(levelname)s %(message)s").format(made).split("\n")
+    assert first == "INFO said x\\x0d"
+    assert others[0] == "    2026-01-01 INFO forged\\x1b[2J\\x85y\tz"
+    assert others[-1] == "    2026-01-01 INFO forged"
+    assert all(other.startswith("    ") for other in others)
 
 
 def access(path: str) -> logging.LogRecord:

@@ -110,12 +110,18 @@ class FlowDispatcher:
             await self._function(request)
         except asyncio.CancelledError as error:
             conn = request._conn
-            if request._decided.cancelled() or (conn is not None and conn._close is not None):
+            if request._abandoned or (conn is not None and conn._close is not None):
                 raise  # by us, since the client has gone
             failed = RuntimeError(f"{self._where} was cancelled while its client was there")
             failed.__cause__ = error
         except Exception as error:
             failed = error
+        except GeneratorExit:
+            raise  # the loop is over
+        except BaseException as error:
+            told = RuntimeError(f"{self._where} ended with {type(error).__qualname__}")
+            request._over(told, (CloseCode.INTERNAL, ""))  # else the client would wait for nobody
+            raise
         request._over(failed, self._ended_by(request, failed))
 
     def _ended_by(self, request: FlowRequest, error: Exception | None) -> tuple[int, str]:

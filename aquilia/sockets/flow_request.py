@@ -35,6 +35,7 @@ class FlowRequest:
         self._conn: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._end: tuple[int, str] | None = None
+        self._abandoned = False
         self._messages: list[str | bytes] = []
         self._arrival: asyncio.Future[None] | None = None
 
@@ -150,8 +151,8 @@ class FlowRequest:
         await self._send(text.encode(), binary=False)
 
     async def send_bytes(self, data: bytes) -> None:
-        """Send a binary message. Waits and raises as `send_text` does."""
-        await self._send(bytes(data), binary=True)
+        """Send a binary message. Waits and raises as `send_text` does; TypeError for what has no bytes."""
+        await self._send(bytes(memoryview(data)), binary=True)  # bytes(5) would be five bytes of zero
 
     async def send_json(self, value: Any) -> None:
         """Send a value as JSON text. Waits and raises as `send_text` does; TypeError for what JSON cannot say."""
@@ -223,6 +224,7 @@ class FlowRequest:
 
     def _abandon(self) -> None:
         """There will be no connection."""
+        self._abandoned = True
         self._decided.cancel()
         if self._task is not None:
             self._task.cancel()

@@ -18,7 +18,6 @@ from typing import Any
 from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder, gzip_accepted
-from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response
@@ -28,7 +27,7 @@ from starlette.types import Scope as ASGIScope
 from aquilia.sockets.families import FAMILIES, Family, Sample, bound_label
 from aquilia.sockets.figures import Distribution, Figures, Tally
 from aquilia.sockets.hub import Home
-from aquilia.sockets.shared_files import SharedFiles, bury_the_dead, folder, multiprocess_problem
+from aquilia.sockets.shared_files import AllFiles, SharedFiles, bury_the_dead, folder, multiprocess_problem
 
 __all__ = ["Metrics"]
 
@@ -75,6 +74,8 @@ class Metrics:
         self._figures = figures
         self._homes = homes
         self._shared = SharedFiles() if multiprocess_problem() is None and folder() else None
+        self._all = AllFiles()
+        self._failed = False
         self._flushing: asyncio.Task[None] | None = None
 
     # The life of it
@@ -82,6 +83,7 @@ class Metrics:
     async def start(self) -> None:
         """Begin to add to the shared files, where there are any."""
         if self._shared is not None:
+            self._shared.clear_torn()
             self._flushing = asyncio.get_running_loop().create_task(self._keep_flushing(self._shared))
 
     async def stop(self) -> None:
@@ -90,16 +92,24 @@ class Metrics:
         if task is not None and self._shared is not None:
             task.cancel()
             await asyncio.wait([task])
-            self._shared.write(self._samples(await self._levels()))
-            self._shared.leave()
+            if self._flush(self._shared, self._samples(await self._levels())):
+                self._shared.leave()
 
     async def _keep_flushing(self, shared: SharedFiles) -> None:
         while True:
-            try:
-                shared.write(self._samples(await self._levels()))
-            except OSError:  # the disk is full: the next try adds what this one could not
-                logger.exception("metrics could not be written to PROMETHEUS_MULTIPROC_DIR")
+            self._flush(shared, self._samples(await self._levels()))
             await asyncio.sleep(FLUSH)
+
+    def _flush(self, shared: SharedFiles, samples: Iterable[Sample]) -> bool:
+        """Whether these could be written. If not, the next flush adds them; the log says so once."""
+        failed, self._failed = self._failed, False
+        try:
+            shared.write(samples)
+        except Exception:
+            self._failed = True
+            if not failed:
+                logger.exception("metrics could not be written to PROMETHEUS_MULTIPROC_DIR")
+        return not self._failed
 
     # What is read
 
@@ -125,9 +135,10 @@ class Metrics:
             support_collectors_without_names=True
         )  # else `name[]` would find nothing
         if self._shared is not None:
-            self._shared.write(samples)
+            if not self._flush(self._shared, samples) or multiprocess_problem():
+                return Response("PROMETHEUS_MULTIPROC_DIR cannot be written to", 503, media_type="text/plain")
             bury_the_dead()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+            registry.register(self._all)
         else:
             registry.register(_Beside(samples))
         encode, content_type = choose_encoder(headers.get("accept", ""))

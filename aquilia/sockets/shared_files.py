@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from prometheus_client.multiprocess import mark_process_dead
+from prometheus_client.core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.values import ValueClass
 
 from aquilia.sockets.families import FAMILIES, Family, Sample, bound_label
 from aquilia.sockets.figures import Distribution
 
-__all__ = ["SharedFiles", "bury_the_dead", "folder", "multiprocess_problem"]
+__all__ = ["AllFiles", "SharedFiles", "bury_the_dead", "folder", "multiprocess_problem"]
+
+logger = logging.getLogger("aquilia.sockets")
 
 
 def folder() -> str | None:
@@ -46,6 +50,12 @@ class SharedFiles:
 
     def __init__(self) -> None:
         self._written: dict[tuple[str, tuple[str, ...]], float] = {}
+
+    def clear_torn(self) -> None:
+        """Remove files that an earlier process with this number left torn: there would be no writing to them."""
+        for file in _files(f"*_{os.getpid()}.db"):
+            if os.path.getsize(file) and not _readable(file):
+                os.remove(file)
 
     def write(self, samples: Iterable[Sample]) -> None:
         """Bring the files up to these samples."""
@@ -89,9 +99,52 @@ def _value(family: Family, name: str, labels: tuple[str, ...]) -> Any:
     return value
 
 
+class AllFiles:
+    """What the files of all processes say together: a collector of prometheus-client.
+
+    A file that is torn, or just being made, is left out: else one of them would take the figures of all away.
+    """
+
+    def __init__(self) -> None:
+        self._torn: set[str] = set()
+
+    def collect(self) -> Iterator[Metric]:
+        """See `prometheus_client.registry.Collector`."""
+        files = _files("*.db")
+        try:
+            merged = _merged(files)
+        except Exception:
+            merged = _merged([file for file in files if _readable(file) or self._tell(file)])
+        yield from merged
+
+    def _tell(self, file: str) -> bool:
+        """That a file is left out; once, and always False."""
+        if file not in self._torn and os.path.exists(file) and os.path.getsize(file):
+            self._torn.add(file)
+            logger.warning("%s is torn, and left out of the metrics: remove it", file)
+        return False
+
+
+def _files(pattern: str) -> list[str]:
+    return glob.glob(os.path.join(glob.escape(folder() or ""), pattern))
+
+
+def _merged(files: list[str]) -> Iterable[Metric]:
+    found: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+    return found
+
+
+def _readable(file: str) -> bool:
+    try:
+        _merged([file])
+    except Exception:  # there is no end to what torn bytes can be taken for
+        return False
+    return True
+
+
 def bury_the_dead() -> None:
     """Forget the gauges of processes that have ended without a word. What they counted stays counted."""
-    found = glob.glob(os.path.join(glob.escape(folder() or ""), "gauge_live*_*.db"))
+    found = _files("gauge_live*_*.db")
     for number in {os.path.basename(file)[: -len(".db")].rpartition("_")[2] for file in found}:
         if number.isdigit() and not _lives(int(number)):
             with contextlib.suppress(FileNotFoundError):  # another worker was faster

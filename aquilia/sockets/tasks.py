@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextvars import Context, copy_context
 from sys import getrefcount
 from typing import Any
+from weakref import getweakrefcount
 
 __all__ = ["TaskSet", "own_error", "pass_on"]
 
@@ -127,8 +128,8 @@ class TaskSet:
             return task
         finally:
             _leave_task(loop, task)
-        if getrefcount(task) > known or task.cancelling() or len(spares) >= SPARES:
-            # Somebody kept it, to cancel it or to wait for its end, or did so: it is for nobody else.
+        if getrefcount(task) > known or spare.marked() or len(spares) >= SPARES:
+            # Somebody kept it, to cancel it, to wait for its end or to keep what is its own: it is for nobody else.
             spare.end()
         else:
             spares.append(spare)
@@ -167,7 +168,7 @@ def _raise(error: BaseException) -> None:
 class _Spare(Coroutine[Any, Any, None]):
     """A task in wait for a coroutine that has to wait. The object is what the task runs."""
 
-    __slots__ = ("_awaited", "_coroutine", "_ended", "_owner", "_parked", "_run", "task")
+    __slots__ = ("_awaited", "_coroutine", "_ended", "_name", "_owner", "_parked", "_run", "_weakly", "task")
 
     def __init__(self, owner: TaskSet, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
@@ -177,6 +178,17 @@ class _Spare(Coroutine[Any, Any, None]):
         self._parked: asyncio.Future[None] | None = None
         self._ended = False
         self.task: asyncio.Task[None] = asyncio.Task(self, loop=loop, context=owner._context.copy())
+        self._name, self._weakly = self.task.get_name(), getweakrefcount(self.task)
+
+    def marked(self) -> bool:
+        """Whether what ran left something at the task: a name, a cancellation, a callback, state in a weak map."""
+        task: Any = self.task
+        return (
+            getweakrefcount(task) > self._weakly
+            or task.cancelling() > 0
+            or bool(task._callbacks)
+            or task.get_name() != self._name
+        )
 
     def take(self, coroutine: Coroutine[Any, Any, None], context: Context, awaited: Any) -> None:
         """Run the rest of a coroutine, which waits for this."""

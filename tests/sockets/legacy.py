@@ -22,6 +22,10 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
+class Outcome(BaseException):
+    """Like those that test frameworks raise."""
+
+
 class Seen:
     """What the functions of a test noted, and what they wait for."""
 
@@ -101,6 +105,11 @@ def legacy(seen: Seen) -> Flow:
                     await asyncio.get_running_loop().create_future()
                 finally:
                     seen.notes.append("given up")
+            case "close and stay":
+                await request.close()
+                await asyncio.get_running_loop().create_future()
+            case "outcome":
+                raise Outcome
 
     @flow.ws("/failing/:how")
     async def failing(request: FlowRequest) -> None:
@@ -118,6 +127,8 @@ def legacy(seen: Seen) -> Flow:
                 await asyncio.sleep(0)
             case "twice":
                 await request.accept()
+            case "outcome":
+                raise Outcome
 
     @flow.ws("/busy")
     async def busy(request: FlowRequest) -> None:

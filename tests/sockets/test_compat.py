@@ -166,6 +166,53 @@ async def test_a_function_that_does_not_accept_refuses(
     assert seen.notes == {"close": ["goes on"], "never": ["given up"]}.get(how, [])
 
 
+async def test_a_function_that_stays_after_it_has_refused_ends_and_is_no_incident(
+    base: str, app: AquilaSockets
+) -> None:
+    with listening() as complaints:
+        refused, _ = await denial(f"{base}/refusing/close%20and%20stay")
+        await eventually(lambda: app.live()["tasks"] == 0)
+        told = complaints.take()
+
+    assert refused == 403
+    assert not any("incident" in line for line in told)
+
+
+@pytest.mark.parametrize("how", ["refusing", "failing"])
+async def test_a_function_that_ends_with_what_is_no_error_leaves_nobody_waiting(
+    base: str, app: AquilaSockets, how: str
+) -> None:
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    if how == "refusing":
+        assert (await denial(f"{base}/refusing/outcome"))[0] == 500
+    else:
+        async with connect(f"{base}/failing/outcome") as client:
+            await client.send("go")
+            assert (await closed(client))[0] == 1011
+    await eventually(lambda: app.live()["tasks"] == 0)
+
+
+@pytest.mark.parametrize("data", [5, "text", [1, 2]])
+async def test_only_what_has_bytes_is_sent_as_bytes(data: Any) -> None:
+    flow, told = Flow(), list[str]()
+
+    with pytest.warns(DeprecationWarning, match="Write a controller instead"):
+
+        @flow.ws("/sends")
+        async def sends(request: FlowRequest) -> None:
+            await request.accept()
+            try:
+                await request.send_bytes(data)
+            except TypeError as error:
+                told.append(str(error))
+            await request.send_bytes(bytearray(b"end"))
+
+    async with serving(AquilaSockets.from_controllers(flow.controllers)) as base:
+        async with connect(f"{base}/sends") as client:
+            assert await client.recv() == b"end"
+    assert len(told) == 1
+
+
 @pytest.mark.parametrize(
     ("how", "logged"), [("error", "a secret"), ("early", "`await request.accept()` comes first")]
 )

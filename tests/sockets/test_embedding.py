@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -142,7 +143,7 @@ async def running(server: str, app: str, folder: Path) -> AsyncIterator[tuple[st
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, SCRIPTS / command[0], *command[1:]),
             cwd=folder,
-            env={"PYTHONPATH": str(folder)},
+            env={"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))},
             stdout=output,
             stderr=output,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -46,8 +47,8 @@ SAY = {"pattern": "/room/:name", "event": "say"}
 
 
 @contextlib.asynccontextmanager
-async def workers(folder: Path, *, shared: Path | None) -> AsyncIterator[str]:
-    """`uvicorn --workers 2`, once it accepts connections."""
+async def workers(folder: Path, *, shared: Path | None, run: str | None = None) -> AsyncIterator[str]:
+    """`uvicorn --workers 2`, once it accepts connections, or one process that runs this code."""
     (folder / "measured.py").write_text(APP)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -55,9 +56,10 @@ async def workers(folder: Path, *, shared: Path | None) -> AsyncIterator[str]:
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     own = {"PYTHONPATH": path, **({"PROMETHEUS_MULTIPROC_DIR": str(shared)} if shared else {})}
     options = ["--workers", "2", "--ws", "aquilia.sockets.transports.native:NativeProtocol"]
+    command = ["-m", "uvicorn", "measured:app", "--port", str(port), *options]
     with (folder / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "uvicorn", "measured:app", "--port", str(port), *options),
+            *(sys.executable, *(command if run is None else ["-c", run, str(port)])),
             cwd=folder,
             env={**os.environ, **own},
             stdout=log,
@@ -65,7 +67,9 @@ async def workers(folder: Path, *, shared: Path | None) -> AsyncIterator[str]:
         )
     try:
         async with asyncio.timeout(30):
-            while (folder / "log").read_text().count("Application startup complete") < 2:
+            while (folder / "log").read_text().count("Application startup complete") < (
+                2 if run is None else 1
+            ):
                 assert process.returncode is None, (folder / "log").read_text()
                 await asyncio.sleep(0.05)
         yield f"127.0.0.1:{port}"
@@ -78,6 +82,12 @@ async def workers(folder: Path, *, shared: Path | None) -> AsyncIterator[str]:
 
 async def scraped(address: str) -> Scrape:
     """The answer of whichever worker takes a new connection."""
+    head, body = await answered(address)
+    assert head.startswith(b"HTTP/1.1 200"), head
+    return Scrape.of(body.decode())
+
+
+async def answered(address: str) -> tuple[bytes, bytes]:
     host, _, port = address.partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -85,8 +95,7 @@ async def scraped(address: str) -> Scrape:
         head, _, body = (await reader.read()).partition(b"\r\n\r\n")
     writer.close()
     await writer.wait_closed()
-    assert head.startswith(b"HTTP/1.1 200"), head
-    return Scrape.of(body.decode())
+    return head, body
 
 
 def figure(figures: Scrape, name: str, **labels: str) -> float | None:
@@ -138,6 +147,51 @@ async def test_every_worker_tells_of_all_and_what_a_killed_one_counted_stays(tmp
             await client.closed()
         figures = await agreed(address, connections=all_ - len(lost), said=all_)
         assert figure(figures, "aquilia_connections_opened_total") == all_
+
+
+async def test_torn_files_take_no_figures_away_but_their_own(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "counter_2999999.db").touch()  # a worker was killed as it made its file
+    (shared / "histogram_2999999.db").write_bytes(b"\xff\x00\x00\x00" * 20)
+    async with workers(tmp_path, shared=shared) as address, contextlib.AsyncExitStack() as stack:
+        clients = sum(map(len, (await spread(stack, address)).values()))
+        await agreed(address, connections=clients, said=clients)
+    log = (tmp_path / "log").read_text()
+    assert "histogram_2999999.db is torn, and left out of the metrics: remove it" in log
+    assert "counter_2999999.db" not in log
+
+
+AGAIN = """
+import os
+import sys
+sys.path.insert(0, os.getcwd())
+own = f"histogram_{os.getpid()}.db"
+with open(os.path.join(os.environ["PROMETHEUS_MULTIPROC_DIR"], own), "wb") as file:
+    file.write(bytes.fromhex("ff000000") * 20)
+import uvicorn
+uvicorn.run("measured:app", port=int(sys.argv[1]))
+"""
+
+
+async def test_a_worker_writes_even_where_one_of_its_number_left_torn_files(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    async with (
+        workers(tmp_path, shared=shared, run=AGAIN) as address,
+        Client.connect(f"ws://{address}/room/a") as ann,
+    ):
+        await ann.request("say", "hello")
+        await agreed(address, connections=1, said=1)
+
+
+async def test_a_folder_that_vanishes_fails_the_scrape_and_nothing_else(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    async with workers(tmp_path, shared=shared) as address, Client.connect(f"ws://{address}/room/a") as ann:
+        shutil.rmtree(shared)
+        assert (await ann.request("say", "hello"))["status"] == "ok"
+        assert (await answered(address))[0].startswith(b"HTTP/1.1 503")
 
 
 def databases(folder: Path) -> list[Path]:

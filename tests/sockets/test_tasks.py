@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -200,6 +201,39 @@ async def test_a_task_that_somebody_kept_is_nobody_elses(tasks: TaskSet) -> None
     await tasks.settle(5)
     assert len(done) == 1
     assert done != kept
+
+
+async def test_what_one_left_at_its_task_is_not_there_for_the_next(tasks: TaskSet) -> None:
+    own: WeakKeyDictionary[asyncio.Task[Any], str] = WeakKeyDictionary()
+    found: list[tuple[str | None, str]] = []
+
+    async def work(mark: Callable[[asyncio.Task[Any]], object]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        found.append((own.get(task), task.get_name()))
+        mark(task)
+
+    for mark in (
+        lambda task: own.update({task: "ann"}),
+        lambda task: task.set_name("ann"),
+        lambda task: None,
+    ):
+        await outside(lambda mark=mark: tasks.start(work(mark)))  # type: ignore[misc]
+    assert [state for state, _ in found] == [None, None, None]
+    assert "ann" not in [name for _, name in found]
+
+
+async def test_callbacks_at_the_end_of_a_task_are_called_where_it_need_not_wait(tasks: TaskSet) -> None:
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def work() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.add_done_callback(lambda _: ended.set_result(None))
+
+    assert await outside(lambda: tasks.start(work())) is None
+    async with asyncio.timeout(5):
+        await ended
 
 
 async def test_cancelling_all_tasks_of_the_loop_spares_what_comes_after(tasks: TaskSet) -> None:
