@@ -147,19 +147,39 @@ def Event(  # noqa: N802
     )
 
 
-def AckEvent(name: str, *, schema: Any = None) -> Callable[[AnyHandler], AnyHandler]:  # noqa: N802
+def AckEvent(  # noqa: N802
+    name: str, *, schema: Any = None, guards: Sequence[Any] = (), middleware: Sequence[Any] = ()
+) -> Callable[[AnyHandler], AnyHandler]:
     """`Event(name, ack=True)`: a message without an id is refused."""
-    return Event(name, schema=schema, ack=True)
+    return Event(name, schema=schema, ack=True, guards=guards, middleware=middleware)
 
 
-def Subscribe(name: str, *, schema: Any = None) -> Callable[[AnyHandler], AnyHandler]:  # noqa: N802
+def Subscribe(  # noqa: N802
+    name: str, *, schema: Any = None, guards: Sequence[Any] = (), middleware: Sequence[Any] = ()
+) -> Callable[[AnyHandler], AnyHandler]:
     """Handle an event that joins rooms: the method returns a room, several, or None if it joined by itself."""
-    return _handler(EventDeclaration(event_name(name), kind="subscribe", schema=schema))
+    return _moving("subscribe", name, schema, guards, middleware)
 
 
-def Unsubscribe(name: str, *, schema: Any = None) -> Callable[[AnyHandler], AnyHandler]:  # noqa: N802
+def Unsubscribe(  # noqa: N802
+    name: str, *, schema: Any = None, guards: Sequence[Any] = (), middleware: Sequence[Any] = ()
+) -> Callable[[AnyHandler], AnyHandler]:
     """Handle an event that leaves rooms: the method returns a room, several, or None."""
-    return _handler(EventDeclaration(event_name(name), kind="unsubscribe", schema=schema))
+    return _moving("unsubscribe", name, schema, guards, middleware)
+
+
+def _moving(
+    kind: Literal["subscribe", "unsubscribe"],
+    name: str,
+    schema: Any,
+    guards: Sequence[Any],
+    middleware: Sequence[Any],
+) -> Callable[[AnyHandler], AnyHandler]:
+    return _handler(
+        EventDeclaration(
+            event_name(name), kind=kind, schema=schema, guards=_listed(guards), middleware=_listed(middleware)
+        )
+    )
 
 
 def Guard(  # noqa: N802

@@ -9,16 +9,21 @@ from typing import Any
 import pytest
 from visit import Visit
 
+from aquilia import Identity
 from aquilia.sockets import (
+    AckEvent,
     AquilaSockets,
     Connection,
     Event,
+    MessageEnvelope,
+    RoleGuard,
     Socket,
     SocketController,
     SocketFault,
     Subscribe,
     Unsubscribe,
 )
+from aquilia.sockets.middleware import Handle
 from aquilia.testing import sockets_test
 
 
@@ -137,3 +142,37 @@ async def test_a_timeout_of_the_handlers_own_is_its_own_error(
 ) -> None:
     assert await visit.refused("impatient") == "WS_INTERNAL_ERROR"
     assert "Rooms.impatient failed" in caplog.text
+
+
+async def counted(conn: Connection, envelope: MessageEnvelope, next: Handle) -> Any:
+    conn.state["asked"] = conn.state.get("asked", 0) + 1
+    return await next(conn, envelope)
+
+
+@Socket("/staff")
+class Staff(SocketController):
+    @Subscribe("enter", guards=[RoleGuard("agent")], middleware=[counted])
+    async def enter(self, conn: Connection) -> str:
+        return "desk"
+
+    @Unsubscribe("exit", guards=[RoleGuard("lead")], middleware=[counted])
+    async def exit(self, conn: Connection) -> str:
+        return "desk"
+
+    @AckEvent("where", guards=[RoleGuard("agent")], middleware=[counted])
+    async def where(self, conn: Connection) -> tuple[list[str], int]:
+        return sorted(conn.rooms), conn.state["asked"]
+
+
+async def test_guards_and_middleware_stand_before_joining_leaving_and_acks_too() -> None:
+    async with sockets_test(Staff) as t:
+        guest = await t.connect("/staff", identity=Identity("bob", roles={"guest"}))
+        for event in ("enter", "exit", "where"):
+            with pytest.raises(SocketFault, match="WS_FORBIDDEN"):
+                await guest.request(event)
+
+        agent = await t.connect("/staff", identity=Identity("ann", roles={"agent"}))
+        await agent.request("enter")
+        with pytest.raises(SocketFault, match="WS_FORBIDDEN"):
+            await agent.request("exit")
+        assert await agent.request("where") == [["desk"], 3]
