@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -88,17 +89,17 @@ class Pump:
         try:
             for _ in range(min(GROUP, len(due))):
                 conn = due.popleft()
-                task = self._tasks.step(self._drain(conn), conn._context, loop)
-                if task is not None:
+                task = self._tasks.step(self._handle(conn), conn._context, loop)
+                if task is None:
+                    self._ended(conn)
+                else:
                     conn._pump = task
+                    task.add_done_callback(partial(self._ended, conn))
         finally:
             self._running = False
             hub.release()
 
-    async def _drain(self, conn: Connection) -> None:
-        try:
-            await self._handle(conn)
-        finally:
-            conn._pump = None
-            if conn._inbox:  # it was ended before its time
-                self.add(conn)
+    def _ended(self, conn: Connection, task: object = None) -> None:
+        conn._pump = None
+        if conn._inbox:  # more came behind its end, or it was ended before its time
+            self.add(conn)
