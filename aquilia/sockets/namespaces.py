@@ -26,7 +26,8 @@ LINGER = 30.0
 
 def _start(change: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """Run a change that several may wait for, or nobody any more."""
-    task = asyncio.get_running_loop().create_task(change)
+    # Not by the loop's factory: an eager one could end the change before it is noted as under way, and so for good.
+    task = asyncio.Task(change, loop=asyncio.get_running_loop())
     task.add_done_callback(lambda task: task.cancelled() or task.exception())
     return task
 

@@ -158,7 +158,8 @@ class NativeProtocol(asyncio.Protocol):
             self._respond(status, [(b"content-type", b"text/plain; charset=utf-8"), *extra], text.encode())
             return
         self._scope = self._make_scope(target, headers)
-        self._task = self._loop.create_task(self._run())
+        # Not by the loop's factory: an eager one could hand the wire over while its first bytes are still read.
+        self._task = asyncio.Task(self._run(), loop=self._loop)
         self._state.tasks.add(self._task)
         self._task.add_done_callback(self._state.tasks.discard)
 
