@@ -167,6 +167,8 @@ def _ratio(own: Sequence[float], other: Sequence[float]) -> str:
     if not own or not other or median(other) <= 0:
         return "–"
     ratio = median(own) / median(other)
+    if ratio < 0.01:
+        return f"{ratio:.1g}"
     return f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
 
 
