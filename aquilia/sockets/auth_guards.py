@@ -106,7 +106,22 @@ class MessageAuthGuard(SocketGuard):
         self._checked[conn] = now
 
 
-class RoleGuard(SocketGuard):
+class _IdentityGuard(SocketGuard):
+    """Looks at the identity alone, at the handshake and for each event."""
+
+    def check_handshake(self, handshake: Handshake) -> None:
+        """See `SocketGuard`."""
+        self._check(handshake.identity)
+
+    def check_message(self, conn: Connection, envelope: MessageEnvelope) -> None:
+        """See `SocketGuard`."""
+        self._check(conn._identity)
+
+    def _check(self, identity: Any) -> None:
+        raise NotImplementedError
+
+
+class RoleGuard(_IdentityGuard):
     """Lets in, and lets events pass of, identities that have one of these roles.
 
     Who is anonymous gets WS_AUTH_REQUIRED, who has none of the roles WS_FORBIDDEN.
@@ -119,14 +134,6 @@ class RoleGuard(SocketGuard):
         _check_names("RoleGuard: roles", roles)
         self.roles = frozenset(roles)
 
-    def check_handshake(self, handshake: Handshake) -> None:
-        """See `SocketGuard`."""
-        self._check(handshake.identity)
-
-    def check_message(self, conn: Connection, envelope: MessageEnvelope) -> None:
-        """See `SocketGuard`."""
-        self._check(conn._identity)
-
     def _check(self, identity: Any) -> None:
         if identity is None:
             raise ws_auth_required()
@@ -134,7 +141,7 @@ class RoleGuard(SocketGuard):
             raise ws_forbidden("the identity has none of the roles that may do this")
 
 
-class ScopeGuard(SocketGuard):
+class ScopeGuard(_IdentityGuard):
     """Lets in, and lets events pass of, identities that have all of these scopes (RFC 6749 section 3.3).
 
     Who is anonymous gets WS_AUTH_REQUIRED, who lacks one of the scopes WS_FORBIDDEN.
@@ -146,14 +153,6 @@ class ScopeGuard(SocketGuard):
     def __init__(self, *scopes: str) -> None:
         _check_names("ScopeGuard: scopes", scopes)
         self.scopes = frozenset(scopes)
-
-    def check_handshake(self, handshake: Handshake) -> None:
-        """See `SocketGuard`."""
-        self._check(handshake.identity)
-
-    def check_message(self, conn: Connection, envelope: MessageEnvelope) -> None:
-        """See `SocketGuard`."""
-        self._check(conn._identity)
 
     def _check(self, identity: Any) -> None:
         if identity is None:
