@@ -12,16 +12,29 @@ What a broker promises:
 - The hub never calls `subscribe` and `unsubscribe` for one room concurrently; all else may be concurrent.
 - `publish` returns when the broker has the publication; it raises `WS_ADAPTER_UNAVAILABLE` or
   `WS_PUBLISH_FAILED` when it has not.
+
+A room with history is a log. Of it, a broker promises more:
+
+- `publish` stores and numbers atomically, once for each publication id: a repeat is stored no second time, is
+  delivered no second time, and has the position of the first, for as long as the log holds it.
+- Offsets increase strictly within an epoch. A log that could have lost its head (it was deleted, or its storage
+  was) goes on under a new epoch; a restart of the broker alone is none.
+- Every subscribed node gets the publications in the log's order, each with its `position` and `previous`. The
+  hub finds by these what it missed, reads that from the log, and drops what comes twice: so delivery may have holes
+  and repeats while a broker is lost and found again, and the log has neither.
+- What has been acknowledged to its publisher is in the log until the history's bounds let go of it, oldest first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-__all__ = ["Adapter", "Broker", "Deliver", "Publication", "Store"]
+from aquilia.sockets.history import History, Position
+
+__all__ = ["Adapter", "Broker", "Deliver", "Page", "Publication", "Store"]
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,9 +53,24 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
     room: str | None = None
     identity: str | None = None
     exclude: str | None = None
+    position: Position | None = None
+    """Where it stands in its room's log. The broker says so; None in a plain room."""
+    previous: int | None = None
+    """The offset of the entry before it, 0 if there is none in the log (any more); None where that is not known."""
 
 
 Deliver = Callable[[Publication], None]
+
+
+class Page(NamedTuple):
+    """A part of a log."""
+
+    publications: Sequence[Publication]
+    """In order, each with its `position`."""
+    head: Position
+    """The log's newest entry when this was read; offset 0 while it has had none."""
+    complete: bool
+    """Nothing behind the position that was asked for is lost. Where it is not, there are no publications."""
 
 
 class Broker(Protocol):
@@ -54,14 +82,27 @@ class Broker(Protocol):
     async def stop(self) -> None:
         """Deliver no more, and give back what is held. Safe to call twice."""
 
-    async def subscribe(self, namespace: str, room: str | None) -> None:
-        """Receive what is published to this room; with None, to the namespace as a whole."""
+    async def subscribe(
+        self, namespace: str, room: str | None, history: History | None = None
+    ) -> Position | None:
+        """Receive what is published to this room; with None, to the namespace as a whole.
+
+        Of a room with history, returns a head of its log: what comes behind that one arrives.
+        """
 
     async def unsubscribe(self, namespace: str, room: str | None) -> None:
         """The opposite; a room that is not subscribed is no error."""
 
-    async def publish(self, publication: Publication) -> None:
-        """Hand a publication to all nodes, this one included."""
+    async def publish(self, publication: Publication, history: History | None = None) -> Position | None:
+        """Hand a publication to all nodes, this one included. With `history` it is stored, and its place returned."""
+
+    async def read(
+        self, namespace: str, room: str, history: History, *, since: Position | None = None, limit: int = 100
+    ) -> Page:
+        """The first `limit` publications behind `since`; without that, the newest `limit` that the log holds.
+
+        A position of another epoch, or one from the future, is not complete.
+        """
 
 
 class Store(Protocol):

@@ -5,18 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from aquilia.sockets.adapters.base import Deliver, Publication
+import msgspec
+
+from aquilia.sockets.adapters.base import Deliver, Page, Publication
+from aquilia.sockets.adapters.stored import decode, encode
 from aquilia.sockets.faults import ws_adapter_unavailable
+from aquilia.sockets.history import History, Position, RoomLogs
 
 __all__ = ["InMemoryAdapter", "InMemoryBroker", "InMemoryStore"]
 
 
 class InMemoryBroker:
-    """Delivers to its own node, at once."""
+    """Delivers to its own node, at once, and keeps the logs of rooms with history."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._deliver: Deliver | None = None
         self._subscribed: set[tuple[str, str | None]] = set()
+        self._logs = RoomLogs()
 
     async def start(self, deliver: Deliver) -> None:
         """See `Broker`."""
@@ -27,20 +33,52 @@ class InMemoryBroker:
         self._deliver = None
         self._subscribed.clear()
 
-    async def subscribe(self, namespace: str, room: str | None) -> None:
+    async def subscribe(
+        self, namespace: str, room: str | None, history: History | None = None
+    ) -> Position | None:
         """See `Broker`."""
         self._subscribed.add((namespace, room))
+        if history is None or room is None:
+            return None
+        log = self._logs.open((namespace, room), history, self._clock())
+        return Position(log.epoch, log.head)
 
     async def unsubscribe(self, namespace: str, room: str | None) -> None:
         """See `Broker`."""
         self._subscribed.discard((namespace, room))
 
-    async def publish(self, publication: Publication) -> None:
+    async def publish(self, publication: Publication, history: History | None = None) -> Position | None:
         """See `Broker`."""
         if self._deliver is None:
             raise ws_adapter_unavailable("the in-memory broker is not running")
-        if (publication.namespace, publication.room) in self._subscribed:
+        namespace, room = publication.namespace, publication.room
+        position = None
+        if history is not None and room is not None:
+            data, now = encode(publication), self._clock()
+            log = self._logs.open((namespace, room), history, now)
+            offset, new = self._logs.append(log, publication.id, data, now)
+            position = Position(log.epoch, offset)
+            if not new:
+                return position
+            publication = msgspec.structs.replace(publication, position=position, previous=offset - 1)
+        if (namespace, room) in self._subscribed:
             self._deliver(publication)
+        return position
+
+    async def read(
+        self, namespace: str, room: str, history: History, *, since: Position | None = None, limit: int = 100
+    ) -> Page:
+        """See `Broker`."""
+        now = self._clock()
+        log = self._logs.open((namespace, room), history, now)
+        head = Position(log.epoch, log.head)
+        if since is not None and since.epoch != log.epoch:
+            return Page((), head, False)
+        found = log.read(None if since is None else since.offset, limit, now)
+        entries = [
+            decode(entry.data, Position(log.epoch, entry.offset), entry.offset - 1) for entry in found.entries
+        ]
+        return Page(entries, head, found.complete)
 
 
 class InMemoryStore:
@@ -98,5 +136,5 @@ class InMemoryAdapter:
     """`memory://`: the default."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.broker = InMemoryBroker()
+        self.broker = InMemoryBroker(clock)
         self.store = InMemoryStore(clock)
