@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from aquilia.faults import Fault
-from aquilia.session import Session
+from aquilia.sessions import Session
 
 __all__ = ["saving"]
 

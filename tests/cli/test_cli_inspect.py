@@ -68,7 +68,7 @@ def test_inspect_shows_who_authenticates_and_where_sessions_are_kept(empty: Work
 
     [app] = json.loads(empty.done("inspect", "--json"))["apps"]
     assert app["auth"] == "aquilia.jwt:JWTAuthManager"
-    assert app["sessions"] == "aquilia.session_store:MemoryStore"
+    assert app["sessions"] == "aquilia.sessions.store:MemoryStore"
 
 
 def test_a_function_in_the_place_of_a_controller_is_told_apart(empty: Workspace) -> None:

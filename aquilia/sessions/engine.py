@@ -1,14 +1,4 @@
-"""Sessions: values that the server keeps for a client, found again by a signed cookie.
-
-    manifest = AppManifest("shop", controllers=[Login, CartSocket], sessions=SessionEngine())
-
-    @POST("/login")
-    async def login(self, ctx: RequestCtx, body: Credentials) -> None:
-        ctx.session["user"] = await self.users.check(body)
-        ctx.session.rotate()
-
-The cookie holds nothing but the session's id, signed; the values are in a `SessionStore`.
-"""
+"""The engine: the cookie, and the middleware that loads and saves."""
 
 from __future__ import annotations
 
@@ -25,20 +15,13 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from aquilia.clock import now
-from aquilia.session import Session, session_ended
-from aquilia.session_store import MemoryStore, SessionStore
+from aquilia.sessions.session import Session
+from aquilia.sessions.store import MemoryStore, SessionStore
 
 if TYPE_CHECKING:
     from aquilia.controller import RequestCtx
 
-__all__ = [
-    "SESSION_SECRET",
-    "MemoryStore",
-    "Session",
-    "SessionEngine",
-    "SessionStore",
-    "session_ended",
-]
+__all__ = ["SESSION_SECRET", "SessionEngine"]
 
 SESSION_SECRET = "AQ_SESSION_SECRET"
 """The variable of the environment that has the secret, or several with commas between them."""

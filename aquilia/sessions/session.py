@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from aquilia.faults import Fault, FaultDomain, Severity
-from aquilia.session_store import SessionStore
+from aquilia.sessions.store import SessionStore
 
 __all__ = ["Session", "session_ended"]
 

@@ -1,0 +1,26 @@
+"""Sessions: values that the server keeps for a client, found again by a signed cookie.
+
+    manifest = AppManifest("shop", controllers=[Login, CartSocket], sessions=SessionEngine())
+
+    @POST("/login")
+    async def login(self, ctx: RequestCtx, body: Credentials) -> None:
+        ctx.session["user"] = await self.users.check(body)
+        ctx.session.rotate()
+
+The cookie holds nothing but the session's id, signed; the values are in a `SessionStore`.
+"""
+
+from __future__ import annotations
+
+from aquilia.sessions.engine import SESSION_SECRET, SessionEngine
+from aquilia.sessions.session import Session, session_ended
+from aquilia.sessions.store import MemoryStore, SessionStore
+
+__all__ = [
+    "SESSION_SECRET",
+    "MemoryStore",
+    "Session",
+    "SessionEngine",
+    "SessionStore",
+    "session_ended",
+]
