@@ -20,7 +20,7 @@ from aquilia.di import service
 from aquilia.faults import Fault, FaultDomain, FaultEngine, Severity
 from aquilia.jwt import JWTAuthManager
 from aquilia.manifest import AppManifest
-from aquilia.sessions import MemoryStore, Session, SessionEngine, SessionStore
+from aquilia.sessions import MemorySessionStore, Session, SessionEngine, SessionStore
 
 __all__ = [
     "DELETE",
@@ -40,7 +40,7 @@ __all__ = [
     "FaultEngine",
     "Identity",
     "JWTAuthManager",
-    "MemoryStore",
+    "MemorySessionStore",
     "RequestCtx",
     "Session",
     "SessionEngine",

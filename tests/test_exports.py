@@ -20,7 +20,7 @@ HOST = {
     *("AppManifest", "Clock", "Controller", "RequestCtx", "Body", "service"),
     *("Fault", "FaultDomain", "FaultEngine", "Severity", "__version__"),
     *("Identity", "AuthManager", "JWTAuthManager"),
-    *("Session", "SessionEngine", "SessionStore", "MemoryStore"),
+    *("Session", "SessionEngine", "SessionStore", "MemorySessionStore"),
 }
 SOCKETS = {
     *("SocketController", "Socket", "OnConnect", "OnDisconnect", "Event", "AckEvent"),

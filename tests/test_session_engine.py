@@ -9,7 +9,7 @@ import pytest
 from http_app import client_of
 from session_pages import SECRET, Pages, serving, shown
 
-from aquilia import AppManifest, MemoryStore, SessionEngine
+from aquilia import AppManifest, MemorySessionStore, SessionEngine
 from aquilia.aquilary import BootError, Registry, RegistryError
 from aquilia.asgi import Application
 from aquilia.manifest import ManifestError
@@ -59,7 +59,10 @@ async def test_the_cookie_has_the_attributes_that_were_asked_for(
         ),
         ({"cookie": "__Host-id"}, "browsers take '__Host-id' with secure=True only"),
         ({"cookie": "__Host-id", "secure": True, "path": "/a"}, "with path '/' and without a domain only"),
-        ({"store": MemoryStore}, r"store: MemoryStore is a class; write MemoryStore\(\)"),
+        (
+            {"store": MemorySessionStore},
+            r"store: MemorySessionStore is a class; write MemorySessionStore\(\)",
+        ),
         ({"store": object()}, "is no SessionStore: it lacks load, create, update, rename, delete"),
     ],
 )
@@ -98,7 +101,7 @@ def test_without_a_secret_nothing_boots_and_the_error_says_how_to_make_one(
 
 
 async def test_the_environment_may_have_several_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    store, old, new = MemoryStore(), "old" * 11, "new" * 11
+    store, old, new = MemorySessionStore(), "old" * 11, "new" * 11
     async with serving(SessionEngine(old, store=store)) as app, client_of(app) as client:
         await client.post("/set", json={"a": 1})
         cookie = client.cookies["aquilia_session"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import pytest
 
-from aquilia import MemoryStore, SessionStore
+from aquilia import MemorySessionStore, SessionStore
 
 
 class Clock:
@@ -74,7 +74,7 @@ def clock() -> Clock:
 
 @pytest.fixture(params=["memory", "rows"])
 def store(request: pytest.FixtureRequest, clock: Clock) -> SessionStore:
-    return MemoryStore(clock=clock) if request.param == "memory" else Rows(clock)
+    return MemorySessionStore(clock=clock) if request.param == "memory" else Rows(clock)
 
 
 async def test_what_was_created_is_loaded(store: SessionStore) -> None:
@@ -137,7 +137,7 @@ async def test_what_was_loaded_is_the_callers_own(store: SessionStore) -> None:
 
 
 async def test_the_memory_makes_room_by_what_would_expire_first(clock: Clock) -> None:
-    store = MemoryStore(max_sessions=2, clock=clock)
+    store = MemorySessionStore(max_sessions=2, clock=clock)
     await store.create("a", {"x": b"1"}, 10)
     await store.create("b", {"x": b"1"}, 10)
     await store.update("a", {}, (), 10)
@@ -148,7 +148,7 @@ async def test_the_memory_makes_room_by_what_would_expire_first(clock: Clock) ->
 
 
 async def test_expired_sessions_leave_the_memory_and_count_as_no_loss(clock: Clock) -> None:
-    store = MemoryStore(max_sessions=3, clock=clock)
+    store = MemorySessionStore(max_sessions=3, clock=clock)
     for id in "abc":
         await store.create(id, {"x": b"1"}, 10)
     clock.now += 10
@@ -157,7 +157,7 @@ async def test_expired_sessions_leave_the_memory_and_count_as_no_loss(clock: Clo
 
 
 async def test_a_session_in_memory_has_a_bound(clock: Clock) -> None:
-    store = MemoryStore(max_session_size=10, clock=clock)
+    store = MemorySessionStore(max_session_size=10, clock=clock)
     with pytest.raises(ValueError, match="a session of 11 bytes is above max_session_size, 10"):
         await store.create("a", {"x": b"0123456789"}, 10)
     await store.create("a", {"x": b"01234"}, 10)
@@ -169,6 +169,6 @@ async def test_a_session_in_memory_has_a_bound(clock: Clock) -> None:
 @pytest.mark.parametrize("bound", [0, -1, 1.5, True, "9"])
 def test_bounds_are_whole_numbers_above_zero(bound: object) -> None:
     with pytest.raises(ValueError, match="max_sessions: a whole number above 0 is needed"):
-        MemoryStore(max_sessions=bound)  # type: ignore[arg-type]
+        MemorySessionStore(max_sessions=bound)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="max_session_size"):
-        MemoryStore(max_session_size=bound)  # type: ignore[arg-type]
+        MemorySessionStore(max_session_size=bound)  # type: ignore[arg-type]

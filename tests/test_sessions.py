@@ -15,7 +15,7 @@ from session_pages import SECRET, Clock, serving, shown
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
-from aquilia import GET, POST, Controller, MemoryStore, RequestCtx, Session, SessionEngine
+from aquilia import GET, POST, Controller, MemorySessionStore, RequestCtx, Session, SessionEngine
 
 OLD_SECRET = "another secret, of which is no use"
 
@@ -176,7 +176,7 @@ async def test_a_well_signed_id_that_names_no_session_is_not_taken_over(
 
 
 async def test_secrets_can_be_changed_without_logging_anybody_out() -> None:
-    store = MemoryStore()
+    store = MemorySessionStore()
     async with serving(SessionEngine(OLD_SECRET, store=store)) as app, client_of(app) as client:
         await client.post("/set", json={"a": 1})
         cookie = client.cookies["aquilia_session"]
@@ -360,7 +360,7 @@ async def test_middleware_of_the_app_finds_the_session(engine: SessionEngine) ->
         assert await shown(client) == {"user": "ada", "seen": True}
 
 
-class Broken(MemoryStore):
+class Broken(MemorySessionStore):
     broken = False
 
     async def update(self, *arguments: Any) -> int | None:
@@ -380,7 +380,7 @@ async def test_a_store_that_fails_is_an_error_and_no_silence(caplog: pytest.LogC
         assert await shown(client) == {"a": 1}
 
 
-class Slow(MemoryStore):
+class Slow(MemorySessionStore):
     """Writes when it is let."""
 
     def __init__(self) -> None:
@@ -471,7 +471,7 @@ async def test_behind_the_response_no_session_can_begin() -> None:
 
 
 async def test_a_session_may_be_cleared_and_filled_anew() -> None:
-    session = Session(MemoryStore(), 100)
+    session = Session(MemorySessionStore(), 100)
     session.update(a=1, b=2)
     await session.save()
     session.clear()

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from aquilia.sessions.engine import SESSION_SECRET, SessionEngine
 from aquilia.sessions.session import Session, session_ended
-from aquilia.sessions.store import MemoryStore, SessionStore
+from aquilia.sessions.store import MemorySessionStore, SessionStore
 
 __all__ = [
     "SESSION_SECRET",
-    "MemoryStore",
+    "MemorySessionStore",
     "Session",
     "SessionEngine",
     "SessionStore",

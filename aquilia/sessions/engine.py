@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from aquilia.clock import now
 from aquilia.sessions.session import Session
-from aquilia.sessions.store import MemoryStore, SessionStore
+from aquilia.sessions.store import MemorySessionStore, SessionStore
 
 if TYPE_CHECKING:
     from aquilia.controller import RequestCtx
@@ -66,7 +66,7 @@ class SessionEngine:
         self.cookie, self.max_age, self.path, self.domain = cookie, max_age, path, domain
         self.secure = True if same_site == "none" and secure is None else secure
         self.http_only, self.same_site = http_only, same_site
-        self.store: SessionStore = MemoryStore(clock=clock) if store is None else store
+        self.store: SessionStore = MemorySessionStore(clock=clock) if store is None else store
         self._clock = clock
         self._secrets = None if secret is None else [secret] if isinstance(secret, str | bytes) else [*secret]
         if self._secrets is not None and (problem := _secrets_problem(self._secrets)):

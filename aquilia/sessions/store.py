@@ -9,7 +9,7 @@ from typing import Protocol
 
 from aquilia.clock import now
 
-__all__ = ["MemoryStore", "SessionStore"]
+__all__ = ["MemorySessionStore", "SessionStore"]
 
 
 class SessionStore(Protocol):
@@ -57,7 +57,7 @@ class _Kept:
     expires: float
 
 
-class MemoryStore:
+class MemorySessionStore:
     """Keeps sessions in this process, and in no other: they end with it.
 
     Beyond `max_sessions`, those that would expire first make room for new ones: `evicted` counts them. One session
@@ -76,7 +76,9 @@ class MemoryStore:
     ) -> None:
         for name, bound in (("max_sessions", max_sessions), ("max_session_size", max_session_size)):
             if not isinstance(bound, int) or isinstance(bound, bool) or bound < 1:
-                raise ValueError(f"MemoryStore: {name}: a whole number above 0 is needed, not {bound!r}")
+                raise ValueError(
+                    f"MemorySessionStore: {name}: a whole number above 0 is needed, not {bound!r}"
+                )
         self.evicted = 0
         self._max_sessions = max_sessions
         self._max_session_size = max_session_size

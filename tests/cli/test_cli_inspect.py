@@ -64,11 +64,11 @@ def test_inspect_shows_who_authenticates_and_where_sessions_are_kept(empty: Work
 
     rows = [line.split() for line in empty.done("inspect").splitlines()]
     assert ["apps", "version", "depends", "on", "auth", "sessions", "manifest"] in rows
-    assert ["desk", "0.0.0", "JWTAuthManager", "MemoryStore", "manifest.py"] in rows
+    assert ["desk", "0.0.0", "JWTAuthManager", "MemorySessionStore", "manifest.py"] in rows
 
     [app] = json.loads(empty.done("inspect", "--json"))["apps"]
     assert app["auth"] == "aquilia.jwt:JWTAuthManager"
-    assert app["sessions"] == "aquilia.sessions.store:MemoryStore"
+    assert app["sessions"] == "aquilia.sessions.store:MemorySessionStore"
 
 
 def test_a_function_in_the_place_of_a_controller_is_told_apart(empty: Workspace) -> None:

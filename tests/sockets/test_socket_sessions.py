@@ -18,7 +18,7 @@ from aquilia import (
     POST,
     AppManifest,
     Controller,
-    MemoryStore,
+    MemorySessionStore,
     RequestCtx,
     Session,
     SessionEngine,
@@ -316,7 +316,7 @@ async def test_a_handler_may_save_by_hand() -> None:
         assert await shown(browser) == {"user": "ada", "a": 1}
 
 
-class Failing(MemoryStore):
+class Failing(MemorySessionStore):
     fails = False
 
     async def update(
