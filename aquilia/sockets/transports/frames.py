@@ -7,45 +7,24 @@ fragments and their order (5.4), reserved bits (5.2), UTF-8 (8.1), control frame
 from __future__ import annotations
 
 import asyncio
-import logging
-import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from picows import WSListener, WSUpgradeResponse
-from picows.common import WSUpgradeResponseWithListener
-from picows.picows import WSProtocol  # type: ignore[attr-defined]  # its stubs leave it out
+from picows import WSListener
 
 from aquilia.sockets.faults import CloseCode
 from aquilia.sockets.transports.base import TransportEvents
 
-__all__ = ["NativeTransport", "upgrade"]
+__all__ = ["NativeTransport"]
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that the peer may take to answer a close frame, before the connection is cut."""
 MAX_FRAGMENTS = 4096
 TURN = 64
 """Frames of one connection that are handled in one turn of the loop; what else came with them waits for the next."""
-MIN_RECEIVE_BUFFER, MAX_RECEIVE_BUFFER = 1 << 16, 1 << 20
-"""Bytes that the kernel keeps for a connection. picows' buffer becomes as large as what one read gives, for ever."""
 
 _CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
-_WHEN_IDLE = 1  # picows wants a strategy for the pings that it does not send
-
-
-class _QuietLogger(logging.LoggerAdapter[logging.Logger]):
-    """picows makes a logger for each connection unless it is given an adapter, and reports a peer's mistakes as
-    errors of ours."""
-
-    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
-        super().log(min(level, logging.DEBUG), msg, *args, **kwargs)
-
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802
-        return self.logger.isEnabledFor(logging.DEBUG)
-
-
-_LOGGER = _QuietLogger(logging.getLogger("aquilia.sockets.native"), {})
 
 
 def frame_header(opcode: int, length: int) -> bytes:
@@ -78,21 +57,15 @@ class NativeTransport(WSListener):
     kind = "native"
 
     __slots__ = (
-        "_behind", "_budget", "_close_timer", "_closing", "_conn", "_events", "_fragments", "_heard", "_kind",
-        "_later", "_line", "_max_size", "_on_gone", "_paused", "_pong", "_protocol", "_silent", "_size", "_stopped",
-        "_websocket", "_wire", "_write_paused", "gone",
+        "_budget", "_close_timer", "_closing", "_conn", "_events", "_fragments", "_heard", "_kind", "_later", "_line",
+        "_max_size", "_on_gone", "_paused", "_pong", "_silent", "_size", "_stopped", "_websocket", "_wire",
+        "_write_paused", "gone", "read_behind",
     )  # fmt: skip
 
     def __init__(
-        self,
-        wire: asyncio.Transport,
-        max_size: int,
-        behind: bytes,
-        on_gone: Callable[[NativeTransport], None],
+        self, wire: asyncio.Transport, max_size: int, on_gone: Callable[[NativeTransport], None]
     ) -> None:
         self._wire = wire
-        self._behind = behind
-        self._protocol: Any = None
         self._websocket: Any = None
         self._heard = False
         self._silent = 0
@@ -108,6 +81,8 @@ class NativeTransport(WSListener):
         self._close_timer: asyncio.TimerHandle | None = None
         self._write_paused = self._paused = self._stopped = False
         self.gone = False
+        self.read_behind: Callable[[], None] | None = None
+        """Reads what came in one read with the request's head: it is the beginning of what is read now."""
         self._line: Callable[[bytes], object] | None = wire.write
         self._budget = TURN
         self._later: deque[_KeptFrame] | None = None
@@ -120,14 +95,13 @@ class NativeTransport(WSListener):
             return
         self._events, self._conn = events, conn
         self._wire.resume_reading()
-        if self._behind:
-            asyncio.get_running_loop().call_soon(self._read_behind)
+        if self.read_behind is not None:
+            asyncio.get_running_loop().call_soon(self._begin, self.read_behind)
+            self.read_behind = None
 
-    def _read_behind(self) -> None:
-        """What came in one read with the request's head is the beginning of what is read now."""
-        behind, self._behind = self._behind, b""
+    def _begin(self, read_behind: Callable[[], None]) -> None:
         if not self._wire.is_closing():
-            _feed(self._protocol, behind)
+            read_behind()
 
     # What picows calls
 
@@ -359,70 +333,3 @@ class NativeTransport(WSListener):
 _PING_FRAME = frame_header(_PING, 0)
 _SHORT_TEXT = [frame_header(_TEXT, length) for length in range(126)]
 _SHORT_BINARY = [frame_header(_BINARY, length) for length in range(126)]
-
-
-_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
-_MINIMAL_HEAD = (
-    b"GET / HTTP/1.1\r\nHost: _\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n"
-)
-
-
-def upgrade(
-    wire: asyncio.Transport,
-    key: str,
-    headers: Sequence[tuple[str, str]],
-    *,
-    max_size: int,
-    behind: bytes,
-    on_gone: Callable[[NativeTransport], None],
-) -> NativeTransport:
-    """Answer a handshake with 101, and give the wire to picows. Nothing is read before the transport's `start`.
-
-    `behind` are bytes that came with the request's head. `on_gone` is called once, with the transport, when the
-    wire is gone.
-    """
-    transport = NativeTransport(wire, max_size, behind, on_gone)
-    receive_buffer = max(MIN_RECEIVE_BUFFER, min(max_size, MAX_RECEIVE_BUFFER))
-    wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    response = WSUpgradeResponse.create_101_response(headers)
-    websocket = WSProtocol(
-        host_port=None,
-        ws_path=None,
-        is_client_side=False,
-        ws_listener_factory=lambda request: WSUpgradeResponseWithListener(response, transport),
-        logger=_LOGGER,
-        disconnect_on_exception=True,
-        websocket_handshake_timeout=None,
-        enable_auto_ping=False,
-        auto_ping_idle_timeout=0,
-        auto_ping_reply_timeout=0,
-        auto_ping_strategy=_WHEN_IDLE,
-        enable_auto_pong=False,
-        max_frame_size=max_size,
-        extra_headers=None,
-        read_buffer_init_size=0,
-    )
-    websocket.connection_made(wire)
-    if _QUICKACK is not None:  # picows asks for it: an ACK of its own for what our answer would acknowledge
-        wire.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, _QUICKACK, 0)
-    # The head that picows answers is one of our own: only the key matters to it, and long ones overflow it.
-    _feed(websocket, _MINIMAL_HEAD % key.encode())
-    wire.pause_reading()
-    wire.set_protocol(websocket)
-    transport._protocol = websocket
-    # Of the two heads nobody reads again, picows keeps a kilobyte each.
-    websocket.transport.request.headers.clear()
-    response.headers.clear()
-    return transport
-
-
-def _feed(websocket: Any, data: bytes) -> None:
-    """Give bytes to picows; its buffer may be smaller than they are."""
-    rest = memoryview(data)
-    while rest:
-        buffer = websocket.get_buffer(-1)
-        taken = min(len(buffer), len(rest))
-        buffer[:taken] = rest[:taken]
-        websocket.buffer_updated(taken)
-        rest = rest[taken:]

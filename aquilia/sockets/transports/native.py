@@ -22,7 +22,8 @@ from aquilia.sockets.faults import CloseCode
 from aquilia.sockets.heartbeat import HeartbeatWheel
 from aquilia.sockets.transports.base import NATIVE
 from aquilia.sockets.transports.bridge import ASGIBridge
-from aquilia.sockets.transports.frames import NativeTransport, upgrade
+from aquilia.sockets.transports.frames import NativeTransport
+from aquilia.sockets.transports.upgrade import upgrade
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
