@@ -12,6 +12,7 @@ from aquilia.sockets.codecs import Codec
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.envelope import MAX_EVENT_LENGTH, MAX_ID_LENGTH, MessageEnvelope
 from aquilia.sockets.faults import (
+    CLOSE_FOR_STATUS,
     ClientFault,
     CloseCode,
     SocketFault,
@@ -32,12 +33,7 @@ __all__ = [
 
 RATE_LIMIT_PAUSE_MS = 10_000
 
-_CLOSE_FOR_STATUS = {
-    401: CloseCode.UNAUTHENTICATED,
-    403: CloseCode.FORBIDDEN,
-    404: CloseCode.NO_NAMESPACE,
-    503: CloseCode.OVERLOADED,
-}
+_CLOSES = CLOSE_FOR_STATUS | {503: CloseCode.OVERLOADED}
 
 
 def fault_of(
@@ -65,7 +61,7 @@ def close_with(conn: Connection, fault: Fault) -> None:
 def close_code(fault: Fault) -> int:
     """The code with which a fault ends a connection that is being opened."""
     code: int | None = getattr(fault, "close_code", None)
-    return _CLOSE_FOR_STATUS.get(fault.status, CloseCode.INTERNAL) if code is None else code
+    return _CLOSES.get(fault.status, CloseCode.INTERNAL) if code is None else code
 
 
 def ack(envelope: MessageEnvelope, data: Any) -> MessageEnvelope:

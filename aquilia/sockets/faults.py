@@ -10,6 +10,7 @@ from typing import Any
 from aquilia.faults import Fault, FaultDomain, Severity
 
 __all__ = [
+    "CLOSE_FOR_STATUS",
     "ClientFault",
     "CloseCode",
     "SocketFault",
@@ -70,6 +71,14 @@ class CloseCode(enum.IntEnum):
     TIMED_OUT = 4508
     RATE_LIMITED = 4529
     TOO_SLOW = 4531
+
+
+CLOSE_FOR_STATUS = {
+    401: CloseCode.UNAUTHENTICATED,
+    403: CloseCode.FORBIDDEN,
+    404: CloseCode.NO_NAMESPACE,
+}
+"""What a status of HTTP is as a close code, in a handshake and behind it."""
 
 
 class SocketFault(Fault):

@@ -7,18 +7,12 @@ from starlette.responses import Response
 from starlette.types import Scope, Send
 
 from aquilia.faults import Fault
-from aquilia.sockets.faults import CloseCode
+from aquilia.sockets.faults import CLOSE_FOR_STATUS, CloseCode
 
 __all__ = ["admitted", "code_of", "refusal", "refuse", "upgrade_headers"]
 
-_CLOSE_FOR_STATUS = {
-    400: CloseCode.BAD_HELLO,
-    401: CloseCode.UNAUTHENTICATED,
-    403: CloseCode.FORBIDDEN,
-    404: CloseCode.NO_NAMESPACE,
-}
-
-
+# Overload is not among them: it is refused before an upgrade adds to it.
+_CLOSES = CLOSE_FOR_STATUS | {400: CloseCode.BAD_HELLO}
 _CHALLENGE = {"WS_TOKEN_EXPIRED": 'Bearer error="invalid_token"'}
 """What a 401 must say (RFC 9110 section 15.5.2), by RFC 6750."""
 
@@ -56,7 +50,7 @@ async def refuse(scope: Scope, send: Send, response: Response, *, by_close: bool
 
     A page of a foreign origin is never let in.
     """
-    code, told = _CLOSE_FOR_STATUS.get(response.status_code), code_of(response)
+    code, told = _CLOSES.get(response.status_code), code_of(response)
     if by_close and code is not None and told != "WS_ORIGIN_NOT_ALLOWED":
         reason = told.encode()[:123].decode(errors="ignore")  # RFC 6455 section 5.5
         v1 = next(name for name in scope["subprotocols"] if name.startswith("aquilia.v1."))
