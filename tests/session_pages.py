@@ -1,16 +1,16 @@
-"""What the tests of sessions share: an application that puts things in, and a clock to move."""
+"""What the tests of sessions share: an application that puts things in, a store that fails, and a clock to move."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 from starlette.responses import Response
 
-from aquilia import GET, POST, AppManifest, Controller, Fault, RequestCtx, SessionEngine
+from aquilia import GET, POST, AppManifest, Controller, Fault, MemorySessionStore, RequestCtx, SessionEngine
 from aquilia.aquilary import Registry
 from aquilia.asgi import Application
 
@@ -24,6 +24,19 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class Failing(MemorySessionStore):
+    """Cannot be written to while it `fails`."""
+
+    fails = False
+
+    async def update(
+        self, id: str, changes: Mapping[str, bytes], removed: Collection[str], ttl: float
+    ) -> int | None:
+        if self.fails:
+            raise ConnectionError("the store is away")
+        return await super().update(id, changes, removed, ttl)
 
 
 class Pages(Controller):

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from http_app import client_of
 from itsdangerous import TimestampSigner
-from session_pages import SECRET, Clock, serving, shown
+from session_pages import SECRET, Clock, Failing, serving, shown
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
@@ -360,20 +360,11 @@ async def test_middleware_of_the_app_finds_the_session(engine: SessionEngine) ->
         assert await shown(client) == {"user": "ada", "seen": True}
 
 
-class Broken(MemorySessionStore):
-    broken = False
-
-    async def update(self, *arguments: Any) -> int | None:
-        if self.broken:
-            raise ConnectionError("the store is away")
-        return await super().update(*arguments)
-
-
 async def test_a_store_that_fails_is_an_error_and_no_silence(caplog: pytest.LogCaptureFixture) -> None:
-    store = Broken()
+    store = Failing()
     async with serving(SessionEngine(SECRET, store=store)) as app, client_of(app) as client:
         await client.post("/set", json={"a": 1})
-        store.broken = True
+        store.fails = True
         answer = await client.post("/set", json={"a": 2})
         assert (answer.status_code, answer.json()["code"]) == (500, "HTTP_INTERNAL_ERROR")
         assert "the store is away" in caplog.text

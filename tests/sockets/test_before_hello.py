@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-import pytest_asyncio
 import websockets
 from door import denial, expect_close
 from members import CONTROLLERS, Slow, bearer, by_cookie, hello
-from wire import TRANSPORTS, Client, eventually, serving
+from wire import Client, eventually, serving
 
 from aquilia import Identity
 from aquilia.sockets import AquilaSockets, Connection, Event, Socket, SocketController
@@ -33,11 +31,6 @@ class News(SocketController):
         return await self.kick(payload)
 
 
-@pytest.fixture(params=list(TRANSPORTS))
-def transport(request: pytest.FixtureRequest) -> Any:
-    return TRANSPORTS[request.param]
-
-
 @pytest.fixture
 def users() -> Slow:
     return Slow()
@@ -48,12 +41,6 @@ def app(users: Slow) -> AquilaSockets:
     return AquilaSockets.from_controllers(
         [News, *CONTROLLERS], auth=users, middleware=[by_cookie], handshake_timeout=5
     )
-
-
-@pytest_asyncio.fixture
-async def base(transport: Any, app: AquilaSockets) -> AsyncIterator[str]:
-    async with serving(app, ws=transport) as base:
-        yield base
 
 
 async def test_nothing_is_published_to_who_has_not_said_hello(base: str) -> None:

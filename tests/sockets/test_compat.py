@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import warnings
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import msgspec
 import pytest
 from door import denial, listening
-from legacy import DEPRECATED, KIB, Seen, application, closed, closed_after_all, connect, legacy, write
+from legacy import DEPRECATED, Seen, application, closed, closed_after_all, connect, legacy, write
 from rawsocket import RawSocket
+from session_pages import SECRET
 from wire import eventually, serving
 
 from aquilia import AppManifest, SessionEngine
@@ -38,12 +38,6 @@ def seen() -> Seen:
 @pytest.fixture
 def app(seen: Seen) -> AquilaSockets:
     return application(seen)
-
-
-@pytest.fixture
-async def base(transport: Any, app: AquilaSockets) -> AsyncIterator[str]:
-    async with serving(app, ws=transport, send_buffer=16 * KIB) as base:
-        yield base
 
 
 # A function and its client
@@ -361,7 +355,7 @@ def test_a_manifest_lists_the_functions_beside_controllers(seen: Seen) -> None:
 
 async def test_what_a_function_puts_into_the_session_is_kept() -> None:
     flow = Flow()
-    engine = SessionEngine("a secret of 32 bytes, or of more")
+    engine = SessionEngine(SECRET)
 
     @flow.ws("/count")
     async def count(request: FlowRequest) -> None:

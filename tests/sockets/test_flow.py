@@ -15,9 +15,7 @@ from legacy import DEPRECATED, KIB, MIB, Seen, application, closed, closed_after
 from rawsocket import BINARY, RawSocket, handshake
 from wire import TIMEOUT, TRANSPORTS, eventually, serving
 
-from aquilia.sockets import (
-    AquilaSockets,
-)
+from aquilia.sockets import AquilaSockets
 
 pytestmark = DEPRECATED
 
@@ -34,6 +32,7 @@ def app(seen: Seen) -> AquilaSockets:
 
 @pytest.fixture
 async def base(transport: Any, app: AquilaSockets) -> AsyncIterator[str]:
+    """With a small buffer, so that a client that does not read is soon felt."""
     async with serving(app, ws=transport, send_buffer=16 * KIB) as base:
         yield base
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
-from wire import TRANSPORTS, Client, serving
+from wire import Client
 
 from aquilia import Fault
 from aquilia.sockets import AquilaSockets, Connection, Event, OnConnect, Socket, SocketController
@@ -52,10 +50,9 @@ class Strict(SocketController):
         return "answered"
 
 
-@pytest.fixture(params=list(TRANSPORTS))
-async def base(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    async with serving(AquilaSockets.from_controllers([Strict]), ws=TRANSPORTS[request.param]) as base:
-        yield base
+@pytest.fixture
+def app() -> AquilaSockets:
+    return AquilaSockets.from_controllers([Strict])
 
 
 @pytest.mark.parametrize("profile", ["plain", "v1.json"])

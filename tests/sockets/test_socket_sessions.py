@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 import websockets
 from fastapi import FastAPI, Request
+from session_pages import SECRET, Clock, Failing, Pages, shown
 from wire import TRANSPORTS, Client, eventually, serving
 
-from aquilia import (
-    GET,
-    POST,
-    AppManifest,
-    Controller,
-    MemorySessionStore,
-    RequestCtx,
-    Session,
-    SessionEngine,
-)
+from aquilia import AppManifest, RequestCtx, Session, SessionEngine
 from aquilia.aquilary import BootError, Registry
 from aquilia.asgi import Application
 from aquilia.sockets import (
@@ -38,27 +30,6 @@ from aquilia.sockets import (
 )
 from aquilia.sockets.faults import ws_forbidden
 from aquilia.testing import HandshakeRefused, sockets_test, sockets_test_sync
-
-SECRET = "a secret of 32 bytes, or of more"
-
-
-class Pages(Controller):
-    @POST("/set")
-    async def set(self, ctx: RequestCtx, body: dict[str, Any]) -> None:
-        ctx.session.update(body)
-
-    @GET("/show")
-    async def show(self, ctx: RequestCtx) -> dict[str, Any]:
-        return dict(ctx.session)
-
-    @POST("/login")
-    async def login(self, ctx: RequestCtx) -> None:
-        ctx.session["user"] = "ada"
-        ctx.session.rotate()
-
-    @POST("/logout")
-    async def logout(self, ctx: RequestCtx) -> None:
-        await ctx.session.invalidate()
 
 
 class Door(SocketGuard):
@@ -166,10 +137,6 @@ async def error(client: Client, event: str, payload: Any = None) -> Any:
     return (await client.request(event, payload))["error"]["code"]
 
 
-async def shown(browser: httpx.AsyncClient) -> Any:
-    return (await browser.get("/show")).json()
-
-
 @pytest.mark.parametrize("transport", list(TRANSPORTS))
 async def test_a_socket_knows_who_has_logged_in_and_http_what_the_socket_has_noted(transport: str) -> None:
     async with house(transport) as (base, browser):
@@ -254,9 +221,7 @@ async def test_a_connection_does_not_bring_back_a_session_that_was_ended_elsewhe
             assert await error(client, "set", {"late": 1}) == "SESSION_ENDED"
             assert await data(client, "show") == {}
             assert await error(client, "set", {"later": 1}) == "SESSION_ENDED"
-        browser.cookies.clear()
-        browser.cookies.set("aquilia_session", cookie)
-        assert await shown(browser) == {}
+        assert await shown(browser, cookie) == {}
 
 
 async def test_a_connection_that_reloads_learns_of_a_logout() -> None:
@@ -316,17 +281,6 @@ async def test_a_handler_may_save_by_hand() -> None:
         assert await shown(browser) == {"user": "ada", "a": 1}
 
 
-class Failing(MemorySessionStore):
-    fails = False
-
-    async def update(
-        self, id: str, changes: Mapping[str, bytes], removed: Collection[str], ttl: float
-    ) -> int | None:
-        if self.fails:
-            raise ConnectionError("the store is away")
-        return await super().update(id, changes, removed, ttl)
-
-
 async def test_a_store_that_fails_is_told_to_the_client_and_nothing_is_half_done(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -355,15 +309,15 @@ async def test_a_store_that_fails_at_the_handshake_refuses_it() -> None:
 
 
 async def test_a_connection_keeps_its_session_alive_by_writing_and_an_expired_one_is_ended() -> None:
-    now = [1_000_000.0]
-    engine = SessionEngine(SECRET, max_age=100, clock=lambda: now[0])
+    clock = Clock()
+    engine = SessionEngine(SECRET, max_age=100, clock=clock)
     async with house(engine=engine) as (base, browser):
         await browser.post("/set", json={"user": "ada"})
         async with tab(base, browser) as client:
             for n in range(3):
-                now[0] += 60
+                clock.now += 60
                 await data(client, "set", {"n": n})
-            now[0] += 101
+            clock.now += 101
             assert await error(client, "set", {"n": 4}) == "SESSION_ENDED"
 
 
