@@ -10,7 +10,9 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-GUIDE = ROOT / "docs" / "WEBSOCKETS.md"
+ENTRY = ROOT / "docs" / "WEBSOCKETS.md"
+BESIDE = {"BENCHMARKS.md", "DEPENDENCIES.md", "ROADMAP.md"}  # what they name, they do not explain
+GUIDE = [page for page in sorted(ROOT.glob("docs/**/*.md")) if page.name not in BESIDE]
 DOCUMENTS = [*ROOT.glob("*.md"), *sorted(ROOT.glob("docs/**/*.md"))]
 AQ = Path(sys.executable).with_name("aq")
 
@@ -58,6 +60,11 @@ def _info(fence: str) -> tuple[str, tuple[str, ...]]:
     return language, tuple(words)
 
 
+def guide() -> str:
+    """The text of all pages of the guide; each begins with its heading as that of a section."""
+    return "\n".join(f"#{page.read_text()}" for page in GUIDE)
+
+
 def slug(heading: str) -> str:
     """The anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
@@ -92,17 +99,22 @@ def as_module(blocks: list[Block]) -> str:
 
 
 def table(section: str, *columns: str) -> list[dict[str, str]]:
-    """The rows of a section's table with these first columns; code is without its backticks."""
-    text = GUIDE.read_text()
-    body = re.search(rf"^## {section}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert body, section
-    for found in re.findall(r"(?:^\|.*\|\n)+", body[1], re.MULTILINE):
-        header, _, *rows = (
-            [cell.strip() for cell in row.strip("|").split("|")] for row in found.splitlines()
-        )
-        if header[: len(columns)] == list(columns):
-            return [dict(zip(header, (cell.replace("`", "") for cell in row), strict=True)) for row in rows]
-    raise AssertionError(f"{section} has no table with the columns {columns}")
+    """The rows of a section's table with these first columns, on whatever page; code is without its backticks."""
+    bodies = re.findall(rf"^## {section}\n(.*?)(?=^## |\Z)", guide(), re.MULTILINE | re.DOTALL)
+    tables = [_cells(found) for body in bodies for found in re.findall(r"(?:^\|.*\|\n)+", body, re.MULTILINE)]
+    fitting = [found for found in tables if found[0][: len(columns)] == list(columns)]
+    assert len(fitting) == 1, f"{len(fitting)} tables under {section!r} have the columns {columns}"
+    header, _, *rows = fitting[0]
+    return [dict(zip(header, (cell.replace("`", "") for cell in row), strict=True)) for row in rows]
+
+
+def _cells(rows: str) -> list[list[str]]:
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows.splitlines()]
+
+
+def prose(document: Path) -> str:
+    """A document without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 def commands(program: str) -> list[str]:

@@ -2,12 +2,15 @@
 
 A fenced block says after its language what it is, and nothing else is needed to keep it true:
 
+A new page under `docs/` is found by itself, and one of the guide unless `BESIDE` in `documents.py` has its name.
+
 - `python`: the blocks of one section (`##`) are one module, which begins with `from aquilia.sockets import *`. It is
   imported, its controllers and manifests boot, and mypy --strict accepts it; `untyped` leaves that out. pytest runs
   the tests in it.
 - `python file=NAME`: a file of a workspace, which the section's files make up, and `aq compile` accepts.
-- `text wire=PATH [subprotocol=NAME]`: a conversation with the document's controllers. `→` is sent, and `←` is what
-  comes, whole; "…" stands for any value. Names before the arrows are clients, connected where they first appear.
+- `text wire=PATH [subprotocol=NAME]`: a conversation with the guide's controllers, of whatever page. `→` is sent, and
+  `←` is what comes, whole; "…" stands for any value. Names before the arrows are clients, connected where they first
+  appear.
 - `js receives=WORD`: runs in a browser, in a page of the same origin; WORD is in a frame that it gets.
 - `sh`: every `aq …` and `make …` exists, with its options (see `test_docs_tables.py`).
 """
@@ -31,7 +34,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from documents import AQ, DOCUMENTS, GUIDE, ROOT, Block, as_module, blocks, sections, typed_sections
+from documents import AQ, DOCUMENTS, GUIDE, ROOT, Block, as_module, blocks, guide, sections, typed_sections
 
 from aquilia.aquilary import Registry
 from aquilia.asgi import Application
@@ -40,6 +43,7 @@ from aquilia.manifest import AppManifest
 from aquilia.sockets.transports.native import NativeProtocol
 
 TIMEOUT = 10.0
+TEST = re.compile(r"^(?:async )?def test_", re.MULTILINE)
 ASYNC = "-p no:cacheprovider -W error -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -84,10 +88,11 @@ def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, lis
 def application(modules: dict[Path, list[ModuleType]], monkeypatch: pytest.MonkeyPatch) -> Application:
     """All that the guide declares: its manifests, and one for the controllers that are in none."""
     monkeypatch.setenv("AQ_SESSION_SECRET", "for the documents: they show none")
-    values = [value for module in modules[GUIDE] for value in vars(module).values()]
+    pages = [module for page in GUIDE for module in modules.get(page, [])]
+    values = [value for module in pages for value in vars(module).values()]
     manifests = [value for value in values if isinstance(value, AppManifest)]
     listed = {controller for manifest in manifests for controller in manifest.controllers}
-    own = {module.__name__ for module in modules[GUIDE]}
+    own = {module.__name__ for module in pages}
     rest = [
         value
         for value in values
@@ -101,7 +106,7 @@ def test_the_python_of_the_guide_is_imported_and_boots(application: Application)
     contracts = [contract for _, contract in application.sockets.plan.contracts]
     served = [each.controller.__name__ for each in contracts if each.declaration.function is None]
 
-    declared = re.findall(r"^class (\w+)\((?:Socket\w+|ChatSocket)\):", GUIDE.read_text(), re.MULTILINE)
+    declared = re.findall(r"^class (\w+)\((?:Socket\w+|ChatSocket)\):", guide(), re.MULTILINE)
     assert sorted(served) == sorted(name for name in declared if name.endswith("Socket"))
     assert len(served) > 5
 
@@ -136,7 +141,7 @@ def test_type_checkers_accept_the_typed_examples(tmp_path: Path) -> None:
 def test_the_tests_in_the_documents_pass(tmp_path: Path) -> None:
     for document in DOCUMENTS:
         for section, python in sections(document).items():
-            if "\ndef test_" in (source := as_module(python)):
+            if TEST.search(source := as_module(python)):
                 (tmp_path / f"test_{document.stem}_{section}.py".replace("-", "_").lower()).write_text(source)
 
     ran = subprocess.run(
@@ -149,6 +154,8 @@ def test_the_tests_in_the_documents_pass(tmp_path: Path) -> None:
     )
 
     assert ran.returncode == 0, ran.stdout + ran.stderr
+    written = sum(len(TEST.findall(document.read_text())) for document in DOCUMENTS)
+    assert re.search(rf"^{written} passed", ran.stdout, re.MULTILINE), ran.stdout
 
 
 def workspaces() -> list[Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documents import AQ, DOCUMENTS, GUIDE, ROOT, blocks, commands, slug, table
+from documents import AQ, DOCUMENTS, ENTRY, GUIDE, ROOT, blocks, commands, guide, prose, slug, table
 
 import aquilia.sockets
 import aquilia.sockets.compat
@@ -112,7 +112,7 @@ def test_a_setting_that_is_not_in_this_version_is_refused(key: str, where: str, 
 def test_the_faults_of_the_guide_are_those_of_the_code() -> None:
     documented = [
         (row["code"].removesuffix(" *"), row["severity"], row["retryable"], row["HTTP"], row["close"])
-        for row in table("Errors and faults", "code", "severity")
+        for row in table("Faults", "code", "severity")
     ]
 
     assert documented == [described(name) for name in fault_factories(documented)]
@@ -140,7 +140,7 @@ def described(factory: str) -> tuple[str, ...]:
 
 def test_faults_that_are_said_to_be_unused_are_and_no_others() -> None:
     sources = [file.read_text() for file in (ROOT / "aquilia").rglob("*.py") if file.name != "faults.py"]
-    rows = table("Errors and faults", "code", "severity")
+    rows = table("Faults", "code", "severity")
 
     for row in rows:
         code = row["code"].removesuffix(" *")
@@ -149,14 +149,14 @@ def test_faults_that_are_said_to_be_unused_are_and_no_others() -> None:
 
 
 def test_the_metrics_of_the_guide_are_those_of_the_code() -> None:
-    documented = [tuple(row.values()) for row in table("Metrics and logs", "metric", "type", "labels")]
+    documented = [tuple(row.values()) for row in table("Metrics", "metric", "type", "labels")]
 
     told = [(each.name, each.type, ", ".join(each.labels), each.help) for each in FAMILIES.values()]
     assert documented == told
 
 
 def test_the_queries_of_the_guide_name_metrics_that_there_are() -> None:
-    queries = [block.text for block in blocks(GUIDE) if block.language == "promql"]
+    queries = [block.text for page in GUIDE for block in blocks(page) if block.language == "promql"]
 
     named = set(re.findall(r"aquilia_\w+", "".join(queries)))
     assert len(named) > 3
@@ -164,7 +164,7 @@ def test_the_queries_of_the_guide_name_metrics_that_there_are() -> None:
 
 
 def test_every_method_of_a_controller_and_a_connection_is_in_the_guide() -> None:
-    text = GUIDE.read_text()
+    text = guide()
 
     described = (SocketController, aquilia.sockets.Connection, aquilia.sockets.Handshake)
     functions = (aquilia.sockets.compat.Flow, aquilia.sockets.compat.FlowRequest)
@@ -178,16 +178,30 @@ def test_every_method_of_a_controller_and_a_connection_is_in_the_guide() -> None
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_links_lead_somewhere(document: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
         if "://" in target or target.startswith("mailto:"):
             continue
         path, _, anchor = target.partition("#")
         file = document.parent / path if path else document
         assert file.exists(), target
         if anchor:
-            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            headings = re.findall(r"^#+ (.*)$", prose(file), re.MULTILINE)
             assert anchor in map(slug, headings), target
+
+
+@pytest.mark.parametrize("page", [page for page in GUIDE if page != ENTRY], ids=lambda page: page.name)
+def test_the_entry_of_the_guide_lists_every_page(page: Path) -> None:
+    listed = re.findall(r"^\| \[.+?\]\((\w+\.md)\) \|", ENTRY.read_text(), re.MULTILINE)
+
+    assert listed.count(page.name) == 1
+
+
+def test_the_pages_that_the_code_names_exist() -> None:
+    sources = [ROOT / "pyproject.toml", *(ROOT / "aquilia").rglob("*.py"), *(ROOT / "modules").rglob("*.py")]
+    named = {page for file in sources for page in re.findall(r"docs/\w+\.md", file.read_text())}
+
+    assert "docs/WEBSOCKETS.md" in named
+    assert not {page for page in named if not (ROOT / page).is_file()}
 
 
 @pytest.mark.parametrize("words", [words for words in commands("aq") if "…" not in words])
@@ -215,7 +229,7 @@ def test_the_options_of_the_server_are_in_the_guide() -> None:
 
     documented = {
         option
-        for row in table("Running", "option of `aq serve`")
+        for row in table("Commands", "option of `aq serve`")
         for option in row[next(iter(row))].split(", ")
     }
     assert documented == set(re.findall(r"--[a-z-]+", shown)) - {"--help"}

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from documents import GUIDE, ROOT
+from documents import ROOT, guide
 
 import aquilia
 
@@ -120,7 +120,7 @@ def test_an_export_exists_and_says_what_it_is_for(module: ModuleType, name: str)
 
 @pytest.mark.parametrize("package", FOR_USERS)
 def test_the_guide_explains_every_name_for_users(package: str) -> None:
-    text = GUIDE.read_text()
+    text = guide()
     names = [name for name in _all(importlib.import_module(package)) if name != "__version__"]
 
     assert [name for name in names if not re.search(rf"\b{name}\b", text)] == []

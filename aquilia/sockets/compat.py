@@ -42,7 +42,7 @@ _INSTEAD = """\
         @Event("message")
         async def on_message(self, conn: Connection, payload: Any) -> None: ...
 
-"Migration" in docs/WEBSOCKETS.md has both, side by side."""
+docs/MIGRATION.md has both, side by side."""
 
 
 class Flow:
