@@ -29,6 +29,7 @@ SOCKETS = {
     *("Handshake", "SocketGuard", "OriginGuard", "RateLimitGuard", "SocketMiddleware"),
     *("MessageValidationMiddleware", "RateLimitMiddleware", "LoggingMiddleware", "MetricsMiddleware"),
     *("HandshakeAuthGuard", "MessageAuthGuard", "RoleGuard", "ScopeGuard", "SocketFault", "CloseCode"),
+    *("History", "HistoryMessage", "HistoryPage", "Position"),
     *("Adapter", "Broker", "Store", "Publication", "InMemoryAdapter", "AquilaSockets"),
 }
 COMPAT = {"Flow", "FlowRequest"}

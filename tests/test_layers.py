@@ -116,6 +116,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
     6: (
         "sockets/hub.py",
         "sockets/fanout.py",
+        "sockets/following.py",
         "sockets/identities.py",
         "sockets/namespaces.py",
         "sockets/adapters/",

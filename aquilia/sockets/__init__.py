@@ -22,7 +22,8 @@ from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import CloseCode, SocketFault
 from aquilia.sockets.guards import OriginGuard, RateLimitGuard, SocketGuard
 from aquilia.sockets.handshake import Handshake
-from aquilia.sockets.hub_port import Member, Namespace
+from aquilia.sockets.history import History, Position
+from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Namespace
 from aquilia.sockets.middleware import (
     LoggingMiddleware,
     MessageValidationMiddleware,
@@ -47,6 +48,9 @@ __all__ = [
     "Guard",
     "Handshake",
     "HandshakeAuthGuard",
+    "History",
+    "HistoryMessage",
+    "HistoryPage",
     "InMemoryAdapter",
     "LoggingMiddleware",
     "Member",
@@ -58,6 +62,7 @@ __all__ = [
     "OnConnect",
     "OnDisconnect",
     "OriginGuard",
+    "Position",
     "Publication",
     "RateLimitGuard",
     "RateLimitMiddleware",

@@ -8,7 +8,8 @@ from typing import Any, TypeVar, overload
 
 from aquilia.controller import Controller
 from aquilia.sockets.emits import Emits, emitted
-from aquilia.sockets.hub_port import HubPort, Member
+from aquilia.sockets.history import Position
+from aquilia.sockets.hub_port import HistoryPage, HubPort, Member
 
 __all__ = ["SocketController"]
 
@@ -71,6 +72,20 @@ class SocketController(Controller):
     async def room_members(self, room: str) -> Sequence[Member]:
         """The connections in a room of this namespace."""
         return await self._hub.members(self.namespace, room)
+
+    async def history(self, room: str, *, since: Position | None = None, limit: int = 100) -> HistoryPage:
+        """What a room of this namespace remembers: the first `limit` messages behind `since`, or the newest `limit`.
+
+        Not complete, and without messages, is what could leave something out: a position of an earlier life of the
+        room, one from the future, or one behind which the history's bounds have let go of something.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE.
+            ValueError: if the room keeps no history, or for a limit below 1.
+        """
+        if limit < 1:
+            raise ValueError(f"limit: at least 1 is needed, not {limit!r}")
+        return await self._hub.history(self.namespace, room, since=since, limit=limit)
 
     async def kick(self, connection_id: str) -> bool:
         """End a connection of this namespace with close code 4409. Whether it was there."""

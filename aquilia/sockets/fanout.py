@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import islice
 from operator import length_hint
+from typing import Any, Protocol
 
 from aquilia.sockets.adapters.base import Publication
 from aquilia.sockets.connection import Connection, Variant
@@ -23,7 +24,7 @@ from aquilia.sockets.figures import Meter
 from aquilia.sockets.identities import Identities
 from aquilia.sockets.outbound import Outbound
 
-__all__ = ["Audience", "FanOut"]
+__all__ = ["Audience", "Delivery", "FanOut", "Tail"]
 
 logger = logging.getLogger("aquilia.sockets")
 
@@ -35,12 +36,22 @@ TURN_BYTES = 1 << 16
 """Bytes that may be published in one turn of the loop: they have to be written before more come."""
 
 
+class Tail(Protocol):
+    """The live end of a room with history."""
+
+    def begun(self, delivery: Delivery) -> None:
+        """Fan-out begins with this one."""
+
+    def put_back(self, conn: Connection) -> None:
+        """What was begun does not fit into this member's outbox: it is to read the log instead."""
+
+
 class Audience:
     """Connections that get the same publications: a room's members, or all of a namespace."""
 
     __slots__ = (
         "backlog", "caught_up", "current", "gone", "identities", "joined", "lock", "members", "meter", "name", "rest",
-        "subscribed", "turn",
+        "subscribed", "tail", "turn", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -51,8 +62,8 @@ class Audience:
         self.identities = identities
         """Which of the members are whose, where that is known."""
         self.members: dict[str, Connection] = {}
-        self.backlog: deque[_Delivery] = deque()
-        self.current: _Delivery | None = None
+        self.backlog: deque[Delivery] = deque()
+        self.current: Delivery | None = None
         self.rest: Iterator[Connection] = iter(())
         self.gone: set[Connection] = set()
         """Who left while the current publication is on its way: it is not for them any more."""
@@ -63,14 +74,27 @@ class Audience:
         self.caught_up: asyncio.Future[None] | None = None
         self.lock = asyncio.Lock()
         self.subscribed = False
+        self.waiting: dict[str, Connection] = {}
+        """Members that are not served by fan-out: they have yet to catch up."""
+        self.tail: Tail | None = None
+        """Where it keeps history, what has to know of each publication that is begun."""
+
+    def __len__(self) -> int:
+        """Its members, those who wait included."""
+        return len(self.members) + len(self.waiting)
 
     def remove(self, conn: Connection) -> None:
         """Take a member out; one that is not there is no error."""
-        if self.members.pop(conn.id, None) is not None and self.current is not None:
+        if self.waiting.get(conn.id) is conn:
+            del self.waiting[conn.id]
+        if self.members.get(conn.id) is not conn:  # another may have its name: it took the session over
+            return
+        del self.members[conn.id]
+        if self.current is not None:
             self.gone.add(conn)
 
 
-class _Delivery:
+class Delivery:
     """A publication on its way to one audience, with its frames."""
 
     __slots__ = ("_frames", "begun", "bytes", "members", "publication")
@@ -111,6 +135,11 @@ class _Delivery:
             raise ws_publish_failed(f"{self.publication.event!r} cannot be encoded: {error}") from error
         return len(frame)
 
+    @property
+    def size(self) -> int:
+        """Bytes of its frames, so far."""
+        return sum(map(len, self._frames.values()))
+
     def _apology(self, conn: Connection) -> bytes:
         """What a member gets whose codec cannot write what others could be sent: no loss is silent."""
         fault = ws_publish_failed(f"an event {self.publication.event!r} cannot be written in this codec")
@@ -123,6 +152,11 @@ class _Delivery:
 
     def _encode(self, conn: Connection) -> bytes:
         publication = self.publication
+        meta: dict[str, Any] | None = None
+        if conn._variant.v1:
+            meta = {"ts": publication.ts}
+            if (place := publication.position) is not None:
+                meta["offset"], meta["epoch"] = place.offset, place.epoch
         return Outbound._encode(  # not the connection's own, which counts it: this frame is for many
             conn,
             MessageEnvelope(
@@ -130,7 +164,7 @@ class _Delivery:
                 event=publication.event,
                 payload=publication.payload,
                 room=publication.room,
-                meta={"ts": publication.ts} if conn._variant.v1 else None,
+                meta=meta,
             ),
         )
 
@@ -183,11 +217,17 @@ class FanOut:
         Raises:
             SocketFault: WS_PUBLISH_FAILED, if it cannot be encoded.
         """
-        delivery = _Delivery(publication)
+        self.enqueue(audience, Delivery(publication))
+
+    def enqueue(self, audience: Audience, delivery: Delivery) -> None:
+        """See `deliver`."""
         if audience.meter is not None:
             delivery.measure(self.clock())
         if audience.members:
-            self._published += delivery.check(next(iter(audience.members.values())))
+            first = next(iter(audience.members.values()))
+            # What is in a log already cannot be refused any more.
+            kept = delivery.publication.position is not None
+            self._published += len(delivery.frame(first)) if kept else delivery.check(first)
         audience.backlog.append(delivery)
         if audience.current is None and len(audience.backlog) == 1:
             self._behind.append(audience)
@@ -224,7 +264,10 @@ class FanOut:
                 audience.rest = iter(audience.identities.of(wanted))
             audience.joined = bool(audience.backlog) or audience.turn == self._turn
             audience.turn = self._turn
+            if audience.tail is not None:
+                audience.tail.begun(audience.current)
         delivery = audience.current
+        tail = audience.tail
         identity = delivery.publication.identity
         excluded = audience.members.get(delivery.publication.exclude or "")
         joined, gone = audience.joined, audience.gone
@@ -253,6 +296,9 @@ class FanOut:
                     conn.bytes_sent += size
                     batch.add(conn, line)
                 elif conn._close is None:
+                    if tail is not None and conn._variant.v1 and not conn._holds(frame):
+                        tail.put_back(conn)
+                        continue
                     queued += 1
                     conn._push(frame)
             if counted:

@@ -253,8 +253,10 @@ def ws_publish_failed(message: str) -> SocketFault:
     return SocketFault("WS_PUBLISH_FAILED", message, severity=Severity.ERROR, retryable=True)
 
 
-def ws_messages_dropped(count: int) -> SocketFault:
-    """Told to a plain client in the place of the messages that it lost."""
+def ws_messages_dropped(count: int = 0) -> SocketFault:
+    """Told to a plain client in the place of the messages that it lost; 0: nobody knows how many."""
+    if not count:
+        return SocketFault("WS_MESSAGES_DROPPED", "messages were lost on their way to this server")
     return SocketFault("WS_MESSAGES_DROPPED", f"{count} messages were dropped: you read too slowly")
 
 

@@ -6,6 +6,7 @@ strictly. A position in it says everything up to there is known; the log alone j
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterable, Sequence
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
-__all__ = ["Entry", "Excerpt", "Follower", "Gap", "History", "Position", "RoomLog", "RoomLogs"]
+__all__ = ["Entry", "Excerpt", "Follower", "Gap", "Histories", "History", "Position", "RoomLog", "RoomLogs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,36 @@ class History:
             raise TypeError(f"History: ttl: a number of seconds is needed, not {self.ttl!r}")
         if not 0 < self.ttl < float("inf"):
             raise ValueError(f"History: ttl: a number of seconds above 0 is needed, not {self.ttl!r}")
+
+
+class Histories(dict[str, History]):
+    """Which rooms of a controller keep how much: by the first pattern that fits, with `*` for any characters."""
+
+    __slots__ = ("_known",)
+
+    def of(self, room: str) -> History | None:
+        """How much this room keeps; None: nothing."""
+        if not self:
+            return None
+        try:
+            return self._known[room]
+        except AttributeError:
+            self._known: dict[str, History | None] = {}
+        except KeyError:
+            if len(self._known) >= KNOWN:
+                self._known.clear()
+        found = next((own for pattern, own in self.items() if _fits(room, pattern)), None)
+        self._known[room] = found
+        return found
+
+
+KNOWN = 10_000
+"""Rooms whose pattern is remembered."""
+
+
+def _fits(room: str, pattern: str) -> bool:
+    """Whether a room's name fits a pattern, in which only `*` is special."""
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), room, re.DOTALL) is not None
 
 
 class Position(NamedTuple):

@@ -17,8 +17,17 @@ from aquilia.sockets.adapters.base import Broker, Publication
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.emits import Emits
 from aquilia.sockets.fanout import CLOCK_EVERY, SLICE, Audience, FanOut
-from aquilia.sockets.faults import CloseCode, ws_kicked, ws_message_invalid, ws_quota_exceeded, ws_room_full
-from aquilia.sockets.hub_port import Member, Namespace
+from aquilia.sockets.faults import (
+    CloseCode,
+    SocketFault,
+    ws_kicked,
+    ws_message_invalid,
+    ws_quota_exceeded,
+    ws_room_full,
+)
+from aquilia.sockets.following import Following
+from aquilia.sockets.history import Position
+from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Namespace, Recovery
 from aquilia.sockets.identities import Identities
 from aquilia.sockets.recorder import Recorder
 from aquilia.sockets.settings import SocketSettings
@@ -82,6 +91,8 @@ class Hub:
         self._flushing = False
         """Whether what is dirty will be written without further notice."""
         self._held = False
+        self._returning: dict[Connection, dict[str, Position | None]] = {}
+        """Those that were put into rooms again, and from where on they are to be served."""
         self._loop: asyncio.AbstractEventLoop
 
     async def start(self) -> None:
@@ -127,7 +138,8 @@ class Hub:
     def forget(self, conn: Connection) -> Sequence[str]:
         """Take a connection out of everything, at once; the rooms that it left empty are for `close_room`."""
         home: Home = conn._home
-        home.arriving.pop(conn.id, None)
+        if home.arriving.get(conn.id) is conn:
+            del home.arriving[conn.id]
         home.connections.remove(conn)
         if conn.identity is not None:
             home.identities.remove(conn.identity, conn)
@@ -135,9 +147,10 @@ class Hub:
         for name in conn._rooms:
             room = home.rooms[name]
             room.remove(conn)
-            if not room.members:
+            if not len(room):
                 emptied.append(name)
         conn._rooms.clear()
+        self._returning.pop(conn, None)
         return emptied
 
     async def close_room(self, home: Home, name: str) -> None:
@@ -146,10 +159,15 @@ class Hub:
         if room is None:
             return
         async with room.lock:
-            if room.members or home.rooms.get(name) is not room:
+            if len(room) or home.rooms.get(name) is not room:
                 return
-            await self._unsubscribe(home, room)
-            del home.rooms[name]
+            await self._drop(home, room)
+
+    async def _drop(self, home: Home, room: Audience) -> None:
+        if isinstance(room.tail, Following):
+            room.tail.close()
+        await self._unsubscribe(home, room)
+        del home.rooms[room.name or ""]
 
     # The port
 
@@ -167,8 +185,12 @@ class Hub:
             raise ws_message_invalid(f"a room's name is a string of 1 to {MAX_ROOM_LENGTH} characters")
         if room in conn._rooms:
             return False
-        home: Home = conn._home
         self._require_place(conn)
+        return await self._enter(conn, room)
+
+    async def _enter(self, conn: Connection, room: str, *, again: bool = False) -> bool:
+        """Put a connection into a room; one that comes `again` has to catch up before it is live."""
+        home: Home = conn._home
         while True:
             audience = home.rooms.get(room)
             if audience is None:
@@ -176,31 +198,36 @@ class Hub:
             async with audience.lock:
                 if home.rooms.get(room) is not audience:
                     continue  # it was given back while we waited
-                return await self._join(conn, home, audience)
+                return await self._join(conn, home, audience, again=again)
 
     def _require_place(self, conn: Connection) -> None:
         limit = conn._home.settings.max_rooms
         if len(conn._rooms) >= limit:
             raise ws_quota_exceeded(f"at most {limit} rooms at a time", close=False)
 
-    async def _join(self, conn: Connection, home: Home, room: Audience) -> bool:
+    async def _join(self, conn: Connection, home: Home, room: Audience, *, again: bool) -> bool:
         name = room.name or ""
         try:
             conn._require_open()
             if name in conn._rooms:
                 return False
-            if home.settings.room_size is not None and len(room.members) >= home.settings.room_size:
+            if home.settings.room_size is not None and len(room) >= home.settings.room_size:
                 raise ws_room_full(name, home.settings.room_size)
             await self._subscribe(home, room)
             conn._require_open()  # it may have gone meanwhile
             self._require_place(conn)  # or joined others
         except BaseException:
-            if not room.members:
-                await self._unsubscribe(home, room)
-                del home.rooms[name]
+            if not len(room):
+                await self._drop(home, room)
             raise
-        conn._system("joined", {"room": name})
         conn._rooms.add(name)
+        if again:
+            room.waiting[conn.id] = conn
+            return True
+        joined: dict[str, Any] = {"room": name}
+        if isinstance(room.tail, Following):
+            joined["epoch"], joined["offset"] = room.tail.reached
+        conn._system("joined", joined)
         room.members[conn.id] = conn
         return True
 
@@ -212,9 +239,37 @@ class Hub:
         conn._rooms.discard(room)
         home.rooms[room].remove(conn)
         conn._system("left", {"room": room})
-        if not home.rooms[room].members:
+        if not len(home.rooms[room]):
             await self.close_room(home, room)
         return True
+
+    async def rejoin(self, conn: Connection, rooms: Mapping[str, Position | None]) -> dict[str, Recovery]:
+        """See `HubPort`."""
+        joined: dict[str, Recovery] = {}
+        for room, position in rooms.items():
+            try:
+                await self._enter(conn, room, again=True)
+            except SocketFault as fault:
+                if fault.code not in ("WS_ROOM_FULL", "WS_QUOTA_EXCEEDED"):
+                    raise
+            else:
+                tail = conn._home.rooms[room].tail
+                follows = isinstance(tail, Following)
+                joined[room] = await tail.judge(position) if follows else Recovery(False, None)
+        self._returning[conn] = {room: recovery.position for room, recovery in joined.items()}
+        return joined
+
+    async def replay(self, conn: Connection) -> None:
+        """See `HubPort`."""
+        for room, position in self._returning.pop(conn, {}).items():
+            audience = conn._home.rooms.get(room)
+            if audience is None or audience.waiting.get(conn.id) is not conn:
+                continue  # it has left meanwhile
+            if position is not None and isinstance(audience.tail, Following):
+                await audience.tail.catch_up(conn, position)
+            else:
+                del audience.waiting[conn.id]
+                audience.members[conn.id] = conn
 
     async def publish(
         self,
@@ -238,7 +293,9 @@ class Hub:
             identity=identity,
             exclude=exclude,
         )
-        await self._broker.publish(publication)
+        home = self.homes.get(namespace)
+        history = home.settings.history.of(room) if home is not None and room is not None else None
+        await self._broker.publish(publication, history)
         audience = self._audience(publication)
         if audience is not None:
             await self._fanout.keep_pace(audience)
@@ -251,8 +308,24 @@ class Hub:
             return []
         return [
             Member(conn.id, conn.identity.id if conn.identity is not None else None)
-            for conn in audience.members.values()
+            for conn in (*audience.members.values(), *audience.waiting.values())
         ]
+
+    async def history(
+        self, namespace: str, room: str, *, since: Position | None = None, limit: int = 100
+    ) -> HistoryPage:
+        """See `HubPort`."""
+        home = self.homes.get(namespace)
+        history = home.settings.history.of(room) if home is not None else None
+        if history is None:
+            raise ValueError(f"the room {room!r} keeps no history: declare it by @Socket(…, history=…)")
+        page = await self._broker.read(namespace, room, history, since=since, limit=limit)
+        messages = [
+            HistoryMessage(told.event, told.payload, told.ts, told.position)
+            for told in page.publications
+            if told.position is not None
+        ]
+        return HistoryPage(messages, page.head, page.complete)
 
     async def kick(self, namespace: str, connection: str) -> bool:
         """See `HubPort`."""
@@ -268,8 +341,19 @@ class Hub:
     def deliver(self, publication: Publication) -> None:
         """Called by the broker: send a publication to the local part of its audience."""
         audience = self._audience(publication)
-        if audience is not None:
+        if audience is None:
+            return
+        if publication.position is not None and isinstance(audience.tail, Following):
+            audience.tail.arrived(publication)
+        else:
             self._fanout.deliver(audience, publication)
+
+    def lost_touch(self) -> None:
+        """Called by the broker: it was away, and is back."""
+        for home in self.homes.values():
+            for room in home.rooms.values():
+                if isinstance(room.tail, Following):
+                    room.tail.lost_touch()
 
     def _audience(self, publication: Publication) -> Audience | None:
         home = self.homes.get(publication.namespace)
@@ -317,9 +401,16 @@ class Hub:
     # Subscriptions
 
     async def _subscribe(self, home: Home, audience: Audience) -> None:
-        if not audience.subscribed:
-            await self._broker.subscribe(home.namespace.path, audience.name)
-            audience.subscribed = True
+        if audience.subscribed:
+            return
+        path, name = home.namespace.path, audience.name
+        history = None if name is None else home.settings.history.of(name)
+        head = await self._broker.subscribe(path, name, history)
+        if history is not None and head is not None:
+            audience.tail = Following(
+                audience, path, history, head, broker=self._broker, fanout=self._fanout, loop=self._loop
+            )
+        audience.subscribed = True
 
     async def _unsubscribe(self, home: Home, audience: Audience) -> None:
         """Never an error: what a broker still sends finds no audience here."""

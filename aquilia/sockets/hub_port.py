@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from aquilia.clock import Clock
+from aquilia.sockets.history import Position
 
-__all__ = ["HubPort", "Member", "Namespace"]
+__all__ = ["HistoryMessage", "HistoryPage", "HubPort", "Member", "Namespace", "Recovery"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +25,42 @@ class Namespace:
     params: Mapping[str, Any] = field(default_factory=dict)
 
 
+class HistoryMessage(NamedTuple):
+    """An event that a room remembers."""
+
+    event: str
+    payload: Any
+    """As builtins: what was a Struct or a model is a dict, and dates are strings."""
+    ts: int
+    """Milliseconds since 1970."""
+    position: Position
+
+
+class HistoryPage(NamedTuple):
+    """A part of what a room remembers."""
+
+    messages: Sequence[HistoryMessage]
+    """In order, the oldest first."""
+    head: Position
+    """The room's newest entry when this was read."""
+    complete: bool
+    """Nothing behind the position that was asked for is lost; where it is, there are no messages."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """A connection in a room."""
 
     connection: str
     identity: str | None = None
+
+
+class Recovery(NamedTuple):
+    """How a room was joined again: whether nothing behind the client's position is lost, and where its log stands."""
+
+    recovered: bool
+    position: Position | None
+    """Where the replay starts if recovered, else the head. None: the room keeps no history."""
 
 
 class HubPort(Protocol):
@@ -69,6 +100,25 @@ class HubPort(Protocol):
 
     async def members(self, namespace: str, room: str) -> Sequence[Member]:
         """Who is in a room."""
+
+    async def history(
+        self, namespace: str, room: str, *, since: Position | None = None, limit: int = 100
+    ) -> HistoryPage:
+        """What a room's log holds.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE.
+            ValueError: if the room keeps no history.
+        """
+
+    async def rejoin(self, conn: Any, rooms: Mapping[str, Position | None]) -> dict[str, Recovery]:
+        """Put a resumed connection into these rooms again, held back until `replay`.
+
+        A room that does not take it is left out. Whether nothing is missing is judged by the room's log.
+        """
+
+    async def replay(self, conn: Any) -> None:
+        """Send what it missed in each room, in order and at its own pace, and make it live there."""
 
     async def kick(self, namespace: str, connection: str) -> bool:
         """End a connection with 4409. Whether it was there."""

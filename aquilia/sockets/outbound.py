@@ -127,6 +127,13 @@ class Outbound:
         elif not self._dirty:
             self._mark_dirty()
 
+    def _holds(self, frame: bytes) -> bool:
+        """Whether an event's frame can be queued without ending the connection, which would be its policy."""
+        outbox = self._outbox
+        if outbox.half_full and self._dirty and not self._blocked:
+            self._flush()
+        return outbox.holds(frame)
+
     def _push_urgent(self, envelope: MessageEnvelope) -> None:
         """Queue an answer or a word of the protocol."""
         if self._close is not None:

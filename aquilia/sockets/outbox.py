@@ -94,6 +94,10 @@ class Outbox:
         """Nothing waits, not even word of a gap."""
         return not self._frames and not self._passed
 
+    def holds(self, frame: bytes) -> bool:
+        """False: the strategy is `buffer`, and this frame would be beyond the bound."""
+        return self._limits.strategy != "buffer" or not self._size or not self._too_full_for(frame)
+
     def push(self, frame: bytes) -> bool:
         """Queue a message. False: there was no room for all.
 

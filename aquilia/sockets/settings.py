@@ -16,6 +16,7 @@ from typing import Any, get_args
 from aquilia.sockets.declaration import SocketDeclaration
 from aquilia.sockets.guards import guard_problems
 from aquilia.sockets.handshake import origin_problem
+from aquilia.sockets.history import Histories, History
 from aquilia.sockets.middleware import middleware_problems
 from aquilia.sockets.outbox import Backpressure, Strategy
 
@@ -59,6 +60,8 @@ class SocketSettings:
     room_size: int | None = None
     subprotocols: tuple[str, ...] = ()
     require_auth: bool = False
+    history: Histories = field(default_factory=Histories)
+    """Which rooms remember how much; none do by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +284,21 @@ def _not_yet(feature: str) -> _Rule:
     return refuse
 
 
+def _history(place: _Place, value: Any) -> Histories:
+    if isinstance(value, History):
+        return Histories({"*": value})
+    if not isinstance(value, Mapping) or not value:
+        raise place.error(
+            f"History(size=…, ttl=…), or a map of room patterns to such is needed, not {value!r}"
+        )
+    for pattern, own in value.items():
+        if not isinstance(pattern, str) or not pattern:
+            raise place.error(f"a room pattern is a string like 'chat:*', not {pattern!r}")
+        if not isinstance(own, History):
+            raise place.error(f"{pattern!r} keeps History(size=…, ttl=…), not {own!r}")
+    return Histories(value)
+
+
 def _require_auth(place: _Place, value: Any) -> bool:
     """Whether the application has an AuthManager is for the plan to say."""
     if not isinstance(value, bool):
@@ -372,7 +390,7 @@ _DECLARED: dict[str, _Rule] = {
     "subprotocols": _subprotocols,
     "require_auth": _require_auth,
     "backpressure": _backpressure,
-    "history": _not_yet("room history"),
+    "history": _history,
     "presence": _switch("presence"),
     "resume": _switch("resume"),
     "max_rooms": _count,

@@ -12,12 +12,13 @@ from typing import Any
 from starlette.requests import HTTPConnection
 
 from aquilia.sockets import Broker, Handshake, InMemoryAdapter, Namespace, Publication
-from aquilia.sockets.adapters.base import Deliver
+from aquilia.sockets.adapters.base import Deliver, Page
 from aquilia.sockets.adapters.inmemory import InMemoryBroker
 from aquilia.sockets.codecs import codec
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.envelope import PLAIN_JSON, Profile
 from aquilia.sockets.faults import ws_adapter_unavailable
+from aquilia.sockets.history import History, Position
 from aquilia.sockets.hub import Home, Hub
 from aquilia.sockets.outbox import Backpressure, Outbox
 from aquilia.sockets.recorder import Counters
@@ -41,18 +42,25 @@ class Shaky:
         await self._sound.stop()
         await self._verb("stop")
 
-    async def subscribe(self, namespace: str, room: str | None) -> None:
+    async def subscribe(
+        self, namespace: str, room: str | None, history: History | None = None
+    ) -> Position | None:
         async with self._alone(namespace, room):
             await self._verb("subscribe")
-            await self._sound.subscribe(namespace, room)
+            return await self._sound.subscribe(namespace, room, history)
 
     async def unsubscribe(self, namespace: str, room: str | None) -> None:
         async with self._alone(namespace, room):
             await self._verb("unsubscribe")
             await self._sound.unsubscribe(namespace, room)
 
-    async def publish(self, publication: Publication) -> None:
-        await self._sound.publish(publication)
+    async def publish(self, publication: Publication, history: History | None = None) -> Position | None:
+        return await self._sound.publish(publication, history)
+
+    async def read(
+        self, namespace: str, room: str, history: History, *, since: Position | None = None, limit: int = 100
+    ) -> Page:
+        return await self._sound.read(namespace, room, history, since=since, limit=limit)
 
     async def _verb(self, verb: str) -> None:
         for _ in range(self.turns):

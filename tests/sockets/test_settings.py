@@ -116,7 +116,7 @@ def test_a_controllers_own_settings_win_over_its_manifests() -> None:
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"history": object()}, "room history is planned"),
+        ({"history": object()}, "or a map of room patterns"),
         ({"presence": True}, "presence is planned"),
         ({"resume": True}, "resume is planned"),
         ({"compression": True}, "compression is planned"),

@@ -25,6 +25,7 @@ from aquilia.sockets import (
     AquilaSockets,
     Connection,
     Event,
+    History,
     Socket,
     SocketController,
     SocketFault,
@@ -53,6 +54,10 @@ class Hall(SocketController):
     async def say(self, conn: Connection, payload: list[str]) -> None:
         for word in payload:
             await self.publish_room("hall", "said", word)
+
+    @Event("recall")
+    async def recall(self, conn: Connection) -> list[Any]:
+        return [told.payload for told in (await self.history("hall")).messages]
 
     @Event("wait")
     async def wait(self, conn: Connection) -> None:
@@ -138,6 +143,16 @@ async def no_soap(t: SocketsTest) -> bool:
     return await refused(t.connect("/hall/a", subprotocol="soap"))
 
 
+async def remembered(t: SocketsTest) -> bool:
+    """Whether a room remembers one message only."""
+    client = await t.connect("/hall/a")
+    await client.request("say", ["a", "b"])
+    try:
+        return bool(await client.request("recall") == ["b"])
+    except SocketFault:  # it remembers nothing
+        return False
+
+
 async def one_room(t: SocketsTest) -> bool:
     client = await t.connect("/hall/a")
     return await refused(client.request("enter", "a"), client.request("enter", "b"))
@@ -198,6 +213,7 @@ ROWS = [
     Row("message_middleware", "manifest", [refusing], [passing], no_message),
     Row("middleware", "@Socket", [refusing], [passing], no_message),
     Row("subprotocols", "@Socket", ["rest"], ["soap"], no_soap, True),
+    Row("history", "@Socket", History(size=1), History(size=2), remembered),
     Row("max_rooms", "@Socket", 1, 2, one_room),
     Row("room_size", "@Socket", 1, 2, one_member),
 ]
@@ -325,7 +341,6 @@ REFUSED = [
     ("compression", "both", True, "leave it out"),
     ("presence", "@Socket", True, "leave it out"),
     ("resume", "@Socket", True, "leave it out"),
-    ("history", "@Socket", object(), "leave it out"),
     ("adapter", "manifest", "redis", "choose 'inmemory'"),
     ("adapter_url", "manifest", "nats://localhost", "choose 'memory://'"),
 ]

@@ -1,0 +1,275 @@
+"""Rooms that remember, through the application: positions, what `history` returns, and members that catch up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from rawsocket import RawSocket
+from test_slow_members import COUNT, KIB, NOTE, frozen_at, said
+from wire import TRANSPORTS, Client, eventually, serving
+
+from aquilia.aquilary import BootError
+from aquilia.sockets import (
+    AquilaSockets,
+    Connection,
+    Event,
+    History,
+    Position,
+    Socket,
+    SocketController,
+    Subscribe,
+)
+from aquilia.sockets.recorder import Counters
+
+wires = pytest.mark.parametrize("transport", TRANSPORTS)
+
+
+class Hall(SocketController):
+    @Subscribe("enter")
+    async def enter(self, conn: Connection, payload: str | None = None) -> str:
+        return payload or "hall"
+
+    @Event("say")
+    async def say(self, conn: Connection, payload: Any) -> None:
+        await self.publish_room("hall", "note", payload)
+
+    @Event("say in")
+    async def say_in(self, conn: Connection, payload: list[Any]) -> None:
+        await self.publish_room(payload[0], "note", payload[1])
+
+    @Event("recall")
+    async def recall(self, conn: Connection, payload: dict[str, Any]) -> Any:
+        since = payload.get("since")
+        page = await self.history(
+            payload["room"], since=Position(*since) if since else None, limit=payload.get("limit", 100)
+        )
+        return {
+            "notes": [[told.event, told.payload, told.position.offset] for told in page.messages],
+            "epoch": page.head.epoch,
+            "head": page.head.offset,
+            "complete": page.complete,
+        }
+
+
+def hall(history: Any, **settings: Any) -> AquilaSockets:
+    return AquilaSockets.from_controllers(
+        [Socket("/hall", history=history, **settings)(type("H", (Hall,), {}))]
+    )
+
+
+@wires
+@pytest.mark.parametrize("profile", ["v1.json", "v1.msgpack", "v1.cbor"])
+async def test_each_publication_has_a_place_that_follows_the_one_at_which_the_client_joined(
+    transport: str, profile: str
+) -> None:
+    async with serving(hall(History()), ws=TRANSPORTS[transport]) as base:
+        async with Client.connect(f"{base}/hall", profile) as ada:
+            await ada.request("say", "before")
+            await ada.send("enter", id="e", ack=True)
+            joined = (await ada.expect("joined"))["payload"]
+            await ada.receive()
+            await ada.send("say", "one")
+            await ada.send("say", "two")
+            notes = [await ada.expect("note") for _ in range(2)]
+    assert joined["room"] == "hall"
+    assert [note["meta"]["offset"] - joined["offset"] for note in notes] == [1, 2]
+    assert {note["meta"]["epoch"] for note in notes} == {joined["epoch"]}
+
+
+async def test_a_plain_client_sees_no_places() -> None:
+    async with serving(hall(History())) as base:
+        async with Client.connect(f"{base}/hall") as ada:
+            await ada.request("enter")
+            await ada.send("say", "one")
+            note = await ada.expect("note")
+    assert note == {"type": "event", "event": "note", "payload": "one", "room": "hall"}
+
+
+async def test_history_returns_what_was_said_also_when_nobody_was_there() -> None:
+    async with serving(hall(History(size=3))) as base:
+        async with Client.connect(f"{base}/hall", "v1.json") as ada:
+            for word in "abcd":
+                await ada.request("say", word)
+            newest = (await ada.request("recall", {"room": "hall"}))["data"]
+            two = (await ada.request("recall", {"room": "hall", "limit": 2}))["data"]
+            since = [newest["epoch"], newest["notes"][0][2]]
+            rest = (await ada.request("recall", {"room": "hall", "since": since}))["data"]
+            lost = (await ada.request("recall", {"room": "hall", "since": [newest["epoch"], 0]}))["data"]
+            future = (await ada.request("recall", {"room": "hall", "since": [newest["epoch"], 99]}))["data"]
+            foreign = (await ada.request("recall", {"room": "hall", "since": ["other", 1]}))["data"]
+    assert [note[:2] for note in newest["notes"]] == [["note", "b"], ["note", "c"], ["note", "d"]]
+    assert newest["complete"]
+    assert newest["head"] == newest["notes"][-1][2]
+    assert [note[1] for note in two["notes"]] == ["c", "d"]
+    assert [note[1] for note in rest["notes"]] == ["c", "d"]
+    assert rest["complete"]
+    for page in (lost, future, foreign):
+        assert not page["complete"]
+        assert not page["notes"]
+
+
+async def test_rooms_keep_what_the_first_pattern_that_fits_says() -> None:
+    history = {"chat:small:*": History(size=1), "chat:*": History(size=2)}
+    async with serving(hall(history)) as base:
+        async with Client.connect(f"{base}/hall", "v1.json") as ada:
+            for room in ("chat:small:x", "chat:y"):
+                for word in "abc":
+                    await ada.request("say in", [room, word])
+            small = await ada.request("recall", {"room": "chat:small:x"})
+            large = await ada.request("recall", {"room": "chat:y"})
+            none = await ada.request("recall", {"room": "hall"})
+    assert [note[1] for note in small["data"]["notes"]] == ["c"]
+    assert [note[1] for note in large["data"]["notes"]] == ["b", "c"]
+    assert none["error"]["code"] == "WS_INTERNAL_ERROR"
+
+
+async def test_what_is_kept_does_not_change_with_its_sender() -> None:
+    class Board(Hall):
+        def __init__(self) -> None:
+            self.told = {"n": 0}
+
+        @Event("count")
+        async def count(self, conn: Connection) -> None:
+            self.told["n"] += 1
+            await self.publish_room("hall", "note", self.told)
+
+    app = AquilaSockets.from_controllers([Socket("/hall", history=History())(Board)])
+    async with serving(app) as base:
+        async with Client.connect(f"{base}/hall", "v1.json") as ada:
+            await ada.request("count")
+            await ada.request("count")
+            page = (await ada.request("recall", {"room": "hall"}))["data"]
+    assert [note[1] for note in page["notes"]] == [{"n": 1}, {"n": 2}]
+
+
+async def read_notes(frozen: RawSocket) -> list[int]:
+    """What a member that stopped reading finds when it reads on, up to the last note."""
+    notes: list[int] = []
+    while not notes or notes[-1] != COUNT - 1:
+        message = json.loads((await frozen.read()).payload)
+        assert message["type"] != "system" or message["event"] in ("welcome", "joined"), message
+        if message["event"] == "note":
+            notes.append(message["payload"][0])
+    return notes
+
+
+@wires
+@pytest.mark.parametrize("bound", [{"buffer_size": 10}, {"buffer_bytes": 150_000}])
+async def test_a_member_that_reads_too_slowly_reads_the_log_instead_and_misses_nothing(
+    transport: str, bound: dict[str, Any]
+) -> None:
+    app = hall(History(size=2 * COUNT, max_bytes=1 << 30), backpressure=bound)
+    async with (
+        serving(app, ws=TRANSPORTS[transport], send_buffer=64 * KIB) as base,
+        frozen_at(base, "v1.json") as frozen,
+        Client.connect(f"{base}/hall", "v1.json") as ada,
+    ):
+        await eventually(lambda: "hall" in app.hub.homes["/hall"].rooms)
+        await ada.request("enter")
+        for number in range(COUNT):
+            await ada.send("say", [number, NOTE])
+            assert (await ada.expect("note"))["payload"][0] == number
+        assert await read_notes(frozen) == list(range(COUNT))
+        # It is live again.
+        frozen.send(said("say", [COUNT, ""]))
+        while (message := json.loads((await frozen.read()).payload))["event"] != "note":
+            pass
+        assert message["payload"][0] == COUNT
+    recorder = app.recorder
+    assert isinstance(recorder, Counters)
+    assert not recorder.counts["dropped", "/hall", "slow_consumer"]
+
+
+@wires
+async def test_a_slow_member_is_told_of_what_the_log_has_let_go(transport: str) -> None:
+    app = hall(History(size=20), backpressure={"buffer_size": 10})
+    async with (
+        serving(app, ws=TRANSPORTS[transport], send_buffer=64 * KIB) as base,
+        frozen_at(base, "v1.json") as frozen,
+        Client.connect(f"{base}/hall", "v1.json") as ada,
+    ):
+        await eventually(lambda: "hall" in app.hub.homes["/hall"].rooms)
+        await ada.request("enter")
+        for number in range(COUNT):
+            await ada.send("say", [number, NOTE])
+            await ada.expect("note")
+        frozen.send(said("say", [COUNT, ""]))
+        offset, gaps, kept = 0, 0, 0
+        while True:
+            message = json.loads((await frozen.read()).payload)
+            if message["event"] == "gap":
+                assert message["payload"]["cause"] == "history_expired"
+                assert message["payload"]["offset"] > offset
+                offset = message["payload"]["offset"]
+                gaps += 1
+                kept = 0
+            elif message["event"] == "note":
+                assert message["meta"]["offset"] == offset + 1
+                offset += 1
+                kept += 1
+                if message["payload"][0] == COUNT:
+                    break
+        assert gaps >= 1
+        assert kept >= 20  # what the log still holds comes behind the gap
+
+
+async def test_a_room_of_slow_and_fast_members_keeps_its_order_while_it_is_published_to_without_end() -> None:
+    app = hall(History(size=5000), backpressure={"buffer_size": 8})
+    async with (
+        serving(app, send_buffer=64 * KIB) as base,
+        frozen_at(base, "v1.json") as slow,
+        Client.connect(f"{base}/hall", "v1.json") as ada,
+    ):
+        await eventually(lambda: "hall" in app.hub.homes["/hall"].rooms)
+        controller = app.hub.homes["/hall"].controller
+
+        async def publish() -> None:
+            for number in range(1000):
+                await controller.publish_room("hall", "note", [number, "x" * 2000])
+                if not number % 10:
+                    await asyncio.sleep(0)
+
+        publishing = asyncio.create_task(publish())
+        seen: list[int] = []
+        while not seen or seen[-1] != 999:
+            message = json.loads((await slow.read()).payload)
+            if message["event"] == "note":
+                seen.append(message["payload"][0])
+        await publishing
+        assert seen == list(range(seen[0], 1000))
+        await ada.request("recall", {"room": "hall"})
+
+
+@pytest.mark.parametrize(
+    ("history", "problem"),
+    [
+        (5, "History(size=…, ttl=…), or a map of room patterns"),
+        ({}, "a map of room patterns"),
+        ({"": History()}, "a room pattern is a string like 'chat:*', not ''"),
+        ({"chat:*": 3}, "'chat:*' keeps History(size=…, ttl=…), not 3"),
+    ],
+)
+def test_what_declares_no_history_is_refused(history: Any, problem: str) -> None:
+    with pytest.raises(BootError) as refused:
+        hall(history)
+    assert problem in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ({"size": 0}, ValueError),
+        ({"size": 1.5}, TypeError),
+        ({"size": True}, TypeError),
+        ({"ttl": 0}, ValueError),
+        ({"ttl": float("inf")}, ValueError),
+        ({"ttl": "1"}, TypeError),
+        ({"max_bytes": 0}, ValueError),
+    ],
+)
+def test_a_history_has_bounds(values: dict[str, Any], error: type[Exception]) -> None:
+    with pytest.raises(error, match=next(iter(values))):
+        History(**values)
