@@ -8,6 +8,8 @@ PYTHON ?=
 ARGS ?=
 # COV=1 measures coverage as well.
 COV ?=
+# Two processes, as many tests wait; who is done takes tests from the other. ARGS='-n 0' has one, for a debugger.
+WORKERS := -n 2 --dist worksteal
 
 SYSTEM_PACKAGES := chromium python3-venv
 
@@ -32,10 +34,10 @@ demo: $(INSTALLED) ## Run the chat example on http://127.0.0.1:8000 (PORT=9000 f
 .PHONY: test
 test: $(INSTALLED)-test ## Run the tests (COV=1 with coverage, ARGS='-k name' for some of them)
 ifeq ($(COV),)
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest $(WORKERS) $(ARGS)
 else
 	@$(PY) -m coverage erase
-	@$(PY) -m coverage run -m pytest $(ARGS)
+	@$(PY) -m coverage run -m pytest $(WORKERS) $(ARGS)
 	@$(PY) -m coverage combine --quiet
 	@$(PY) -m coverage report
 endif

@@ -277,9 +277,9 @@ async def test_a_public_key_is_no_secret_for_signatures() -> None:
         {"exp": 10**400},
         {"exp": float("inf")},
         {"exp": float("nan")},
-        {"nbf": time.time() + 86_400},
+        {"nbf": 1e10},  # the year 2286
         {"nbf": "now"},
-        {"iat": time.time() + 86_400},
+        {"iat": 1e10},
         {"sub": None},
         {"sub": ""},
         {"sub": 5},

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import re
-import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +24,8 @@ TIMEOUT = 20.0
 class Server:
     """`aq serve` in a process of its own, which can be stopped and started again at the same address."""
 
-    def __init__(self, workspace: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+    def __init__(self, workspace: Path, port: int) -> None:
+        self.port = port
         self._workspace = workspace
         self._process: asyncio.subprocess.Process | None = None
 

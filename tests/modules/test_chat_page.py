@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from browsing import EXAMPLE, TIMEOUT, Server, Tab, Wire, under_strict_policy
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from ports import reserved_port
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = [
@@ -40,13 +41,14 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         shutil.copy(EXAMPLE / name, workspace)
     page = workspace / "client.html"
     page.write_text(under_strict_policy(page.read_text("utf-8")), "utf-8")
-    server = Server(workspace)
-    await server.compile()
-    try:
-        await server.start()
-        yield server
-    finally:
-        await server.stop()
+    with reserved_port() as port:
+        server = Server(workspace, port)
+        await server.compile()
+        try:
+            await server.start()
+            yield server
+        finally:
+            await server.stop()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

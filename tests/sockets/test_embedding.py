@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 import sysconfig
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 import websockets
 from fastapi import FastAPI
+from ports import reserved_port
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 from wire import TIMEOUT, TRANSPORTS, Client, serving
@@ -126,43 +126,44 @@ starlette = Starlette(routes=[Mount("/live", sockets())])  # starts at the first
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.asynccontextmanager
 async def running(server: str, app: str, folder: Path) -> AsyncIterator[tuple[str, Any]]:
     """The server as a process of its own, until it accepts connections; it must end by itself when told to."""
     (folder / "embedded.py").write_text(APP)
-    port = free_port()
-    command = SERVERS[server](f"embedded:{app}", str(port))
     log = folder / "server.log"
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, SCRIPTS / command[0], *command[1:]),
-            cwd=folder,
-            env={"PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))},
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        async with asyncio.timeout(30):
-            while True:
-                assert process.returncode is None, f"{server} ended with {process.returncode}"
-                with contextlib.suppress(OSError):
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.close()
-                    break
-                await asyncio.sleep(0.05)
-        yield f"ws://127.0.0.1:{port}", process
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(20):
-            await process.wait()
+    with reserved_port() as port:
+        command = SERVERS[server](f"embedded:{app}", str(port))
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, SCRIPTS / command[0], *command[1:]),
+                cwd=folder,
+                env={
+                    "PYTHONPATH": os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
+                },
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            async with asyncio.timeout(30):
+                while not await answers(port):
+                    assert process.returncode is None, f"{server} ended with {process.returncode}"
+                    await asyncio.sleep(0.05)
+            yield f"ws://127.0.0.1:{port}", process
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(20):
+                await process.wait()
     assert "/aquilia/" not in log.read_text(), log.read_text()  # no traceback through us
+
+
+async def answers(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 ONE_PROCESS = [server for server in SERVERS if "--workers" not in server]

@@ -7,13 +7,13 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from hall import Scrape
+from ports import reserved_port
 from wire import TIMEOUT, Client
 
 from aquilia.aquilary import BootError
@@ -50,14 +50,11 @@ SAY = {"pattern": "/room/:name", "event": "say"}
 async def workers(folder: Path, *, shared: Path | None, run: str | None = None) -> AsyncIterator[str]:
     """`uvicorn --workers 2`, once it accepts connections, or one process that runs this code."""
     (folder / "measured.py").write_text(APP)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
     own = {"PYTHONPATH": path, **({"PROMETHEUS_MULTIPROC_DIR": str(shared)} if shared else {})}
     options = ["--workers", "2", "--ws", "aquilia.sockets.transports.native:NativeProtocol"]
-    command = ["-m", "uvicorn", "measured:app", "--port", str(port), *options]
-    with (folder / "log").open("wb") as log:
+    with reserved_port() as port, (folder / "log").open("wb") as log:
+        command = ["-m", "uvicorn", "measured:app", "--port", str(port), *options]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *(command if run is None else ["-c", run, str(port)])),
             cwd=folder,
@@ -65,18 +62,18 @@ async def workers(folder: Path, *, shared: Path | None, run: str | None = None) 
             stdout=log,
             stderr=log,
         )
-    try:
-        async with asyncio.timeout(30):
-            while (folder / "log").read_text().count("Application startup complete") < (
-                2 if run is None else 1
-            ):
-                assert process.returncode is None, (folder / "log").read_text()
-                await asyncio.sleep(0.05)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(20):
-            await process.wait()
+        try:
+            async with asyncio.timeout(30):
+                while (folder / "log").read_text().count("Application startup complete") < (
+                    2 if run is None else 1
+                ):
+                    assert process.returncode is None, (folder / "log").read_text()
+                    await asyncio.sleep(0.05)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            async with asyncio.timeout(20):
+                await process.wait()
     assert "Traceback" not in (folder / "log").read_text(), (folder / "log").read_text()
 
 

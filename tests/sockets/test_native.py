@@ -28,6 +28,7 @@ from aquilia.sockets import (
 )
 from aquilia.sockets.transports import frames as frames_module
 from aquilia.sockets.transports import http as http_module
+from aquilia.sockets.transports.frames import CLOSE_TIMEOUT
 from aquilia.sockets.transports.http import HTTPProtocol
 from aquilia.sockets.transports.native import NativeProtocol
 
@@ -396,7 +397,8 @@ async def test_an_error_in_a_foreign_application_is_500_before_and_1011_after_th
             await websockets.connect(f"{base}/before", proxy=None)
         assert refused.value.response.status_code == 500
         async with websockets.connect(f"{base}/after", proxy=None) as client:
-            await client.wait_closed()
+            async with asyncio.timeout(CLOSE_TIMEOUT - 1):  # its answer to the close is read
+                await client.wait_closed()
             assert client.close_code == 1011
 
 

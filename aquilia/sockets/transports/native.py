@@ -231,6 +231,8 @@ class NativeProtocol(asyncio.Protocol):
 
     def _end_unfinished(self, status: int, code: int) -> None:
         if self._transport is not None:
+            if not self._handed_over:
+                self._bridged()  # else nobody reads the client's answer to the close, and it is waited for
             self._transport.close(code, "")
         elif not self._denied:
             self._respond(status, [(b"content-type", b"text/plain; charset=utf-8")], b"Internal Server Error")
