@@ -130,7 +130,10 @@ class Session:
         elif self.phase in (Phase.GREETING, Phase.RESUMING):
             moments.append(self._opened_at + self.options.open_timeout)
         elif self.phase is Phase.LIVE:
-            moments += [self._silent_at(), self._return_at if self._leave_by is None else self._leave_by]
+            moments += [
+                self._silent_at(),
+                self._leave_by if self.outgoing.awaited and self._leave_by else self._return_at,
+            ]
         return min((moment for moment in moments if moment is not None), default=None)
 
     def _silent_at(self) -> float | None:

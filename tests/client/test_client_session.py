@@ -123,6 +123,7 @@ def test_goaway_is_followed_after_the_acks_that_are_due_at_the_moment_that_was_t
     machine.tick(3.0)
     assert machine.closing is None
     machine.received(frame("ack", id=id, payload={"status": "ok"}), 3.5)
+    assert machine.deadline() == 3.0  # at once
     machine.tick(3.5)
     assert machine.closing is not None
     machine.lost(1001, "", 3.6)
