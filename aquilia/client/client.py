@@ -1,0 +1,445 @@
+"""The client of protocol v1 on asyncio: a `Session` for the protocol, `websockets` for the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import random as chance
+import weakref
+from collections.abc import Awaitable, Callable, Mapping
+from ssl import SSLContext
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+from websockets.exceptions import ConnectionClosed
+
+from aquilia.client.desk import Desk
+from aquilia.client.faults import AckTimeout, ConnectionEnded, QueueFull
+from aquilia.client.link import Dialer, Link
+from aquilia.client.listening import Listening
+from aquilia.client.notices import Position, State
+from aquilia.client.options import Options, whole
+from aquilia.client.reading import Arrived
+from aquilia.client.session import Session
+from aquilia.client.steps import Answered, CallFailed, Phase
+from aquilia.client.streams import Arrival, Signal, Stream, decoder_for
+from aquilia.clock import Clock
+from aquilia.sockets.codecs import codec as codec_named
+
+__all__ = ["Client", "Token"]
+
+logger = logging.getLogger("aquilia.client")
+
+READ_ON_FOR_ACKS = 8
+"""How many times its bound a buffer may hold while an ack is awaited, which would not come if nothing were read."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Token = str | Callable[[], str | Awaitable[str | None] | None] | None
+"""A token, or what gives one for each attempt to connect."""
+
+
+class Client(Listening):
+    """A connection to one namespace, which comes back by itself, and resumes where it was.
+
+    `async with Client(url) as client:` connects, and waits for the server's welcome. What is registered before the
+    first `await` behind that misses nothing.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        codec: str = "json",
+        token: Token = None,
+        headers: Mapping[str, str] | None = None,
+        ssl: SSLContext | None = None,
+        proxy: str | bool | None = True,
+        call_timeout: float | None = 10.0,
+        close_timeout: float = 5.0,
+        open_timeout: float = 10.0,
+        max_message_size: int = 4 << 20,
+        buffer: int = 256,
+        queue_size: int = 1000,
+        queue_bytes: int = 1 << 20,
+        backoff_base: float = 0.5,
+        backoff_cap: float = 30.0,
+        stable_after: float = 5.0,
+        keep_trying: bool = False,
+        rejoin_after_takeover: bool = False,
+        random: Callable[[], float] = chance.random,
+        clock: Clock | None = None,
+    ) -> None:
+        if codec in ("plain", "aquilia.plain.json"):
+            raise ValueError("this client does not speak the plain profile: json, msgpack or cbor")
+        self._codec = codec_named(codec)
+        self._token = token
+        self._clock = clock or Clock()
+        self._call_timeout = call_timeout
+        self._close_timeout = close_timeout
+        for name, value in (("buffer", buffer), ("max_message_size", max_message_size)):
+            whole(name, value)
+        self._buffer = buffer
+        options = Options(
+            open_timeout=open_timeout,
+            backoff_base=backoff_base,
+            backoff_cap=backoff_cap,
+            stable_after=stable_after,
+            queue_size=queue_size,
+            queue_bytes=queue_bytes,
+            keep_trying=keep_trying,
+            rejoin_after_takeover=rejoin_after_takeover,
+            renewable=callable(token),
+        )
+        self._session = Session(self._codec, random=random, options=options)
+        self._dialer = Dialer(
+            url,
+            subprotocol=f"aquilia.v1.{codec}",
+            headers=headers or {},
+            ssl=ssl,
+            proxy=proxy,
+            open_timeout=open_timeout,
+            close_timeout=close_timeout,
+            max_message_size=max_message_size,
+        )
+        self._stirred, self._written, self._read = Signal(), Signal(), Signal()
+        self._desk = Desk(self._session, buffer, self._read.fire, self._pump)
+        self._streams: weakref.WeakSet[Stream[Any]] = weakref.WeakSet()
+        self._calls: dict[str, asyncio.Future[Any]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._runner: asyncio.Task[None] | None = None
+
+    # Being connected
+
+    @property
+    def state(self) -> State:
+        """Where this client stands."""
+        return self._session.state
+
+    @property
+    def rooms(self) -> dict[str, Position | None]:
+        """The rooms that it is in, with its position where a room keeps history."""
+        return self._session.positions.rooms
+
+    @property
+    def ended(self) -> ConnectionEnded | None:
+        """Why it has stopped."""
+        return self._session.ended
+
+    async def connect(self) -> None:
+        """Connect, and wait for the welcome.
+
+        Raises:
+            ConnectionEnded: it came to nothing.
+        """
+        if self._runner is not None and not self._runner.done():
+            raise RuntimeError("this client is connected, or about to be")
+        self._session.start(self._now())
+        self._desk.start()
+        self._runner = asyncio.create_task(self._run(), name=f"aquilia client of {self._dialer.url}")
+        try:
+            await self.connected()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def connected(self) -> None:
+        """Wait until it is connected.
+
+        Raises:
+            ConnectionEnded: it has stopped.
+        """
+        while self.state is not State.CONNECTED:
+            if self.state is State.CLOSED:
+                raise self.ended or ConnectionEnded(
+                    "not connected: use `async with`, or `await connect()` first"
+                )
+            await self._stirred.wait()
+
+    async def close(self) -> None:
+        """Send what waits, leave, and stop everything. Open calls fail; streams end."""
+        if self._runner is None:
+            return
+        if self.state is State.CONNECTED:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._close_timeout):
+                    while self._session.has_frames():
+                        await self._written.wait()
+        self._session.close(self._now())
+        self._pump()
+        if self._session.phase is Phase.CLOSED:
+            self._runner.cancel()
+        await asyncio.wait([self._runner], timeout=self._close_timeout + 1)
+        self._runner.cancel()
+        await asyncio.wait([self._runner])
+        await self._desk.stop(self._close_timeout)
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # Speaking
+
+    async def send(self, event: str, payload: Any = None) -> None:
+        """Send an event that wants no ack: at most once. While there is no connection, it waits in the queue.
+
+        Raises:
+            QueueFull: the queue is full, and there is no connection.
+            ConnectionEnded: the client has stopped.
+        """
+        await self._place(lambda: self._session.send(event, payload))
+
+    @overload
+    async def call(
+        self,
+        event: str,
+        payload: Any = None,
+        *,
+        type: type[T],
+        timeout: float | None = ...,
+        idempotent: bool = False,
+    ) -> T: ...
+
+    @overload
+    async def call(
+        self, event: str, payload: Any = None, *, timeout: float | None = ..., idempotent: bool = False
+    ) -> Any: ...
+
+    async def call(
+        self,
+        event: str,
+        payload: Any = None,
+        *,
+        type: Any = None,
+        timeout: float | None = -1,
+        idempotent: bool = False,
+    ) -> Any:
+        """Send an event that wants an ack, and return the ack's data, as `type` where that is given.
+
+        `timeout` is in seconds, the client's `call_timeout` where it is not given. A call that is `idempotent` is
+        sent again, with the same id, if the connection breaks before its answer.
+
+        Raises:
+            ServerFault: the server's answer is an error.
+            AckTimeout: there is none in time.
+            ConnectionLost: the connection broke, and it is not known whether the server handled the event.
+            QueueFull: there is no connection, and the queue is full.
+            ConnectionEnded: the client has stopped.
+        """
+        decode = decoder_for(self._codec, type)
+        seconds = self._call_timeout if timeout == -1 else timeout
+        return decode(await self._outcome(event, payload, seconds, idempotent=idempotent))
+
+    async def authenticate(self, token: str) -> None:
+        """Show a new token: in band where there is a connection, else in the next `hello`.
+
+        A client that was stopped for want of a valid token (4401) connects again.
+
+        Raises:
+            ConnectionEnded: the server does not believe it.
+        """
+        if not callable(self._token):
+            self._token = token
+        if self.state is State.CONNECTED:
+            await self._outcome("auth", {"token": token}, self._call_timeout, control=True)
+        elif self.ended is not None and (self.ended.close_code == 4401 or self.ended.http_status == 401):
+            await self.close()
+            await self.connect()
+
+    async def _outcome(
+        self,
+        event: str,
+        payload: Any,
+        timeout: float | None,
+        *,
+        idempotent: bool = False,
+        control: bool = False,
+    ) -> Any:
+        def place() -> str:
+            return self._session.call(
+                event, payload, now=self._now(), timeout=timeout, idempotent=idempotent, control=control
+            )
+
+        try:
+            async with asyncio.timeout(timeout):
+                id = await self._place(place)
+        except TimeoutError:
+            raise AckTimeout(event, timeout or 0, sent=False) from None
+        self._calls[id] = answer = asyncio.get_running_loop().create_future()
+        try:
+            return await answer
+        finally:
+            self._calls.pop(id, None)
+            self._session.give_up(id)
+
+    async def _place(self, place: Callable[[], R]) -> R:
+        while True:
+            try:
+                placed = place()
+            except QueueFull:
+                if self.state is not State.CONNECTED:
+                    raise
+                await self._written.wait()
+            else:
+                self._pump()
+                return placed
+
+    # What drives the session
+
+    def _now(self) -> float:
+        return self._clock.monotonic()
+
+    def _pump(self) -> None:
+        """Carry out what the session wants after a step."""
+        for event in self._session.take_events():
+            if isinstance(event, Answered):
+                self._answered(event.id, event.data)
+            elif isinstance(event, CallFailed):
+                self._answered(event.id, event.fault)
+            elif isinstance(event, Arrived):
+                arrival = Arrival(event.envelope, self._session.link)
+                if event.envelope.ack:
+                    self._desk.answer(arrival)
+                else:
+                    self._offer(event.envelope.event, arrival)
+            else:
+                self._offer(type(event), event)
+        self._set_timer()
+        self._stirred.fire()
+
+    def _answered(self, id: str, outcome: Any) -> None:
+        call = self._calls.get(id)
+        if call is not None and not call.done():
+            if isinstance(outcome, Exception):
+                call.set_exception(outcome)
+            else:
+                call.set_result(outcome)
+
+    def _offer(self, what: Any, item: Any) -> None:
+        heard = self._desk.offer(what, item)
+        for stream in list(self._streams):
+            if stream._wants(what):
+                stream._offer(item)
+                heard = True
+        if not heard:
+            logger.debug("nobody listens to %s", what)
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        moment = self._session.deadline()
+        if moment is not None:
+            delay = max(0.0, moment - self._now())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._session.tick(self._now())
+        self._pump()
+
+    async def _run(self) -> None:
+        try:
+            while self._session.phase is not Phase.CLOSED:
+                if self._session.phase is Phase.DIALING:
+                    await self._attempt()
+                    self._pump()
+                else:
+                    await self._stirred.wait()
+        finally:
+            self._session.close(self._now())
+            self._session.lost(1000, "", self._now())
+            self._pump()
+            if self._timer is not None:
+                self._timer.cancel()
+            for stream in list(self._streams):
+                stream._end(self.ended)
+            self._desk._over = True
+            self._desk._news.fire()
+
+    async def _attempt(self) -> None:
+        try:
+            token = self._token() if callable(self._token) else self._token
+            if inspect.isawaitable(token):
+                token = await token
+        except Exception as error:
+            logger.warning("no token was to be had", exc_info=error)
+            self._session.unreachable(f"no token was to be had: {error!r}", self._now(), cause=error)
+            return
+        link = await self._dialer.dial(self._session, self._now)
+        if link is not None:
+            try:
+                await self._converse(link, token)
+            finally:
+                link.abort()
+
+    async def _converse(self, link: Link, token: str | None) -> None:
+        session = self._session
+        link.on_bytes = lambda: session.heard(self._now())
+        session.opened(token, self._now())
+        self._pump()
+        writer = asyncio.create_task(self._write(link))
+        try:
+            while True:
+                before = self.state
+                session.received(await link.recv(), self._now())
+                self._pump()
+                if self.state is not before:
+                    await asyncio.sleep(0)  # who waits for this state has his turn before the next message
+                await self._room_to_read()
+        except ConnectionClosed as closed:
+            ours = closed.sent is not None and not closed.rcvd_then_sent
+            frame = closed.sent if ours else closed.rcvd
+            code, reason = (1006, "") if frame is None else (frame.code, frame.reason)
+            session.lost(code, reason, self._now(), ours=ours)
+        finally:
+            writer.cancel()
+            await asyncio.wait([writer])
+        self._pump()
+
+    async def _write(self, link: Link) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                closing = self._session.closing
+                if closing is not None:
+                    if closing.abort:
+                        link.abort()
+                    else:
+                        await link.close(closing.code, closing.reason)
+                    return
+                frame = self._session.next_frame()
+                if frame is None:
+                    await self._stirred.wait()
+                    continue
+                await link.send(frame, text=not self._codec.binary)
+                self._written.fire()
+
+    async def _room_to_read(self) -> None:
+        """Read no more while somebody has not read what came; the server's own policies apply then."""
+        paused = False
+        while self._session.phase is Phase.LIVE and self._full():
+            if not paused:
+                paused = True
+                self._session.pause()
+                self._set_timer()
+            reading, stirred = (asyncio.ensure_future(s.wait()) for s in (self._read, self._stirred))
+            try:
+                await asyncio.wait([reading, stirred], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                reading.cancel()
+                stirred.cancel()
+        if paused:
+            self._session.read_on(self._now())
+            self._set_timer()
+
+    def _full(self) -> bool:
+        backlog = max([self._desk.backlog(), *(stream._backlog() for stream in self._streams)])
+        return backlog >= (READ_ON_FOR_ACKS if self._session.outgoing.awaited else 1)

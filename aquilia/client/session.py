@@ -1,0 +1,498 @@
+"""One client's side of protocol v1, without a network: what came is put in, and what to do is asked for.
+
+It is told of the link (`opened`, `received`, `lost`, `refused`, `unreachable`) and of the time, and never waits.
+After each step there may be frames to write (`next_frame`), events for the user (`take_events`), a wish to end the
+link (`closing`), a link to be dialled (`phase` is DIALING), and a moment at which `tick` is due (`deadline`). What a
+server does wrong ends the link; it raises nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from aquilia.client.advice import (
+    Advice,
+    Backoff,
+    advice_of_code,
+    advice_of_status,
+    delay_told,
+    described,
+    fault_code,
+)
+from aquilia.client.faults import AckTimeout, ClientFault, ConnectionEnded, ConnectionLost
+from aquilia.client.frames import RecoveryWord, WelcomeWord, named, position_of
+from aquilia.client.notices import Connected, Disconnected, Gap, GoAway, Left, Recovery, Resumed, State
+from aquilia.client.options import Options
+from aquilia.client.outgoing import Outgoing, Outgoings
+from aquilia.client.positions import DIRECT, Positions
+from aquilia.client.reading import Reading
+from aquilia.client.steps import LINKED, STEPS, Answered, CallFailed, Closing, Event, Phase, Verdict
+from aquilia.sockets.codecs import Codec
+from aquilia.sockets.envelope import MessageEnvelope, MessageType
+from aquilia.sockets.faults import CloseCode, SocketFault
+
+__all__ = ["Session"]
+
+PING_AFTER = 1.5
+"""Heartbeats of silence after which `ping` is sent."""
+DEAD_AFTER = 0.5
+"""Heartbeats of silence after the `ping` that make a link dead."""
+LEAVE_WITHIN = 5.0
+"""Seconds that a client which was told to go away waits for the acks that are due."""
+
+
+class Session:
+    """What protocol v1 asks of a client, over any number of links. `random` gives numbers from 0 to 1.
+
+    Every `now` is in seconds since some moment, and never goes back.
+    """
+
+    def __init__(self, codec: Codec, *, random: Callable[[], float], options: Options | None = None) -> None:
+        self.codec = codec
+        self.options = options = options or Options()
+        self.outgoing = Outgoings(options.queue_size, options.queue_bytes)
+        self.positions = Positions()
+        self.phase = Phase.IDLE
+        self.closing: Closing | None = None
+        """How the link is to be ended now."""
+        self.ended: ConnectionEnded | None = None
+        """Why the session is CLOSED."""
+        self.link = 0
+        """The number of the link, counted from 1."""
+        self.unmatched = 0
+        """How many acks answered nothing."""
+        self._backoff = Backoff(options.backoff_base, options.backoff_cap, random)
+        self._reading = Reading(codec, self.positions)
+        self._urgent: deque[bytes] = deque()
+        """What belongs to this link, and goes first."""
+        self._events: list[Event] = []
+        self._told = State.CLOSED
+        self._ids = 0
+        self._resume: str | None = None
+        self._asked = False
+        self._ever = False
+        self._renewed = False
+        self._opened_at = self._heard = self._retry_at = 0.0
+        self._live_since: float | None = None
+        self._pinged_at: float | None = None
+        self._paused = False
+        self._return_at: float | None = None
+        self._leave_by: float | None = None
+        self._greeting = Connected(connection="", heartbeat=0)
+        self._verdict: Verdict | None = None
+
+    # What to do
+
+    @property
+    def state(self) -> State:
+        """Where the session stands, as the user sees it."""
+        if self.phase in (Phase.IDLE, Phase.CLOSED):
+            return State.CLOSED
+        if self.phase is Phase.LIVE:
+            return State.CONNECTED
+        return State.RECONNECTING if self._ever else State.CONNECTING
+
+    @property
+    def doubles(self) -> int:
+        """How many messages were dropped because they had come before."""
+        return self._reading.doubles
+
+    def take_events(self) -> list[Event]:
+        """What there is to tell the user, since the last time."""
+        events, self._events = self._events, []
+        if self._told is not self.state:
+            self._told = self.state
+            events.append(self._told)
+        return events
+
+    def has_frames(self) -> bool:
+        """Whether `next_frame` would return one."""
+        return self.phase in LINKED and bool(self._urgent or (self._may_send() and len(self.outgoing)))
+
+    def next_frame(self) -> bytes | None:
+        """The next message for the link, which counts as sent."""
+        if self.phase not in LINKED:
+            return None
+        if self._urgent:
+            return self._urgent.popleft()
+        return self.outgoing.next() if self._may_send() else None
+
+    def _may_send(self) -> bool:
+        return self.phase is Phase.LIVE and self._leave_by is None
+
+    def deadline(self) -> float | None:
+        """When `tick` is due; None: not before something else happens."""
+        moments = [self.outgoing.deadline()]
+        if self.phase is Phase.WAITING:
+            moments.append(self._retry_at)
+        elif self.phase in (Phase.GREETING, Phase.RESUMING):
+            moments.append(self._opened_at + self.options.open_timeout)
+        elif self.phase is Phase.LIVE:
+            moments += [
+                self._silent_at(),
+                self._leave_by if self.outgoing.awaited and self._leave_by else self._return_at,
+            ]
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def _silent_at(self) -> float | None:
+        heartbeat = self._greeting.heartbeat
+        if heartbeat <= 0 or self._paused:
+            return None
+        if self._pinged_at is None:
+            return self._heard + PING_AFTER * heartbeat
+        return self._pinged_at + DEAD_AFTER * heartbeat
+
+    def tick(self, now: float) -> None:
+        """Time has passed."""
+        for call in self.outgoing.expired(now):
+            assert call.id is not None
+            assert call.timeout is not None
+            self._fail(call, AckTimeout(call.event, call.timeout, sent=call.tried))
+        if self.phase is Phase.WAITING:
+            if now >= self._retry_at:
+                self._step(Phase.DIALING)
+        elif self.phase in (Phase.GREETING, Phase.RESUMING):
+            if now >= self._opened_at + self.options.open_timeout:
+                self._break(f"no welcome within {self.options.open_timeout:g} s")
+        elif self.phase is Phase.LIVE:
+            self._watch(now)
+
+    def _watch(self, now: float) -> None:
+        silent_at = self._silent_at()
+        if silent_at is not None and now >= silent_at:
+            if self._pinged_at is not None:
+                self._break("the server is silent")
+                return
+            self._pinged_at = now
+            self._urgent.append(self._encode(MessageEnvelope(type="control", event="ping")))
+        if self._return_at is not None and now >= self._return_at and self._leave_by is None:
+            self._leave_by = now + LEAVE_WITHIN
+        if self._leave_by is not None and (now >= self._leave_by or not self.outgoing.awaited):
+            self._leave(
+                Closing(CloseCode.GOING_AWAY, ""), self._returning("the server asked to go", delay=0.0)
+            )
+
+    # The link
+
+    def start(self, now: float) -> None:
+        """Be connected, from now on. A session that has ended begins again, and resumes where the server lets it."""
+        self._step(Phase.DIALING)
+        self.ended = None
+        self._ever = self._renewed = False
+        self._backoff.reset()
+
+    def opened(self, token: str | None, now: float) -> None:
+        """A link is up: `hello` is the first frame on it."""
+        self._step(Phase.GREETING)
+        self.link += 1
+        self._opened_at = self._heard = now
+        self._live_since = self._pinged_at = self._return_at = self._leave_by = None
+        self._paused = False
+        self._verdict = None
+        hello: dict[str, Any] = {} if token is None else {"token": token}
+        self._asked = self._resume is not None
+        if self._asked:
+            hello["resume"] = {"token": self._resume, "rooms": self.positions.asked()}
+        self._urgent.append(
+            self._encode(MessageEnvelope(type="control", event="hello", payload=hello or None))
+        )
+
+    def heard(self, now: float) -> None:
+        """Anything came from the server: it lives."""
+        self._heard = now
+        self._pinged_at = None
+
+    def pause(self) -> None:
+        """The link is not read for now, so that silence says nothing."""
+        self._paused = True
+
+    def read_on(self, now: float) -> None:
+        """The link is read again."""
+        self._paused = False
+        self.heard(now)
+
+    def lost(self, code: int, reason: str, now: float, *, ours: bool = False) -> None:
+        """The link has ended. `ours`: the code is this side's, for what the server did wrong."""
+        if self.phase not in LINKED:
+            return
+        verdict = self._verdict or self._judged(code, reason, now, ours=ours)
+        self._urgent.clear()
+        self.closing = None
+        for call in self.outgoing.lost():
+            self._fail(call, ConnectionLost(call.event, verdict.code, verdict.reason))
+        if self._live_since is not None and now - self._live_since >= self.options.stable_after:
+            self._backoff.reset()
+        self._settle(verdict, now)
+
+    def _judged(self, code: int, reason: str, now: float, *, ours: bool) -> Verdict:
+        who = "this client closed the connection with" if ours else "the server closed the connection with"
+        if code in (CloseCode.NO_STATUS, CloseCode.ABNORMAL):
+            who = "the connection ended with"
+        advice = advice_of_code(code)
+        fault = ConnectionEnded(
+            f"{who} {described(code, reason)}",
+            code=fault_code(reason) or "WS_CONNECTION_CLOSED",
+            close_code=code,
+            reason=reason,
+            retryable=advice in (Advice.RETURN, Advice.RENEW),
+        )
+        delay = delay_told(reason)
+        if delay is not None:
+            delay += self._backoff.next()
+        elif self._return_at is not None:
+            delay = max(0.0, self._return_at - now)  # the server has spread it
+        return Verdict(advice, code, reason, fault, delay)
+
+    def refused(
+        self, status: int, code: str, message: str, now: float, *, retry_after: float | None = None
+    ) -> None:
+        """The server answered the handshake with an HTTP status that is no upgrade."""
+        advice = advice_of_status(status)
+        fault = ConnectionEnded(
+            f"the server refused the handshake with HTTP {status}: {message}",
+            code=code,
+            http_status=status,
+            reason=message,
+            retryable=advice in (Advice.RETURN, Advice.RENEW),
+        )
+        delay = None if retry_after is None else retry_after + self._backoff.next()
+        self._settle(Verdict(advice, CloseCode.ABNORMAL, str(fault), fault, delay), now)
+
+    def unreachable(self, message: str, now: float, *, cause: Exception | None = None) -> None:
+        """There is no link, for a reason that may pass."""
+        verdict = self._returning(message)
+        verdict.fault.__cause__ = cause
+        self._settle(verdict, now)
+
+    def unusable(self, fault: ConnectionEnded, now: float) -> None:
+        """There is no link, and none is to be had."""
+        self._settle(Verdict(Advice.STOP, CloseCode.ABNORMAL, fault.message, fault), now)
+
+    def _returning(self, message: str, *, delay: float | None = None) -> Verdict:
+        fault = ConnectionEnded(message, code="WS_UNREACHABLE", reason=message, retryable=True)
+        return Verdict(Advice.RETURN, CloseCode.ABNORMAL, message, fault, delay)
+
+    def close(self, now: float) -> None:
+        """Be connected no more: what waits is dropped, and open calls fail."""
+        fault = ConnectionEnded("this client was closed", close_code=CloseCode.NORMAL)
+        verdict = Verdict(Advice.STOP, CloseCode.NORMAL, "", fault)
+        if self.phase in LINKED:
+            self._leave(Closing(CloseCode.NORMAL, ""), verdict)
+        elif self.phase is not Phase.CLOSED:
+            self._settle(verdict, now)
+
+    def _break(self, reason: str) -> None:
+        self._leave(Closing(CloseCode.GOING_AWAY, reason, abort=True), self._returning(reason))
+
+    def _leave(self, closing: Closing, verdict: Verdict) -> None:
+        if self.phase is not Phase.LEAVING:
+            self._step(Phase.LEAVING)
+        self.closing = closing
+        self._verdict = verdict
+
+    def _settle(self, verdict: Verdict, now: float) -> None:
+        advice = self._followed(verdict)
+        if advice is not Advice.RETURN:
+            self._stop(verdict)
+            return
+        delay = self._backoff.next() if verdict.delay is None else verdict.delay
+        self._retry_at = now + delay
+        self._step(Phase.WAITING)
+        self._events.append(Disconnected(code=verdict.code, reason=verdict.reason, retry_in=delay))
+
+    def _followed(self, verdict: Verdict) -> Advice:
+        """The advice, as far as this session can follow it."""
+        if verdict.advice is Advice.RENEW and self.options.renewable and not self._renewed:
+            self._renewed = True
+            return Advice.RETURN
+        if verdict.advice is Advice.TAKEN_OVER:
+            self._resume = None
+            return Advice.RETURN if self.options.rejoin_after_takeover else Advice.STOP
+        if verdict.advice is Advice.RETURN and not (self._ever or self.options.keep_trying):
+            return Advice.STOP
+        return verdict.advice
+
+    def _stop(self, verdict: Verdict) -> None:
+        self._step(Phase.CLOSED)
+        self.ended = verdict.fault
+        for call in self.outgoing.drop_all():
+            lost = ConnectionLost(call.event, verdict.code, verdict.reason)
+            self._fail(call, lost if call.tried else verdict.fault)
+        self._events.append(Disconnected(code=verdict.code, reason=verdict.reason, retry_in=None))
+
+    def _step(self, phase: Phase) -> None:
+        if phase not in STEPS[self.phase]:
+            raise RuntimeError(f"a session that is {self.phase.value} cannot become {phase.value}")
+        self.phase = phase
+
+    # What came
+
+    def received(self, data: bytes | str, now: float) -> None:
+        """A message came, in a text or in a binary frame."""
+        if self.phase not in LINKED or self.phase is Phase.LEAVING:
+            return
+        self.heard(now)
+        if isinstance(data, str) is self.codec.binary:
+            kind = "text" if isinstance(data, str) else "binary"
+            self._complain(CloseCode.UNSUPPORTED_DATA, f"a {kind} frame is no {self.codec.name}")
+            return
+        try:
+            self._take(self.codec.decode(data.encode() if isinstance(data, str) else data), now)
+        except (SocketFault, UnicodeEncodeError) as error:
+            told = error.message if isinstance(error, SocketFault) else "not UTF-8"
+            self._complain(CloseCode.PROTOCOL_ERROR, told)
+
+    def _complain(self, code: int, problem: str) -> None:
+        """The server does not speak the protocol."""
+        message = f"the server does not speak protocol v1: {problem}"
+        fault = ConnectionEnded(message, close_code=code, reason=problem)
+        closing = Closing(code, problem.encode()[:123].decode(errors="ignore"))
+        self._leave(closing, Verdict(Advice.STOP, code, problem, fault))
+
+    def _take(self, envelope: MessageEnvelope, now: float) -> None:
+        if self.phase is Phase.GREETING and (envelope.type, envelope.event) != ("system", "welcome"):
+            raise SocketFault("WS_MESSAGE_INVALID", "something came before the welcome")
+        if envelope.type == "event":
+            news = self._reading.event(envelope)
+            if news is not None:
+                self._events.append(news)
+        elif envelope.type == "ack":
+            self._acked(envelope)
+        elif envelope.type == "system":
+            self._system(envelope, now)
+
+    def _acked(self, envelope: MessageEnvelope) -> None:
+        word = self._reading.words.ack(envelope.payload)
+        call = self.outgoing.close_call(envelope.id)
+        if call is None or call.id is None:
+            self.unmatched += 1
+        elif word.error is not None and word.status != "ok":
+            self._fail(call, word.error.fault())
+        else:
+            self._events.append(Answered(call.id, word.data))
+
+    def _fail(self, call: Outgoing, fault: ClientFault) -> None:
+        if call.id is not None:
+            self._events.append(CallFailed(call.id, fault))
+
+    def _system(self, envelope: MessageEnvelope, now: float) -> None:
+        name = envelope.event or ""
+        read = self._reading.words.system.get(name)
+        if read is None:  # pong, whose coming is all; and words of later versions
+            return
+        word = read(envelope.payload)
+        if name == "welcome":
+            self._welcome(word, now)
+        elif name == "resumed":
+            self._resumed(word.rooms, now)
+        elif name == "goaway":
+            self._return_at = now + word.reconnect_in / 1000
+            self._events.append(GoAway(reason=word.reason, reconnect_in=word.reconnect_in / 1000))
+        else:
+            self._events.append(getattr(self._reading, name)(word))
+
+    def _welcome(self, word: WelcomeWord, now: float) -> None:
+        if self.phase is not Phase.GREETING:
+            raise SocketFault("WS_MESSAGE_INVALID", "a second welcome")
+        self._resume = word.resume
+        expires = None if word.expires is None else word.expires / 1000
+        self._greeting = Connected(connection=word.connection, heartbeat=word.heartbeat, expires=expires)
+        if self._asked:
+            self._step(Phase.RESUMING)
+        else:
+            self._go_live({}, now)
+
+    def _resumed(self, rooms: dict[str, RecoveryWord], now: float) -> None:
+        if self.phase is not Phase.RESUMING:
+            raise SocketFault("WS_MESSAGE_INVALID", "a `resumed` that was not asked for")
+        told = {
+            room: Recovery(recovered=word.recovered, position=position_of(word.epoch, word.offset))
+            for room, word in rooms.items()
+        }
+        self._go_live(told, now)
+
+    def _go_live(self, rooms: dict[str, Recovery], now: float) -> None:
+        self._step(Phase.LIVE)
+        self._ever = True
+        self._renewed = False
+        self._live_since = now
+        self._events.append(self._greeting)
+        lost = self.positions.resumed(rooms)
+        if self._asked:
+            self._events.append(Resumed(rooms=rooms))
+        for room, recovery in rooms.items():
+            if not recovery.recovered:
+                self._events.append(Gap(cause="not_recovered", room=room, position=recovery.position))
+        for room in lost:
+            news = Gap(cause="not_recovered", room=room) if room == DIRECT else Left(room=room, resumed=False)
+            self._events.append(news)
+
+    # What the user says
+
+    def send(self, event: str, payload: Any) -> None:
+        """Say something that wants no ack.
+
+        Raises:
+            QueueFull: too much waits already.
+            ConnectionEnded: the session is CLOSED.
+            TypeError: the codec cannot write the payload.
+            ValueError: the event has no proper name.
+        """
+        self._require_open()
+        envelope = MessageEnvelope(event=named(event), payload=payload)
+        self.outgoing.push(Outgoing(event, self._encode(envelope)))
+
+    def call(
+        self,
+        event: str,
+        payload: Any,
+        *,
+        now: float,
+        timeout: float | None = None,
+        idempotent: bool = False,
+        control: bool = False,
+    ) -> str:
+        """Say something that wants an ack, within `timeout` seconds; the id that its outcome will have.
+
+        Raises: as `send`.
+        """
+        self._require_open()
+        self._ids += 1  # never used again, whatever becomes of the link: the server may remember it
+        id = f"c{self._ids}"
+        kind: MessageType = "control" if control else "event"
+        envelope = MessageEnvelope(type=kind, event=named(event), payload=payload, id=id, ack=True)
+        frame = self._encode(envelope)
+        self.outgoing.push(Outgoing(event, frame, id=id, idempotent=idempotent, timeout=timeout, now=now))
+        return id
+
+    def give_up(self, id: str) -> None:
+        """Nobody waits for this call any more."""
+        self.outgoing.close_call(id)
+
+    def answer(self, link: int, id: str, data: Any) -> None:
+        """Ack an event of the server's, which came on that link.
+
+        Raises:
+            TypeError: the codec cannot write the data.
+        """
+        self._answer(link, id, {"status": "ok"} if data is None else {"status": "ok", "data": data})
+
+    def refuse(self, link: int, id: str, error: dict[str, Any]) -> None:
+        """Answer an event of the server's with an error: its code, message and retryable."""
+        self._answer(link, id, {"status": "error", "error": error})
+
+    def _answer(self, link: int, id: str, payload: dict[str, Any]) -> None:
+        frame = self._encode(MessageEnvelope(type="ack", id=id, payload=payload))
+        if link == self.link and self.phase in (Phase.RESUMING, Phase.LIVE):
+            self._urgent.append(frame)
+
+    def _require_open(self) -> None:
+        if self.phase is Phase.IDLE:
+            raise ConnectionEnded("not connected: use `async with`, or `await connect()` first")
+        if self.ended is not None:
+            raise self.ended
+
+    def _encode(self, envelope: MessageEnvelope) -> bytes:
+        return self.codec.encode(envelope)

@@ -1,0 +1,204 @@
+"""The pure machine of the client, on scripted frames: no network, and the time is passed in."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aquilia.client import ConnectionEnded, ConnectionLost, Gap, GoAway, Left, Position, State
+from aquilia.client.options import Options
+from aquilia.client.session import Session
+from aquilia.client.steps import Answered, CallFailed, Phase
+from aquilia.sockets.codecs import codec
+
+
+def session(**options: Any) -> Session:
+    made = Session(codec("json"), random=lambda: 1.0, options=Options(**options))
+    made.start(0.0)
+    return made
+
+
+def frame(kind: str, event: str | None = None, **fields: Any) -> str:
+    return json.dumps({"type": kind, "event": event, **fields})
+
+
+def system(event: str, **payload: Any) -> str:
+    return frame("system", event, payload=payload)
+
+
+def said(offset: int, room: str = "a", epoch: str = "e") -> str:
+    return frame("event", "m", room=room, meta={"epoch": epoch, "offset": offset})
+
+
+def written(machine: Session) -> list[dict[str, Any]]:
+    frames = []
+    while (data := machine.next_frame()) is not None:
+        frames.append(json.loads(data))
+    return frames
+
+
+def welcomed(machine: Session, *frames: str, now: float = 0.0) -> Session:
+    machine.opened(None, now)
+    for data in (system("welcome", connection="c", heartbeat=10, resume="r1"), *frames):
+        machine.received(data, now)
+    return machine
+
+
+def test_a_client_comes_back_with_its_token_and_positions_and_drops_doubles() -> None:
+    machine = welcomed(session(), system("joined", room="a", epoch="e", offset=4), said(7), said(9), said(9))
+    assert machine.doubles == 1
+    machine.lost(1012, "", 1.0)
+    assert (machine.phase, machine.state) == (Phase.WAITING, State.RECONNECTING)
+    machine.tick(machine.deadline() or 0)
+    machine.take_events()
+    machine.opened(None, 2.0)
+    resume = {"token": "r1", "rooms": {"a": {"epoch": "e", "offset": 9}}}
+    (hello,) = written(machine)
+    assert hello == {"type": "control", "event": "hello", "payload": {"resume": resume}}
+
+    machine.received(system("welcome", connection="d", heartbeat=10, resume="r2"), 2.0)
+    assert machine.state is State.RECONNECTING
+    machine.received(system("resumed", rooms={"a": {"recovered": True, "epoch": "e", "offset": 9}}), 2.0)
+    machine.received(said(9), 2.0)
+    machine.received(said(12), 2.0)
+    assert (machine.doubles, machine.positions.rooms) == (2, {"a": Position("e", 12)})
+
+
+def test_what_was_not_recovered_is_told() -> None:
+    machine = welcomed(session(), system("joined", room="a", epoch="e", offset=4), system("joined", room="b"))
+    machine.lost(1006, "", 1.0)
+    machine.tick(99.0)
+    machine.take_events()
+    welcomed(
+        machine, system("resumed", rooms={"a": {"recovered": False, "epoch": "f", "offset": 2}}), now=99.0
+    )
+    events = machine.take_events()
+    assert Gap(cause="not_recovered", room="a", position=Position("f", 2)) in events
+    assert Left(room="b", resumed=False) in events
+
+
+def test_a_call_in_flight_is_lost_and_an_idempotent_one_goes_again_with_its_id_before_what_waited() -> None:
+    machine = welcomed(session())
+    lost = machine.call("pay", 1, now=0.0)
+    again = machine.call("put", 2, now=0.0, idempotent=True)
+    written(machine)
+    machine.lost(1006, "", 1.0)
+    (failed,) = [event for event in machine.take_events() if isinstance(event, CallFailed)]
+    assert failed.id == lost
+    assert isinstance(failed.fault, ConnectionLost)
+    machine.send("later", 3)
+    machine.tick(99.0)
+    welcomed(machine, system("resumed", rooms={}), now=99.0)
+    assert [sent["event"] for sent in written(machine)] == ["hello", "put", "later"]
+    assert machine.call("new", None, now=99.0) not in (lost, again)
+    machine.received(frame("ack", id=again, payload={"status": "ok"}), 99.0)
+    machine.received(frame("ack", id=again, payload={"status": "ok"}), 99.0)
+    assert [event.id for event in machine.take_events() if isinstance(event, Answered)] == [again]
+    assert machine.unmatched == 1
+
+
+def test_silence_is_met_with_a_ping_and_then_taken_for_a_dead_link() -> None:
+    machine = welcomed(session())
+    written(machine)
+    assert machine.deadline() == 15.0
+    machine.tick(15.0)
+    assert [sent["event"] for sent in written(machine)] == ["ping"]
+    assert machine.deadline() == 20.0
+    machine.tick(20.0)
+    assert machine.closing is not None
+    assert machine.closing.abort
+    machine.lost(1006, "", 20.0)
+    assert machine.phase is Phase.WAITING
+
+
+def test_goaway_is_followed_after_the_acks_that_are_due_at_the_moment_that_was_told() -> None:
+    machine = welcomed(session())
+    id = machine.call("put", None, now=0.0)
+    written(machine)
+    machine.received(system("goaway", reason="drain", reconnect_in=3000), 0.0)
+    assert machine.take_events()[-2:] == [GoAway(reason="drain", reconnect_in=3.0), State.CONNECTED]
+    machine.tick(3.0)
+    assert machine.closing is None
+    machine.received(frame("ack", id=id, payload={"status": "ok"}), 3.5)
+    assert machine.deadline() == 3.0  # at once
+    machine.tick(3.5)
+    assert machine.closing is not None
+    machine.lost(1001, "", 3.6)
+    assert machine.deadline() == 3.6
+
+
+def test_the_server_may_say_how_long_to_stay_away() -> None:
+    machine = welcomed(session())
+    machine.lost(4529, '{"after": 10000}', 1.0)
+    assert machine.deadline() == 11.5  # and full jitter behind it
+
+
+def test_attempts_wait_longer_and_longer_until_a_connection_lasts() -> None:
+    machine = session(keep_trying=True)
+    waits = []
+    for _ in range(8):
+        machine.unreachable("nobody", 0.0)
+        waits.append(machine.deadline())
+        machine.tick(1000.0)
+    assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    welcomed(machine, now=1000.0).lost(1006, "", 1006.0)
+    assert machine.deadline() == 1006.5
+
+
+def test_what_is_no_message_ends_the_connection_for_good() -> None:
+    for data, code in (("{", 1002), (b"{}", 1003), (frame("ack", id="x", payload={"status": "bad"}), 1002)):
+        machine = welcomed(session())
+        machine.received(data, 1.0)
+        assert machine.closing is not None
+        assert machine.closing.code == code
+        machine.lost(code, "", 1.0)
+        assert isinstance(machine.ended, ConnectionEnded)
+
+
+rooms = st.sampled_from(["a", "b", ""])
+epochs = st.sampled_from(["e", "f"])
+offsets = st.integers(0, 6)
+place = {"room": rooms, "epoch": epochs, "offset": offsets}
+frames = st.one_of(
+    st.builds(said, offsets, rooms, epochs),
+    st.builds(lambda name, **told: system(name, **told), st.sampled_from(["joined", "left"]), **place),
+    st.builds(lambda **told: system("gap", cause="x", **told), **place),
+    st.builds(
+        lambda room, epoch, offset, recovered: system(
+            "resumed", rooms={room: {"recovered": recovered, "epoch": epoch, "offset": offset}}
+        ),
+        recovered=st.booleans(),
+        **place,
+    ),
+    st.just(system("welcome", connection="c", heartbeat=1, resume="r")),
+    st.just(system("goaway", reconnect_in=5)),
+    st.text(max_size=20),
+    st.binary(max_size=20),
+)
+steps = st.lists(st.one_of(frames, st.sampled_from([1000, 1006, 4401, 4531])), max_size=40)
+
+
+@given(steps)
+def test_whatever_comes_raises_nothing_and_no_position_goes_back(script: list[Any]) -> None:
+    machine = session(keep_trying=True)
+    now = 0.0
+    for step in script:
+        now += 1.0
+        machine.tick(now)
+        if machine.phase is Phase.DIALING:
+            welcomed(machine, *([system("resumed", rooms={})] if machine.link else []), now=now)
+        before = machine.positions.rooms
+        if isinstance(step, int):
+            machine.lost(step, "", now)
+        else:
+            machine.received(step, now)
+        for room, position in machine.positions.rooms.items():
+            known = before.get(room)
+            if known is not None:
+                assert position is not None
+                assert position.epoch != known.epoch or position.offset >= known.offset
+        machine.take_events()
+        written(machine)
