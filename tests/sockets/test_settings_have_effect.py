@@ -326,8 +326,8 @@ REFUSED = [
     ("presence", "@Socket", True, "leave it out"),
     ("resume", "@Socket", True, "leave it out"),
     ("history", "@Socket", object(), "leave it out"),
-    ("adapter", "manifest", "redis", "choose 'inmemory'"),
-    ("adapter_url", "manifest", "nats://localhost", "choose 'memory://'"),
+    ("adapter", "manifest", "redis", "choose 'inmemory' or 'nats'"),
+    ("adapter_url", "manifest", "local://", "choose 'memory://'"),
 ]
 
 

@@ -130,5 +130,10 @@ class Store(Protocol):
 class Adapter(Protocol):
     """A broker with its store."""
 
-    broker: Broker
-    store: Store
+    @property
+    def broker(self) -> Broker:
+        """What carries publications."""
+
+    @property
+    def store(self) -> Store:
+        """What is shared besides. It works between the broker's `start` and `stop`."""
