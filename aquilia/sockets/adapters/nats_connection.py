@@ -255,13 +255,18 @@ class NatsConnection:
                     password=self.target.password,
                     token=self.target.token,
                 )
+                if not client.is_connected:  # nats-py takes an end behind the login for a success
+                    raise ConnectionResetError("the server ended the connection")
         except BaseException as error:
             await _close(client)
-            if isinstance(error, TimeoutError | Exception) and told:
-                raise _NATSError(str(told[-1]) or type(told[-1]).__name__) from error
-            if isinstance(error, Exception) and not isinstance(error, OSError | TimeoutError):
-                raise _NATSError(str(error)) from error
-            raise
+            if not isinstance(error, Exception) or isinstance(error, ImportError):
+                raise
+            reason = told[-1] if told else error
+            words = str(reason) or type(reason).__name__
+            # Its refusal is lost where the server ends the connection before it has read all of ours.
+            if isinstance(reason, ConnectionError) and (client._server_info or {}).get("auth_required"):
+                words = f"no authorization: {words}"
+            raise _NATSError(words) from error
         if self.target.tls and not client._server_info.get("tls_required"):
             await _close(client)
             raise _NATSError(
@@ -280,10 +285,15 @@ class NatsConnection:
             self._subscriptions[subject] = await client.subscribe(subject, future=_Sink(receive))
         while unsent := [call for call in self._calls.values() if not call.sent and not call.future.done()]:
             for call in unsent:
-                await self._write(client, call)
-            if client.is_closed:
-                return
-        self._ready = True
+                try:
+                    await self._write(client, call)
+                except Exception as error:
+                    if not call.future.done():
+                        call.future.set_exception(error)
+                        call.future.exception()  # who waited for it may be gone
+            if client is not self._client:  # it broke meanwhile
+                raise _NATSError("the connection was lost again")
+        self._ready = client is self._client
 
     def _lost(self, client: Any) -> None:
         if self._stopped or client is not self._client:
@@ -299,7 +309,8 @@ class NatsConnection:
         for call in calls:
             call.sent, call.resent = False, call.sent
             call.replies.clear()
-        self._restoring = asyncio.get_running_loop().create_task(self._come_back(client))
+        if self._restoring is None or self._restoring.done():
+            self._restoring = asyncio.get_running_loop().create_task(self._come_back(client))
 
     async def _come_back(self, old: Any) -> None:
         await _close(old)
@@ -308,8 +319,13 @@ class NatsConnection:
             try:
                 client = await self._connect()
                 await self._restore(client)
-            except (OSError, TimeoutError, _NATSError) as error:
+                await self.confirm()  # only then does the server know what we listen to
+            except Exception as error:  # whatever it was, the next attempt may go well
                 logger.debug("no connection to NATS yet: %s", error)
+                broken = self._client
+                if broken is not None:
+                    self._lost(broken)
+                    await _close(broken)
             else:
                 if self._ready:
                     break
