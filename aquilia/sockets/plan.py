@@ -48,8 +48,12 @@ class SocketPlan:
         for app in registry.apps:
             where = f"manifest {app.manifest.name!r}"
             sound = _sound_settings(app.manifest.websockets, where, problems)
-            node = node_settings(sound, where)
-            _agree(said, node, [key for key in sound if key in _OF_PROCESS], where, problems)
+            try:
+                node = node_settings(sound, where)
+            except SettingsError as error:  # of two that are sound alone
+                problems.append(Problem(where, f"websockets: {error.key}: {error.problem}"))
+                node = node_settings({key: sound[key] for key in sound if key != error.key}, where)
+            _agree(said, node, _of_process(sound), where, problems)
             plan._read_auth(app, where, problems)
             for controller in app.controllers:
                 contract = _contract(controller, node, problems)
@@ -114,6 +118,12 @@ _NO_AUTH = (
 _OF_PROCESS = NodeSettings.__dataclass_fields__.keys() - {"sockets", "chain"}
 
 
+def _of_process(sound: Mapping[str, Any]) -> list[str]:
+    """The settings of the process that a manifest says; an adapter's URL says which adapter."""
+    keys = [key for key in sound if key in _OF_PROCESS]
+    return [*keys, "adapter"] if "adapter_url" in keys else keys
+
+
 def _sound_settings(websockets: Mapping[str, Any], where: str, problems: list[Problem]) -> dict[str, Any]:
     """The settings of one manifest that can be honoured."""
     sound = {}
@@ -134,8 +144,10 @@ def _agree(
         value = getattr(node, key)
         other = said.setdefault(key, value)
         if other != value:
+            told = "one" if key == "adapter_url" else repr(value)  # it may hold a password
+            others = "another" if key == "adapter_url" else repr(other)
             problems.append(
-                Problem(where, f"websockets: {key} is {value!r} here, and {other!r} in another manifest")
+                Problem(where, f"websockets: {key} is {told} here, and {others} in another manifest")
             )
 
 

@@ -21,8 +21,8 @@ from aquilia.lifespan import serve_lifespan
 from aquilia.manifest import AppManifest
 from aquilia.middleware import split
 from aquilia.sessions import SessionEngine
+from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.adapters.base import Adapter
-from aquilia.sockets.adapters.inmemory import InMemoryAdapter
 from aquilia.sockets.connection import Connection, ConnectionState
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
@@ -103,7 +103,10 @@ class AquilaSockets:
         if self.plan.node.metrics is not None or self.plan.measured:
             self._measure(recorder)
         clock = Clock.current()
-        self._adapter = adapter or InMemoryAdapter(clock.monotonic)
+        try:
+            self._adapter = adapter or adapter_for(self.plan.node.adapter, self.plan.node.adapter_url, clock)
+        except ValueError as error:
+            raise BootError([Problem("adapter", str(error))]) from error
         self._engine = engine or FaultEngine()
         self.hub = Hub(self._adapter.broker, clock=clock)
         self._tasks = TaskSet()

@@ -30,8 +30,9 @@ __all__ = [
     "socket_settings",
 ]
 
-ADAPTERS = ("inmemory",)
-_PLANNED_ADAPTERS = ("nats", "local", "redis", "kafka")
+ADAPTERS = ("inmemory", "nats")
+_PLANNED_ADAPTERS = ("local", "redis", "kafka")
+_SCHEMES = {"memory": "inmemory", "nats": "nats", "tls": "nats"}
 
 
 class SettingsError(ValueError):
@@ -80,6 +81,8 @@ class NodeSettings:
     """
 
     adapter: str = "inmemory"
+    adapter_url: str | None = field(default=None, repr=False)
+    """Where its server is. It may hold a password."""
     max_connections: int = 10_000
     max_namespaces: int = 10_000
     allowed_hosts: tuple[str, ...] | None = None
@@ -112,6 +115,12 @@ def node_settings(websockets: Mapping[str, Any], where: str) -> NodeSettings:
             chain[key] = checked
         elif key in _NODE_KEYS:
             values[key] = checked
+    if "adapter_url" in values:
+        told = _SCHEMES[values["adapter_url"].partition("://")[0]]
+        if values.setdefault("adapter", told) != told:
+            raise SettingsError(
+                where, "adapter_url", f"it is that of {told!r}, and adapter says {values['adapter']!r}"
+            )
     return NodeSettings(**values, sockets=SocketSettings(**sockets), chain=AppChain(**chain))
 
 
@@ -258,9 +267,15 @@ def _adapter(place: _Place, value: Any) -> str:
 
 
 def _adapter_url(place: _Place, value: Any) -> str:
-    if value == "memory://":
-        return "memory://"
-    raise place.error(f"{value!r} cannot be used in this version; choose 'memory://'")
+    accepted = "'memory://', or 'nats://host:4222/prefix'"
+    if not isinstance(value, str) or "://" not in value:
+        raise place.error(f"an URL is needed: {accepted}")
+    scheme = value.partition("://")[0]  # the rest is not shown: it may hold a password
+    if scheme in _PLANNED_ADAPTERS:
+        raise place.error(f"{scheme}:// is planned, and not in this version yet; choose {accepted}")
+    if scheme not in _SCHEMES or (scheme == "memory" and value != "memory://"):
+        raise place.error(_unknown(f"adapter {scheme!r}", scheme, _SCHEMES) + f"; choose {accepted}")
+    return value
 
 
 def _switch(feature: str) -> _Rule:

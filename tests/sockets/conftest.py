@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from door import Complaints, listening
+from nats_server import NatsServer
 from wire import TRANSPORTS, serving
 
 from aquilia.sockets import AquilaSockets
@@ -31,3 +32,10 @@ def complaints() -> Iterator[Complaints]:
     with listening() as complaints:
         yield complaints
     assert complaints.take() == []
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    yield server
+    server.kill()

@@ -36,9 +36,11 @@ def test_the_defaults() -> None:
     ("key", "value", "told"),
     [
         ("adaptor", "inmemory", "did you mean 'adapter'"),
-        ("adapter", "redis", "'redis' is planned, and not in this version yet; choose 'inmemory'"),
+        ("adapter", "redis", "'redis' is planned, and not in this version yet; choose 'inmemory' or 'nats'"),
         ("adapter", "inmemry", "did you mean 'inmemory'"),
-        ("adapter_url", "nats://h", "choose 'memory://'"),
+        ("adapter_url", "local://", "local:// is planned"),
+        ("adapter_url", "nat://h", "did you mean 'nats'"),
+        ("adapter_url", "h", "an URL is needed"),
         ("redis_url", "redis://h", "planned"),
         ("store_url", "redis://h", "planned"),
         ("max_connections", 0, "at least 1"),
@@ -74,8 +76,8 @@ def test_what_cannot_be_honoured_is_refused_by_name(key: str, value: Any, told: 
 def test_every_key_is_taken() -> None:
     taken = node_settings(
         {
-            "adapter": "inmemory",
-            "adapter_url": "memory://",
+            "adapter": "nats",
+            "adapter_url": "nats://h",
             "redis_url": None,
             "max_connections": 5,
             "max_namespaces": 6,
@@ -92,6 +94,7 @@ def test_every_key_is_taken() -> None:
         },
         "m",
     )
+    assert (taken.adapter, taken.adapter_url) == ("nats", "nats://h")
     assert (taken.max_connections, taken.max_namespaces) == (5, 6)
     assert (taken.heartbeat, taken.handshake_timeout, taken.handler_timeout) == (10, 11, 12)
     assert taken.allowed_hosts == ("a.example",)

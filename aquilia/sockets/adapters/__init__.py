@@ -1,1 +1,41 @@
 """The adapters: brokers and stores, behind the two ports of `base`."""
+
+from __future__ import annotations
+
+import os
+from difflib import get_close_matches
+
+from aquilia.clock import Clock
+from aquilia.sockets.adapters.base import Adapter
+from aquilia.sockets.adapters.inmemory import InMemoryAdapter
+
+__all__ = ["ADAPTER_URL", "adapter_for"]
+
+ADAPTER_URL = "AQ_WS_ADAPTER_URL"
+"""The variable of the environment whose URL wins over the settings: it may hold a password."""
+_DEFAULTS = {"inmemory": "memory://", "nats": "nats://127.0.0.1:4222"}
+_SCHEMES = ("memory", "nats", "tls")
+
+
+def adapter_for(name: str, url: str | None, clock: Clock) -> Adapter:
+    """The adapter that the settings `adapter` and `adapter_url` name, unless the environment names another.
+
+    Raises:
+        ValueError: the URL is wrong, or what it needs is not installed. No password is shown.
+    """
+    said = os.environ.get(ADAPTER_URL)
+    where = ADAPTER_URL if said else "adapter_url"
+    url = said or url or _DEFAULTS[name]
+    scheme = url.partition("://")[0]
+    if url == "memory://":
+        return InMemoryAdapter(clock.monotonic)
+    if scheme not in ("nats", "tls"):
+        near = get_close_matches(scheme, _SCHEMES, n=1) if len(scheme) < 20 else []
+        hint = f"; did you mean {near[0]}://?" if near else ""
+        raise ValueError(f"{where}: it is none of memory://, nats://… and tls://…{hint}")
+    from aquilia.sockets.adapters.nats import NatsAdapter
+
+    try:
+        return NatsAdapter(url, clock)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error

@@ -76,6 +76,10 @@ class Page(NamedTuple):
 class Broker(Protocol):
     """See the head of this module for the promises."""
 
+    on_lost: Callable[[], None] | None
+    """Set before `start`; called on the loop's thread when the way from the broker was broken and is there again:
+    what was delivered may have holes."""
+
     async def start(self, deliver: Deliver) -> None:
         """Connect; `deliver` is then called, on the event loop's thread, with what arrives."""
 
@@ -126,5 +130,10 @@ class Store(Protocol):
 class Adapter(Protocol):
     """A broker with its store."""
 
-    broker: Broker
-    store: Store
+    @property
+    def broker(self) -> Broker:
+        """What carries publications."""
+
+    @property
+    def store(self) -> Store:
+        """What is shared besides. It works between the broker's `start` and `stop`."""

@@ -23,6 +23,8 @@ class InMemoryBroker:
         self._deliver: Deliver | None = None
         self._subscribed: set[tuple[str, str | None]] = set()
         self._logs = RoomLogs()
+        self.on_lost: Callable[[], None] | None = None
+        """See `Broker`. Memory is never lost touch with."""
 
     async def start(self, deliver: Deliver) -> None:
         """See `Broker`."""

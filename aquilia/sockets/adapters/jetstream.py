@@ -1,0 +1,145 @@
+"""The few verbs of JetStream that the adapter uses."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from aquilia.sockets.adapters.nats_connection import NatsConnection, Reply
+from aquilia.sockets.faults import ws_adapter_unavailable, ws_publish_failed
+
+__all__ = ["JetStream", "Kept", "State", "StreamInfo"]
+
+NOT_FOUND = frozenset({10059, 10037})
+NAME_IN_USE = 10058
+WRONG_LAST = 10071
+
+
+class Failure(msgspec.Struct):
+    """An error of the API."""
+
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class State(msgspec.Struct):
+    """What a stream holds."""
+
+    first_seq: int = 0
+    last_seq: int = 0
+    subjects: dict[str, int] = {}
+
+
+class _Config(msgspec.Struct):
+    metadata: dict[str, str] = {}
+
+
+class StreamInfo(msgspec.Struct):
+    """A stream, and the server's time."""
+
+    config: _Config
+    state: State
+    ts: datetime | None = None
+
+
+class Kept(msgspec.Struct):
+    """A message in a stream."""
+
+    seq: int
+    time: datetime
+    data: bytes = b""
+
+
+class _Answer(msgspec.Struct):
+    error: Failure | None = None
+    message: Kept | None = None
+    seq: int = 0
+
+
+_answer = msgspec.json.Decoder(_Answer).decode
+_info = msgspec.json.Decoder(StreamInfo).decode
+
+
+class JetStream:
+    """On one connection. Raises WS_ADAPTER_UNAVAILABLE where it cannot be reached or used."""
+
+    def __init__(self, connection: NatsConnection) -> None:
+        self._connection = connection
+
+    async def open_stream(self, name: str, config: dict[str, Any]) -> StreamInfo:
+        """The stream of this name, made if there is none."""
+        while True:
+            found = await self.info(name)
+            if found is not None:
+                return found
+            config = {"name": name, "retention": "limits", "storage": "file", "discard": "old", **config}
+            data = await self._api(f"STREAM.CREATE.{name}", config)
+            error = _answer(data).error
+            if error is None:
+                return _info(data)
+            if error.err_code != NAME_IN_USE:  # which another node has just made
+                raise ws_adapter_unavailable(
+                    f"JetStream does not make the stream {name}: {error.description} ({error.err_code})"
+                )
+
+    async def info(self, name: str, subject: str | None = None) -> StreamInfo | None:
+        """A stream, or None; with the number of messages of one subject."""
+        data = await self._api(f"STREAM.INFO.{name}", {"subjects_filter": subject} if subject else {})
+        error = _answer(data).error
+        if error is None:
+            return _info(data)
+        if error.err_code in NOT_FOUND:
+            return None
+        raise ws_adapter_unavailable(f"JetStream: {error.description} ({error.err_code})")
+
+    async def last(self, name: str, subject: str) -> Kept | None:
+        """The last message of a subject, from the stream's leader."""
+        answer = _answer(await self._api(f"STREAM.MSG.GET.{name}", {"last_by_subj": subject}))
+        if answer.error is not None and answer.error.err_code not in NOT_FOUND:
+            raise ws_adapter_unavailable(f"JetStream: {answer.error.description} ({answer.error.err_code})")
+        return answer.message
+
+    async def direct(self, name: str, query: dict[str, Any]) -> list[Reply]:
+        """Messages of a stream by ADR-31; the server's closing word is left out."""
+        batch = "batch" in query
+        data = msgspec.json.encode(query)
+        replies = await self._connection.call(
+            f"$JS.API.DIRECT.GET.{name}", data, again=not batch, batch=batch
+        )
+        if any(reply.status == "503" for reply in replies):
+            return []
+        return [reply for reply in replies if not reply.status]
+
+    async def store(self, subject: str, data: bytes, headers: dict[str, str]) -> tuple[Reply, bool]:
+        """Publish into a stream: the answer, and whether it was said twice."""
+        return await self._connection.call_telling(subject, data, headers)
+
+    async def _api(self, verb: str, request: dict[str, Any]) -> bytes:
+        data = msgspec.json.encode(request)
+        (reply,) = await self._connection.call(f"$JS.API.{verb}", data, again=True)
+        if reply.status == "503":
+            raise ws_adapter_unavailable(
+                f"NATS at {self._connection.target} has no JetStream: start nats-server with -js"
+            )
+        error = _answer(reply.data).error
+        if error is not None and error.err_code in (10039, 10076):
+            raise ws_adapter_unavailable(
+                f"NATS at {self._connection.target} has JetStream not enabled: start nats-server with -js"
+            )
+        return reply.data
+
+
+def acknowledged(reply: Reply) -> int | Failure | None:
+    """What an acknowledgement says: the sequence, a failure, or None: there is no such stream."""
+    if reply.status == "503":
+        return None
+    answer = _answer(reply.data)
+    return answer.error if answer.error is not None else answer.seq
+
+
+def refused(failure: Failure) -> Exception:
+    """A publication that was not stored."""
+    return ws_publish_failed(f"JetStream did not take it: {failure.description} ({failure.err_code})")

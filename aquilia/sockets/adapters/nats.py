@@ -1,0 +1,31 @@
+"""The NATS adapter: `nats://host/prefix`, for several processes and machines. nats-py is imported when it starts."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from aquilia.clock import Clock
+from aquilia.sockets.adapters.nats_broker import NatsBroker
+from aquilia.sockets.adapters.nats_connection import MISSING, NatsConnection, Target
+from aquilia.sockets.adapters.nats_store import NatsStore
+
+__all__ = ["NatsAdapter"]
+
+
+class NatsAdapter:
+    """A broker and a store over one connection to NATS with JetStream (server 2.11 or later).
+
+    `url` is `nats://[user:password@ or token@]host[:port][,host…][/prefix][?replicas=3]`, or the same with `tls://`.
+    Applications that share a server have different prefixes; the default is "aquilia".
+
+    Raises:
+        ValueError: the URL is wrong, or nats-py is not installed.
+    """
+
+    def __init__(self, url: str, clock: Clock | None = None) -> None:
+        target = Target.parse(url)
+        if find_spec("nats") is None:
+            raise ValueError(MISSING)
+        connection = NatsConnection(target)
+        self.store = NatsStore(connection, clock or Clock.current())
+        self.broker = NatsBroker(connection, self.store.start)

@@ -1,0 +1,358 @@
+"""Publications over NATS: plain rooms by core subjects, rooms with history by JetStream.
+
+Every room has one subject to listen on. What is stored comes there too, from the server (RePublish), with its place.
+
+All rooms of one `History` share a stream, so offsets are the stream's sequences: they increase, and have holes. The
+epoch stands in the stream's own subject, which ties each publication and each entry to the life of its stream: a
+stream that was deleted and made anew by another node takes nothing that was meant for the old one.
+
+Where JetStream promises less than the port asks:
+
+- `History.max_bytes` is kept for a stream as a whole, never for one room: `STREAM_BYTES` for all its rooms together.
+- An entry may outlive its `ttl` by moments, and a `ttl` below 0.1 s is 0.1 s.
+- `read` says that it is incomplete where it cannot prove the contrary: when the entry at the position is gone, the
+  stream has since let go of others by age or bytes, and this node has not been subscribed all the time.
+- In a cluster, a subscription needs a moment to be known on every server, and direct reads may lag: what a reader
+  misses by that it finds by `previous`.
+- A machine that loses its power loses what the server has not yet synced (its `sync_interval`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from secrets import token_urlsafe
+from typing import Any
+
+import msgspec
+
+from aquilia.sockets.adapters.base import Deliver, Page, Publication
+from aquilia.sockets.adapters.jetstream import Failure, JetStream, StreamInfo, acknowledged, refused
+from aquilia.sockets.adapters.nats_connection import NatsConnection, Reply
+from aquilia.sockets.adapters.nats_names import message_id, token
+from aquilia.sockets.adapters.stored import decode, encode
+from aquilia.sockets.faults import ws_adapter_unavailable
+from aquilia.sockets.history import History, Position
+
+__all__ = ["NatsBroker"]
+
+logger = logging.getLogger("aquilia.sockets.nats")
+
+STREAM_BYTES = 256 << 20
+"""What the rooms of one `History` may hold together, unless its own `max_bytes` is more."""
+TRIES = 3
+"""So often the stream is looked for when it is not there any more."""
+
+
+@dataclass(slots=True)
+class _Log:
+    """The stream of one `History`, as this node knows it."""
+
+    stream: str
+    epoch: str
+    subjects: str
+    """What all subjects of its rooms begin with."""
+
+    def subject(self, namespace: str, room: str) -> str:
+        return f"{self.subjects}.{token(namespace)}.{token(room)}"
+
+
+@dataclass(slots=True)
+class _Listening:
+    namespace: str
+    room: str | None
+    subject: str
+    position: Position | None = None
+    """The newest that arrived, while the subscription has had no hole."""
+
+
+class NatsBroker:
+    """See `Broker`, and the head of this module for what differs."""
+
+    def __init__(
+        self, connection: NatsConnection, on_start: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self._connection = connection
+        self._on_start = on_start
+        self._streams = JetStream(connection)
+        self._prefix = connection.target.prefix
+        self._deliver: Deliver | None = None
+        self._logs: dict[History, _Log] = {}
+        self._listening: dict[tuple[str, str | None], _Listening] = {}
+        self._opening = asyncio.Lock()
+        self._waiting = 0
+        self._told = False
+        self.on_lost: Callable[[], None] | None = None
+        """See `Broker`."""
+
+    async def start(self, deliver: Deliver) -> None:
+        """See `Broker`. Also finds out what the server can do.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE, with what to do.
+        """
+        self._deliver = deliver
+        self._connection.on_lost = self._lost
+        await self._connection.start()
+        try:
+            if self._on_start is not None:
+                await self._on_start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """See `Broker`."""
+        self._deliver = None
+        self._listening.clear()
+        self._logs.clear()
+        await self._connection.stop()
+
+    def _lost(self) -> None:
+        for listening in self._listening.values():
+            listening.position = None
+        if self.on_lost is not None:
+            self.on_lost()
+
+    # Subscriptions
+
+    async def subscribe(
+        self, namespace: str, room: str | None, history: History | None = None
+    ) -> Position | None:
+        """See `Broker`."""
+        key = (namespace, room)
+        logged = history is not None and room is not None
+        if key not in self._listening:
+            road = "stored.*" if logged else "plain"
+            subject = f"{self._prefix}.{road}.{token(namespace)}.{token(room)}"
+            listening = _Listening(namespace, room, subject)
+            self._listening[key] = listening
+            try:
+                await self._connection.subscribe(subject, lambda message: self._receive(listening, message))
+            except BaseException:
+                self._listening.pop(key, None)
+                raise
+        if history is None or room is None:
+            return None
+        head = await self._head(await self._open(history), namespace, room)
+        listening = self._listening[key]
+        if listening.position is None or listening.position < head:
+            listening.position = head
+        return head
+
+    async def unsubscribe(self, namespace: str, room: str | None) -> None:
+        """See `Broker`."""
+        listening = self._listening.pop((namespace, room), None)
+        if listening is not None:
+            await self._connection.unsubscribe(listening.subject)
+
+    def _receive(self, listening: _Listening, message: Any) -> None:
+        position: Position | None = None
+        previous: int | None = None
+        headers: Mapping[str, str] = message.headers or {}
+        try:
+            if listening.subject.startswith(f"{self._prefix}.stored."):
+                offset = int(headers["Nats-Sequence"])
+                position = Position(message.subject.split(".")[2], offset)
+                previous = int(headers.get("Nats-Last-Sequence", "0"))
+            publication = decode(message.data, position, previous)
+            if (publication.namespace, publication.room) != (listening.namespace, listening.room):
+                raise ValueError("a publication for another room")
+        except (ValueError, KeyError) as error:
+            self._ignore(error)
+            return
+        listening.position = position
+        if self._deliver is not None:
+            self._deliver(publication)
+
+    def _ignore(self, error: Exception) -> None:
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "something below %s.> on NATS is no publication of ours, and is ignored (said once): %s",
+                self._prefix,
+                error,
+            )
+
+    # Publishing
+
+    async def publish(self, publication: Publication, history: History | None = None) -> Position | None:
+        """See `Broker`."""
+        if self._deliver is None:
+            raise ws_adapter_unavailable("the NATS broker is not running")
+        data = encode(publication)
+        namespace, room = publication.namespace, publication.room
+        if history is None or room is None:
+            await self._connection.send(f"{self._prefix}.plain.{token(namespace)}.{token(room)}", data)
+            return None
+        id = message_id(f"{namespace}\n{room}", publication.id)
+        for _ in range(TRIES):
+            log = await self._in_turn(history)
+            reply, _ = await self._streams.store(
+                log.subject(namespace, room), data, {"Nats-Msg-Id": id, "Nats-Expected-Stream": log.stream}
+            )
+            answer = acknowledged(reply)
+            if isinstance(answer, Failure):
+                raise refused(answer)
+            if answer is not None:
+                return Position(log.epoch, answer)
+            self._logs.pop(history, None)
+        raise ws_adapter_unavailable(f"the stream {log.stream} was deleted, and cannot be made anew")
+
+    # Logs
+
+    async def _in_turn(self, history: History) -> _Log:
+        """The log; who has to wait for it goes on in the order of these calls, and so does who comes meanwhile."""
+        log = self._logs.get(history)
+        if log is not None and not self._waiting:
+            return log
+        self._waiting += 1
+        try:
+            async with self._opening:
+                return await self._open(history)
+        finally:
+            self._waiting -= 1
+
+    async def _open(self, history: History) -> _Log:
+        log = self._logs.get(history)
+        if log is None:
+            name = f"{self._prefix}_log_{history.size}_{round(history.ttl * 1000)}_{history.max_bytes}"
+            root, epoch = f"{self._prefix}.log.{name}", token_urlsafe(9)
+            age = max(100_000_000, round(history.ttl * 1e9))
+            found = await self._streams.open_stream(
+                name,
+                {
+                    "subjects": [f"{root}.{epoch}.*.*"],
+                    "max_msgs_per_subject": history.size,
+                    "max_age": age,
+                    # A repeat is known for as long as its first may be in the log.
+                    "duplicate_window": age,
+                    "max_bytes": max(STREAM_BYTES, history.max_bytes),
+                    "allow_direct": True,
+                    "num_replicas": self._connection.target.replicas,
+                    "republish": {
+                        "src": f"{root}.{epoch}.>",
+                        "dest": f"{self._prefix}.stored.{epoch}.>",
+                    },
+                    "metadata": {"aquilia.epoch": epoch},
+                },
+            )
+            known = found.config.metadata.get("aquilia.epoch")
+            if known is None:
+                raise ws_adapter_unavailable(
+                    f"the stream {name} on NATS is not Aquilia's: give the adapter's URL another prefix, "
+                    "as in nats://host/myapp"
+                )
+            log = self._logs[history] = _Log(name, known, f"{root}.{known}")
+        return log
+
+    async def _head(self, log: _Log, namespace: str, room: str) -> Position:
+        """The newest entry; in a room without any, the newest of the stream: behind it, nothing can be missing."""
+        found = await self._streams.info(log.stream, log.subject(namespace, room))
+        if found is None or found.config.metadata.get("aquilia.epoch") != log.epoch:
+            self._forget(log)
+            return Position(log.epoch, 0)
+        return Position(log.epoch, found.state.last_seq)
+
+    def _forget(self, log: _Log) -> None:
+        for history, known in list(self._logs.items()):
+            if known is log:
+                del self._logs[history]
+
+    async def read(
+        self, namespace: str, room: str, history: History, *, since: Position | None = None, limit: int = 100
+    ) -> Page:
+        """See `Broker`."""
+        for _ in range(TRIES):
+            log = await self._open(history)
+            subject = log.subject(namespace, room)
+            state = await self._streams.info(log.stream, subject)
+            if state is not None and state.config.metadata.get("aquilia.epoch") == log.epoch:
+                break
+            self._forget(log)
+        else:
+            raise ws_adapter_unavailable(f"the stream {log.stream} was deleted, and cannot be made anew")
+        if since is None:
+            return await self._newest(log, subject, state, limit)
+        if since.epoch != log.epoch or since.offset > state.state.last_seq:
+            return Page((), await self._last(log, subject), False)
+        known = self._listening.get((namespace, room))
+        followed = known is not None and known.position == since
+        if followed:
+            await self._connection.confirm()  # all that was stored before has arrived by then
+            followed = known is not None and known.position == since
+        # One more than asked for: the entry at the position itself comes first, if it is still there.
+        replies = await self._streams.direct(
+            log.stream, {"seq": max(1, since.offset), "batch": limit + 1, "next_by_subj": subject}
+        )
+        entries = self._entries(log, replies, since)
+        head = await self._last(log, subject)
+        if not await self._unbroken(log, subject, history, since, followed=followed):
+            return Page((), head, False)
+        return Page(entries[:limit], max(head, entries[-1].position or head) if entries else head, True)
+
+    async def _unbroken(
+        self, log: _Log, subject: str, history: History, since: Position, *, followed: bool
+    ) -> bool:
+        """Whether nothing behind a position had gone until now: entries go oldest first, in each room."""
+        if since.offset:
+            # Its very entry, or an older one, is left.
+            oldest = await self._streams.direct(log.stream, {"seq": 1, "next_by_subj": subject})
+            if oldest and int(oldest[0].headers["Nats-Sequence"]) <= since.offset:
+                return True
+        # Or the stream has let go of nothing behind it by age or bytes, or of nothing of this room, of which we
+        # have seen all; nor has the room by its size.
+        found = await self._streams.info(log.stream, subject)
+        if found is None or found.config.metadata.get("aquilia.epoch") != log.epoch:
+            return False
+        left = found.state.subjects.get(subject, 0)
+        return (followed or found.state.first_seq <= since.offset + 1) and left < history.size
+
+    async def _newest(self, log: _Log, subject: str, found: StreamInfo, limit: int) -> Page:
+        start, end = found.state.first_seq, found.state.last_seq
+        if found.state.subjects.get(subject, 0) > limit:
+            start = await self._start_of_last(log, subject, start, end, limit)
+        replies = await self._streams.direct(
+            log.stream, {"seq": max(1, start), "batch": limit, "next_by_subj": subject}
+        )
+        entries = self._entries(log, replies, None)
+        head = await self._last(log, subject)
+        return Page(entries, head, True)
+
+    async def _start_of_last(self, log: _Log, subject: str, low: int, high: int, limit: int) -> int:
+        """From which sequence on there are `limit` messages of a subject: JetStream cannot read backwards."""
+        while low < high:
+            middle = (low + high + 1) // 2
+            found = await self._streams.direct(
+                log.stream, {"seq": middle, "batch": 1, "next_by_subj": subject}
+            )
+            left = 1 + int(found[0].headers.get("Nats-Num-Pending", "0")) if found else 0
+            if left >= limit:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    async def _last(self, log: _Log, subject: str) -> Position:
+        replies = await self._streams.direct(log.stream, {"last_by_subj": subject})
+        if replies:
+            return Position(log.epoch, int(replies[0].headers["Nats-Sequence"]))
+        found = await self._streams.info(log.stream)
+        return Position(log.epoch, found.state.last_seq if found else 0)
+
+    def _entries(self, log: _Log, replies: list[Reply], since: Position | None) -> list[Publication]:
+        entries: list[Publication] = []
+        before = None if since is None else since.offset
+        for reply in replies:
+            offset = int(reply.headers["Nats-Sequence"])
+            if since is not None and offset <= since.offset:
+                continue
+            try:
+                entries.append(decode(reply.data, Position(log.epoch, offset), before))
+            except (ValueError, msgspec.MsgspecError) as error:
+                self._ignore(error)
+                continue
+            before = offset
+        return entries

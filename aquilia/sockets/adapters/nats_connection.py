@@ -1,0 +1,500 @@
+"""One connection to NATS, which comes back by itself, and the calls over it.
+
+nats-py brings the protocol. What it does after a disconnect is ours, for it replays what it has buffered at a time
+when nobody waits for it any more, and gives up for good on errors that pass.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from secrets import token_hex
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote
+
+from aquilia.sockets.faults import ws_adapter_unavailable, ws_publish_failed
+
+__all__ = ["NatsConnection", "Reply", "Target"]
+
+logger = logging.getLogger("aquilia.sockets.nats")
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds that the first connection may take, and each later attempt."""
+OUTAGE = 5.0
+"""Seconds that a call waits for its answer, or for the connection to be back."""
+RETRY = 1.0
+"""Seconds after which what may be said twice is said again."""
+PING = 5
+"""Seconds between pings; a server that leaves two of them without answer is given up."""
+BACKOFF = (0.05, 2.0)
+"""Seconds between attempts to connect: the first, and the longest; each is cut by chance to half of it at most."""
+
+MISSING = "the NATS adapter needs nats-py: pip install 'aquilia[nats]'"
+
+
+class Reply(NamedTuple):
+    """What came back on a call."""
+
+    headers: Mapping[str, str]
+    data: bytes
+
+    @property
+    def status(self) -> str:
+        """The server's own word in the place of a message, such as "404"; else empty."""
+        return self.headers.get("Status", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`nats://[user:password@|token@]host[:port][,host…][/prefix][?replicas=3]`; `tls://` asks for TLS.
+
+    What shares a prefix is one application. `replicas` is how many servers of a cluster keep each stream.
+    """
+
+    servers: tuple[str, ...]
+    prefix: str = "aquilia"
+    replicas: int = 1
+    tls: bool = False
+    user: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, url: str) -> Target:
+        """Read an URL.
+
+        Raises:
+            ValueError: with what is wrong. It never shows a password.
+        """
+        scheme, _, rest = url.partition("://")
+        if scheme not in ("nats", "tls"):
+            raise ValueError("it begins with nats:// or tls://")
+        rest, _, query = rest.partition("?")
+        authority, _, path = rest.partition("/")
+        login, _, hosts = authority.rpartition("@")
+        if "@" in login or "@" in path:  # never shown: it may be a part of a password
+            raise ValueError(
+                "one login is accepted, before the first host; write / as %2F in it, and @ as %40"
+            )
+        servers = [_server(scheme, host) for host in hosts.split(",")]
+        prefix = unquote(path.strip("/")) or "aquilia"
+        if not all(letter.isascii() and (letter.isalnum() or letter in "-_") for letter in prefix):
+            raise ValueError("the prefix, behind the host: ASCII letters, digits, - and _ are accepted")
+        options = dict(parse_qsl(query, keep_blank_values=True))
+        replicas = options.pop("replicas", "1")
+        if options:
+            raise ValueError(f"unknown option {next(iter(options))!r} (accepted: replicas)")
+        if replicas not in ("1", "3", "5"):
+            raise ValueError(f"replicas: 1, 3 or 5 is needed, not {replicas!r}")
+        user, colon, password = login.partition(":")
+        if not colon:
+            user, token = "", user
+        else:
+            token = ""
+        return cls(
+            tuple(servers),
+            prefix,
+            int(replicas),
+            scheme == "tls",
+            unquote(user) if colon else None,
+            unquote(password) if colon else None,
+            unquote(token) or None,
+        )
+
+    def __str__(self) -> str:
+        return ",".join(self.servers)
+
+
+def _server(scheme: str, host: str) -> str:
+    name, colon, port = host.rpartition(":")
+    if not colon or host.endswith("]"):
+        name, port = host, "4222"
+    if not name or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError("there is no host[:port] where one should be; several are parted by commas")
+    return f"{scheme}://{name}:{port}"
+
+
+class _Sink:
+    """What nats-py takes for the future of a subscription: it gets each message, at once and in the wire's order.
+
+    A callback would have a task and a bounded queue for each subject, which loses what does not fit, and the order
+    between the subjects. Here nothing is read from the socket before what came earlier has been handed over.
+    """
+
+    __slots__ = ("_receive",)
+
+    def __init__(self, receive: Callable[[Any], None]) -> None:
+        self._receive = receive
+
+    def cancelled(self) -> bool:
+        return False
+
+    def set_result(self, message: Any) -> None:
+        try:
+            self._receive(message)
+        except Exception:  # it would end the reading
+            logger.exception("a message from NATS could not be handled")
+
+
+class _Call:
+    __slots__ = (
+        "again",
+        "batch",
+        "data",
+        "future",
+        "headers",
+        "replies",
+        "reply",
+        "resent",
+        "sent",
+        "subject",
+    )
+
+    def __init__(
+        self,
+        subject: str,
+        data: bytes,
+        headers: dict[str, str] | None,
+        reply: str,
+        *,
+        again: bool,
+        batch: bool,
+    ) -> None:
+        self.subject = subject
+        self.data = data
+        self.headers = headers
+        self.reply = reply
+        self.again = again
+        self.batch = batch
+        self.sent = False
+        self.resent = False
+        self.replies: list[Reply] = []
+        self.future: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
+
+
+class NatsConnection:
+    """See the head of this module."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.on_lost: Callable[[], None] | None = None
+        self._client: Any = None
+        self._ready = False
+        self._stopped = True
+        self._calls: dict[str, _Call] = {}
+        self._numbers = count()
+        self._inbox = ""
+        self._subscribers: dict[str, Callable[[Any], None]] = {}
+        self._subscriptions: dict[str, Any] = {}
+        self._confirming: asyncio.Task[None] | None = None
+        self._restoring: asyncio.Task[None] | None = None
+
+    # Its life
+
+    async def start(self) -> None:
+        """Connect.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE, with what to do: unreachable, or the login is refused.
+        """
+        self._stopped = False
+        self._inbox = f"_INBOX.{token_hex(11)}"
+        try:
+            client = await self._connect()
+        except ImportError as error:
+            raise ws_adapter_unavailable(MISSING) from error
+        except (OSError, TimeoutError, _NATSError) as error:
+            raise ws_adapter_unavailable(_refusal(self.target, error)) from error
+        await self._restore(client)
+
+    async def stop(self) -> None:
+        """End it, and every call on it. Safe to call twice."""
+        self._stopped = True
+        self._ready = False
+        client, self._client = self._client, None
+        if self._restoring is not None:
+            self._restoring.cancel()
+            await asyncio.wait([self._restoring])
+        self._fail(list(self._calls.values()), "the connection to NATS was closed")
+        self._subscribers.clear()
+        self._subscriptions.clear()
+        if client is not None:
+            await _close(client)
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes that the server takes in one message, headers included."""
+        return int(self._client.max_payload) if self._client is not None else 1 << 20
+
+    async def _connect(self) -> Any:
+        from nats.aio.client import Client
+
+        client = Client()
+        told: list[Exception] = []
+
+        async def note(error: Exception) -> None:
+            told.append(error)
+
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await client.connect(
+                    list(self.target.servers),
+                    error_cb=note,
+                    name=f"aquilia {self.target.prefix}",
+                    allow_reconnect=False,
+                    max_reconnect_attempts=1,
+                    reconnect_time_wait=0,
+                    connect_timeout=int(CONNECT_TIMEOUT),
+                    ping_interval=PING,
+                    user=self.target.user,
+                    password=self.target.password,
+                    token=self.target.token,
+                )
+                if not client.is_connected:  # nats-py takes an end behind the login for a success
+                    raise ConnectionResetError("the server ended the connection")
+        except BaseException as error:
+            await _close(client)
+            if not isinstance(error, Exception) or isinstance(error, ImportError):
+                raise
+            reason = told[-1] if told else error
+            words = str(reason) or type(reason).__name__
+            # Its refusal is lost where the server ends the connection before it has read all of ours.
+            if isinstance(reason, ConnectionError) and (client._server_info or {}).get("auth_required"):
+                words = f"no authorization: {words}"
+            raise _NATSError(words) from error
+        if self.target.tls and not client._server_info.get("tls_required"):
+            await _close(client)
+            raise _NATSError(
+                "the server has no TLS: give it a certificate, or say nats:// in the place of tls://"
+            )
+        return client
+
+    async def _restore(self, client: Any) -> None:
+        """Take up a new connection: the subscriptions first, then what waits, in the order in which it was said."""
+        self._client = client
+        # The one sign that comes whatever the reason is: nats-py's callbacks are left out when its own end fails.
+        client._reading_task.add_done_callback(lambda _: self._lost(client))
+        await client.subscribe(f"{self._inbox}.*", future=_Sink(self._answered))
+        self._subscriptions.clear()
+        for subject, receive in list(self._subscribers.items()):
+            self._subscriptions[subject] = await client.subscribe(subject, future=_Sink(receive))
+        while unsent := [call for call in self._calls.values() if not call.sent and not call.future.done()]:
+            for call in unsent:
+                try:
+                    await self._write(client, call)
+                except Exception as error:
+                    if not call.future.done():
+                        call.future.set_exception(error)
+                        call.future.exception()  # who waited for it may be gone
+            if client is not self._client:  # it broke meanwhile
+                raise _NATSError("the connection was lost again")
+        self._ready = client is self._client
+
+    def _lost(self, client: Any) -> None:
+        if self._stopped or client is not self._client:
+            return
+        self._ready = False
+        self._client = None
+        logger.warning("the connection to NATS at %s is lost; connecting again", self.target)
+        calls = list(self._calls.values())
+        self._fail(
+            [call for call in calls if call.sent and not call.again],
+            "the connection to NATS was lost: whether it has the message is not known",
+        )
+        for call in calls:
+            call.sent, call.resent = False, call.sent
+            call.replies.clear()
+        if self._restoring is None or self._restoring.done():
+            self._restoring = asyncio.get_running_loop().create_task(self._come_back(client))
+
+    async def _come_back(self, old: Any) -> None:
+        await _close(old)
+        wait, longest = BACKOFF
+        while True:
+            try:
+                client = await self._connect()
+                await self._restore(client)
+                await self.confirm()  # only then does the server know what we listen to
+            except Exception as error:  # whatever it was, the next attempt may go well
+                logger.debug("no connection to NATS yet: %s", error)
+                broken = self._client
+                if broken is not None:
+                    self._lost(broken)
+                    await _close(broken)
+            else:
+                if self._ready:
+                    break
+            await asyncio.sleep(wait * random.uniform(0.5, 1))
+            wait = min(longest, wait * 2)
+        logger.warning("connected to NATS at %s again", self.target)
+        if self.on_lost is not None:
+            self.on_lost()
+
+    # Calls
+
+    async def call(
+        self,
+        subject: str,
+        data: bytes = b"",
+        headers: dict[str, str] | None = None,
+        *,
+        again: bool = False,
+        batch: bool = False,
+    ) -> list[Reply]:
+        """Say something, and return the answers; several, up to the server's own last word, in a `batch`.
+
+        What may be said `again` is, until it is answered.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE: no answer within 5 seconds; WS_PUBLISH_FAILED: it is too large.
+        """
+        return (await self._call(subject, data, headers, again=again, batch=batch)).replies
+
+    async def call_telling(
+        self, subject: str, data: bytes, headers: dict[str, str] | None = None
+    ) -> tuple[Reply, bool]:
+        """Like `call` with `again`: its answer, and whether it was said more than once."""
+        call = await self._call(subject, data, headers, again=True, batch=False)
+        return call.replies[0], call.resent
+
+    async def _call(
+        self, subject: str, data: bytes, headers: dict[str, str] | None, *, again: bool, batch: bool
+    ) -> _Call:
+        if self._stopped:
+            raise ws_adapter_unavailable("the connection to NATS is not open")
+        self._require_size(data, headers)
+        token = str(next(self._numbers))
+        call = _Call(subject, data, headers, f"{self._inbox}.{token}", again=again, batch=batch)
+        self._calls[token] = call
+        try:
+            async with asyncio.timeout(OUTAGE):
+                if self._ready:
+                    await self._write(self._client, call)
+                while not (await asyncio.wait([call.future], timeout=RETRY))[0]:
+                    if again and self._ready:
+                        call.resent = True
+                        await self._write(self._client, call)
+                call.future.result()
+        except TimeoutError:
+            raise ws_adapter_unavailable(
+                f"NATS at {self.target} did not answer within {OUTAGE:g} s"
+            ) from None
+        finally:
+            del self._calls[token]
+        return call
+
+    async def send(self, subject: str, data: bytes) -> None:
+        """Publish without an answer; returns when the server has it. The same faults as `call`."""
+        if self._stopped:
+            raise ws_adapter_unavailable("the connection to NATS is not open")
+        self._require_size(data, None)
+        if self._ready:
+            await self._write(self._client, _Call(subject, data, None, "", again=False, batch=False))
+        else:  # its turn comes with that of all who wait
+            token = str(next(self._numbers))
+            call = self._calls[token] = _Call(subject, data, None, "", again=False, batch=False)
+            try:
+                async with asyncio.timeout(OUTAGE):
+                    await call.future
+            except TimeoutError:
+                raise ws_adapter_unavailable(f"NATS at {self.target} cannot be reached") from None
+            finally:
+                del self._calls[token]
+        await self.confirm()
+
+    async def confirm(self) -> None:
+        """Wait until the server has all that was said before: one echo, for all who wait in this turn."""
+        if self._confirming is None:
+            self._confirming = asyncio.get_running_loop().create_task(self._echo())
+            self._confirming.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.shield(self._confirming)
+
+    async def _echo(self) -> None:
+        await asyncio.sleep(0)
+        self._confirming = None
+        # nats-py's own flush overtakes what is buffered. An answer to ourselves does not.
+        await self.call(f"{self._inbox}.echo")
+
+    async def subscribe(self, subject: str, receive: Callable[[Any], None]) -> None:
+        """Receive what is published there, from now on and on every later connection; at once, in order."""
+        if self._stopped:
+            raise ws_adapter_unavailable("the connection to NATS is not open")
+        self._subscribers[subject] = receive
+        try:
+            if self._ready:
+                self._subscriptions[subject] = await self._client.subscribe(subject, future=_Sink(receive))
+            await self.confirm()
+        except BaseException:
+            await self.unsubscribe(subject)
+            raise
+
+    async def unsubscribe(self, subject: str) -> None:
+        """The opposite."""
+        self._subscribers.pop(subject, None)
+        subscription = self._subscriptions.pop(subject, None)
+        if subscription is not None and self._ready:
+            with contextlib.suppress(Exception):  # gone with its connection
+                await subscription.unsubscribe()
+
+    async def _write(self, client: Any, call: _Call) -> None:
+        call.sent = True
+        try:
+            await client.publish(call.subject, call.data, reply=call.reply, headers=call.headers)
+        except Exception as error:
+            if call.again and client.is_closed:
+                call.sent = False  # the next connection says it
+                return
+            raise ws_adapter_unavailable(f"NATS at {self.target}: {error}") from error
+        if not call.reply and not call.future.done():
+            call.future.set_result([])
+
+    def _answered(self, message: Any) -> None:
+        token = message.subject.rpartition(".")[2]
+        headers = message.headers or {}
+        if token == "echo":  # of our own; whose it is stands in the subject for its answer
+            token = message.reply.rpartition(".")[2]
+        call = self._calls.get(token)
+        if call is None or call.future.done():
+            return
+        reply = Reply(headers, message.data)
+        call.replies.append(reply)
+        if not call.batch or reply.status:
+            call.future.set_result(call.replies)
+
+    def _require_size(self, data: bytes, headers: dict[str, str] | None) -> None:
+        size = len(data) + sum(len(key) + len(value) + 4 for key, value in (headers or {}).items()) + 12
+        if size > self.max_payload:
+            raise ws_publish_failed(
+                f"a publication of {len(data)} bytes is above what NATS takes, {self.max_payload} (max_payload)"
+            )
+
+    def _fail(self, calls: list[_Call], message: str) -> None:
+        for call in calls:
+            if not call.future.done():
+                call.future.set_exception(ws_adapter_unavailable(message))
+                call.future.exception()  # who waited for it may be gone
+
+
+class _NATSError(Exception):
+    """What nats-py or the server said, in words."""
+
+
+async def _close(client: Any) -> None:
+    with contextlib.suppress(Exception):
+        await client.close()
+
+
+def _refusal(target: Target, error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    if "authorization" in text.lower() or "authentication" in text.lower():
+        return (
+            f"NATS at {target} refuses the login: give user and password, or the token, in the adapter's URL"
+        )
+    if isinstance(error, _NATSError) and "TLS" in text:
+        return f"NATS at {target}: {text}"
+    return f"NATS at {target} cannot be reached ({text}): is the server running, and the URL right?"

@@ -1,0 +1,153 @@
+"""The store over JetStream: a stream that keeps one message for each key.
+
+Each value says how long it lives, counted from the moment at which the server stored it, by the server's own clock:
+a node knows that clock from the server's answers, within half a round trip. The server removes what has expired
+(Nats-TTL, in whole seconds); until it has, we judge. Swaps and takes are decided by the server: it stores only
+behind the revision that was read.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from secrets import token_bytes
+from typing import NamedTuple
+
+from aquilia.clock import Clock
+from aquilia.sockets.adapters.jetstream import WRONG_LAST, Failure, JetStream, acknowledged, refused
+from aquilia.sockets.adapters.nats_connection import NatsConnection
+from aquilia.sockets.adapters.nats_names import token
+from aquilia.sockets.faults import ws_adapter_unavailable
+
+__all__ = ["NatsStore"]
+
+_HEAD = struct.Struct(">B12sd")
+"""What the bytes are, who wrote them, and the seconds that they live; 0 for ever."""
+_VALUE, _GONE = 1, 2
+TOMBSTONE = 60.0
+"""Seconds for which a value that was taken is remembered to be gone, so that its taker can be told again."""
+SET_CLOCK_EVERY = 60.0
+"""Seconds between two looks at the server's clock."""
+
+
+class _Entry(NamedTuple):
+    value: bytes | None
+    revision: int
+    writer: bytes
+
+
+class NatsStore:
+    """See `Store`. It works between its broker's `start` and `stop`."""
+
+    def __init__(self, connection: NatsConnection, clock: Clock) -> None:
+        self._streams = JetStream(connection)
+        self._target = connection.target
+        self._stream = f"{self._target.prefix}_store"
+        self._clock = clock
+        self._ahead = 0.0
+        """Seconds that the server's clock is ahead of ours."""
+        self._set_at = -math.inf
+
+    async def start(self) -> None:
+        """Make the stream, and read the server's clock.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE, with what to do: no JetStream, or one that is too old.
+        """
+        await self._streams.open_stream(
+            self._stream,
+            {
+                "subjects": [f"{self._target.prefix}.store.*"],
+                "max_msgs_per_subject": 1,
+                "allow_msg_ttl": True,
+                "num_replicas": self._target.replicas,
+            },
+        )
+        self._set_at = -math.inf
+        await self._set_clock()
+
+    async def _set_clock(self) -> None:
+        before = self._clock.monotonic()
+        if before - self._set_at < SET_CLOCK_EVERY:
+            return
+        self._set_at = before
+        found = await self._streams.info(self._stream)
+        if found is None or found.ts is None:
+            raise ws_adapter_unavailable(f"the stream {self._stream} is gone: was NATS' storage deleted?")
+        half = (self._clock.monotonic() - before) / 2
+        self._ahead = found.ts.timestamp() - (self._clock.time() - half)
+
+    async def get(self, key: str) -> bytes | None:
+        """See `Store`."""
+        return (await self._read(self._subject(key))).value
+
+    async def put(self, key: str, value: bytes, ttl: float | None = None) -> None:
+        """See `Store`."""
+        await self._write(self._subject(key), _VALUE, token_bytes(12), value, ttl, None)
+
+    async def compare_and_swap(
+        self, key: str, expected: bytes | None, value: bytes, ttl: float | None = None
+    ) -> bool:
+        """See `Store`."""
+        subject, writer = self._subject(key), token_bytes(12)
+        while True:
+            now = await self._read(subject)
+            if now.value != expected:
+                return False
+            if await self._write(subject, _VALUE, writer, value, ttl, now.revision):
+                return True
+
+    async def get_and_delete(self, key: str) -> bytes | None:
+        """See `Store`."""
+        subject, writer = self._subject(key), token_bytes(12)
+        while True:
+            now = await self._read(subject)
+            if now.value is None or await self._write(subject, _GONE, writer, b"", TOMBSTONE, now.revision):
+                return now.value
+
+    def _subject(self, key: str) -> str:
+        return f"{self._target.prefix}.store.{token(key)}"
+
+    async def _read(self, subject: str) -> _Entry:
+        await self._set_clock()
+        kept = await self._streams.last(self._stream, subject)
+        if kept is None:
+            return _Entry(None, 0, b"")
+        try:
+            kind, writer, ttl = _HEAD.unpack_from(kept.data)
+        except struct.error:
+            raise ws_adapter_unavailable(f"{subject} in {self._stream} was not written by Aquilia") from None
+        expires = kept.time.timestamp() + ttl if ttl else math.inf
+        if kind != _VALUE or self._clock.time() + self._ahead >= expires:
+            return _Entry(None, kept.seq, writer)
+        return _Entry(kept.data[_HEAD.size :], kept.seq, writer)
+
+    async def _write(
+        self, subject: str, kind: int, writer: bytes, value: bytes, ttl: float | None, revision: int | None
+    ) -> bool:
+        """Whether it was stored; with a `revision`, only behind that one."""
+        headers = {"Nats-Expected-Stream": self._stream, "Nats-Msg-Id": token_bytes(9).hex()}
+        if ttl is not None:
+            headers["Nats-TTL"] = f"{max(1, math.ceil(ttl))}s"
+        if revision is not None:
+            headers["Nats-Expected-Last-Subject-Sequence"] = str(revision)
+        data = _HEAD.pack(kind, writer, ttl or 0.0) + value
+        reply, repeated = await self._streams.store(subject, data, headers)
+        answer = acknowledged(reply)
+        if answer is None:
+            raise ws_adapter_unavailable(f"the stream {self._stream} is gone: was NATS' storage deleted?")
+        if not isinstance(answer, Failure):
+            return True
+        if revision is None or answer.err_code != WRONG_LAST:
+            raise refused(answer)
+        if not repeated:
+            return False
+        # The first try may have been stored, and only its answer lost. What is there says who wrote it.
+        now = await self._read(subject)
+        if now.writer == writer:
+            return True
+        if now.revision == revision:
+            return False
+        raise ws_adapter_unavailable(
+            "the connection to NATS broke in a swap: whether it was done is not known"
+        )

@@ -1,0 +1,60 @@
+"""A real nats-server for the tests, on a free port of this machine."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sysconfig
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+EXECUTABLE = Path(sysconfig.get_path("scripts")) / "nats-server"
+_prefixes = itertools.count()
+
+
+class NatsServer:
+    """One server with its folder; it may be ended, and started again on the same port."""
+
+    def __init__(self, folder: Path, *options: str, jetstream: bool = True) -> None:
+        self.folder = folder
+        self.port = 0
+        self._options = [*options, *(["-js", "-sd", str(folder / "store")] if jetstream else [])]
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        ports = self.folder / "ports"
+        ports.mkdir(parents=True, exist_ok=True)
+        for old in ports.iterdir():
+            old.unlink()
+        command = [
+            str(EXECUTABLE),
+            "-a",
+            "127.0.0.1",
+            "-p",
+            str(self.port or -1),
+            "--ports_file_dir",
+            str(ports),
+        ]
+        self._process = subprocess.Popen(
+            [*command, *self._options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            for file in ports.glob("*.ports"):
+                if text := file.read_text():
+                    self.port = urlsplit(json.loads(text)["nats"][0]).port or 0
+                    return
+            time.sleep(0.02)
+        raise TimeoutError("nats-server did not start")
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def url(self, prefix: str | None = None, login: str = "") -> str:
+        """Its URL, with a prefix of its own unless one is given."""
+        return f"nats://{login}127.0.0.1:{self.port}/{prefix or f't{next(_prefixes)}'}"

@@ -1,0 +1,224 @@
+"""The NATS adapter where things go wrong: servers that end and return, two nodes, wrong URLs and logins."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from nats_server import NatsServer
+
+from aquilia.sockets import Publication, SocketFault
+from aquilia.sockets.adapters.nats import NatsAdapter
+from aquilia.sockets.adapters.nats_connection import Target
+from aquilia.sockets.history import History
+
+HISTORY = History(size=5000, ttl=60)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    server = NatsServer(tmp_path)
+    yield server
+    server.kill()
+
+
+class Node:
+    """An adapter, what it got, and how often it lost its server."""
+
+    def __init__(self, url: str) -> None:
+        self.adapter = NatsAdapter(url)
+        self.broker, self.store = self.adapter.broker, self.adapter.store
+        self.got: list[Publication] = []
+        self.lost = asyncio.Event()
+        self.broker.on_lost = self.lost.set
+
+    async def payloads(self, count: int) -> list[object]:
+        async with asyncio.timeout(10):
+            while len(self.got) < count:
+                await asyncio.sleep(0.01)
+        return [found.payload for found in self.got]
+
+    async def hears(self, payload: object) -> None:
+        async with asyncio.timeout(10):
+            while payload not in [found.payload for found in self.got]:
+                await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def nodes(server: NatsServer) -> AsyncIterator[tuple[Node, Node]]:
+    url = server.url()
+    pair = Node(url), Node(url)
+    for node in pair:
+        await node.broker.start(node.got.append)
+    yield pair
+    for node in pair:
+        await node.broker.stop()
+
+
+def publication(n: int, room: str | None = "r") -> Publication:
+    return Publication(id=f"p{n}", namespace="/a", event="e", payload=n, ts=n, room=room)
+
+
+async def test_two_nodes_see_one_order(nodes: tuple[Node, Node]) -> None:
+    one, two = nodes
+    for node in nodes:
+        await node.broker.subscribe("/a", "r", HISTORY)
+    places = await asyncio.gather(*(nodes[n % 2].broker.publish(publication(n), HISTORY) for n in range(400)))
+    assert await one.payloads(400) == await two.payloads(400)
+    assert [found.position for found in one.got] == sorted(place for place in places if place)
+    assert [found.previous for found in one.got[1:]] == [
+        found.position and found.position.offset for found in one.got[:-1]
+    ]
+
+
+async def test_what_is_acknowledged_survives_the_server_and_is_stored_once(
+    server: NatsServer, nodes: tuple[Node, Node]
+) -> None:
+    one, two = nodes
+    await two.broker.subscribe("/a", "r", HISTORY)
+    first = await one.broker.publish(publication(0), HISTORY)
+    sent = [asyncio.create_task(one.broker.publish(publication(n), HISTORY)) for n in range(1, 1000)]
+    await asyncio.wait(sent, return_when=asyncio.FIRST_COMPLETED)
+    server.kill()
+    server.start()
+    places = [first, *await asyncio.gather(*sent)]
+    async with asyncio.timeout(10):
+        await asyncio.gather(one.lost.wait(), two.lost.wait())
+    page = await two.broker.read("/a", "r", HISTORY, limit=5000)
+    assert [found.payload for found in page.publications] == list(range(1000))
+    assert [found.position for found in page.publications] == places
+    assert len({place.epoch for place in places if place}) == 1
+    await one.broker.publish(publication(2000), HISTORY)
+    await two.hears(2000)
+
+
+async def test_plain_rooms_are_back_after_an_outage(server: NatsServer, nodes: tuple[Node, Node]) -> None:
+    one, two = nodes
+    await two.broker.subscribe("/a", "r")
+    server.kill()
+    waiting = [asyncio.create_task(one.broker.publish(publication(n))) for n in range(20)]
+    await asyncio.wait(waiting, timeout=0.05)
+    server.start()
+    await asyncio.wait_for(two.lost.wait(), 10)
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await one.broker.publish(publication(99))
+    await two.hears(99)
+    assert await one.store.compare_and_swap("k", None, b"v")
+    assert await two.store.get("k") == b"v"
+
+
+async def test_storage_that_is_gone_begins_another_life(server: NatsServer, nodes: tuple[Node, Node]) -> None:
+    one, two = nodes
+    before = await one.broker.publish(publication(1), HISTORY)
+    streams = await two.broker._streams.info("unknown")
+    assert streams is None
+    (log,) = one.broker._logs.values()
+    await two.broker._connection.call(f"$JS.API.STREAM.DELETE.{log.stream}")
+    after = await one.broker.publish(publication(2), HISTORY)
+    assert before is not None
+    assert after is not None
+    assert before.epoch != after.epoch
+    page = await two.broker.read("/a", "r", HISTORY, since=before)
+    assert (page.complete, page.head) == (False, after)
+
+
+async def test_of_twenty_swaps_and_takes_on_two_nodes_one_wins(nodes: tuple[Node, Node]) -> None:
+    swaps = [nodes[n % 2].store.compare_and_swap("k", None, b"%d" % n) for n in range(20)]
+    assert sorted(await asyncio.gather(*swaps)) == [False] * 19 + [True]
+    taken = await asyncio.gather(*(nodes[n % 2].store.get_and_delete("k") for n in range(20)))
+    assert len([value for value in taken if value is not None]) == 1
+    assert await nodes[0].store.get("k") is None
+
+
+async def test_applications_with_other_prefixes_do_not_mix(
+    server: NatsServer, nodes: tuple[Node, Node]
+) -> None:
+    other = Node(server.url())
+    await other.broker.start(other.got.append)
+    await other.broker.subscribe("/a", "r")
+    await nodes[0].broker.subscribe("/a", "r")
+    await nodes[1].broker.publish(publication(1))
+    assert await nodes[0].payloads(1) == [1]
+    assert other.got == []
+    await other.broker.stop()
+
+
+async def test_foreign_bytes_are_ignored(nodes: tuple[Node, Node]) -> None:
+    one, two = nodes
+    await one.broker.subscribe("/a", "r")
+    (subject,) = one.broker._connection._subscribers
+    for junk in (b"", b"\xff" * 40, b"\x91\x01"):
+        await two.broker._connection.send(subject, junk)
+    await two.broker.publish(publication(1))
+    assert await one.payloads(1) == [1]
+
+
+async def test_a_publication_above_the_servers_bound_is_refused_with_the_numbers(
+    nodes: tuple[Node, Node],
+) -> None:
+    large = Publication(id="x", namespace="/a", event="e", payload="x" * 1_100_000, ts=1, room="r")
+    for history in (None, HISTORY):
+        with pytest.raises(SocketFault, match=r"1100\d\d\d bytes .* 1048576") as refused:
+            await nodes[0].broker.publish(large, history)
+        assert refused.value.code == "WS_PUBLISH_FAILED"
+
+
+async def refusal(url: str) -> str:
+    adapter = NatsAdapter(url)
+    with pytest.raises(SocketFault) as refused:
+        await adapter.broker.start(lambda publication: None)
+    assert refused.value.code == "WS_ADAPTER_UNAVAILABLE"
+    return refused.value.message
+
+
+async def test_a_server_without_jetstream_is_refused_at_boot(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path, jetstream=False)
+    try:
+        assert "start nats-server with -js" in await refusal(server.url())
+    finally:
+        server.kill()
+
+
+async def test_a_wrong_login_is_refused_at_boot_and_never_shown(tmp_path: Path) -> None:
+    server = NatsServer(tmp_path, "--user", "ada", "--pass", "p@ss/w")
+    try:
+        message = await refusal(server.url(login="ada:s3cret@"))
+        assert "refuses the login" in message
+        assert "s3cret" not in message
+        right = Node(server.url(login="ada:p%40ss%2Fw@"))
+        await right.broker.start(right.got.append)
+        await right.broker.stop()
+    finally:
+        server.kill()
+
+
+async def test_a_server_that_is_not_there_is_refused_at_boot(server: NatsServer) -> None:
+    url = server.url()
+    server.kill()
+    assert "cannot be reached" in await refusal(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("redis://a", "nats://"),
+        ("nats://", "host"),
+        ("nats://a:x", "host"),
+        ("nats://a/b.c", "prefix"),
+        ("nats://a?replica=3", "replicas"),
+        ("nats://a?replicas=2", "1, 3 or 5"),
+        ("nats://u:p@a,v:q@b", "one login"),
+    ],
+)
+def test_a_wrong_url_is_refused(url: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        Target.parse(url)
+
+
+def test_a_target_shows_no_secret() -> None:
+    target = Target.parse("nats://ada:s3cret@a:1,b/app?replicas=3")
+    assert "s3cret" not in repr(target) + str(target)
+    assert (target.servers, target.prefix, target.replicas) == (("nats://a:1", "nats://b:4222"), "app", 3)
+    assert target.password == "s3cret"
