@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from itertools import islice
 from operator import length_hint
 
@@ -22,6 +22,7 @@ from aquilia.sockets.faults import ws_publish_failed
 from aquilia.sockets.figures import Meter
 from aquilia.sockets.identities import Identities
 from aquilia.sockets.outbound import Outbound
+from aquilia.sockets.outbox import Strategy
 
 __all__ = ["Audience", "FanOut"]
 
@@ -73,10 +74,11 @@ class Audience:
 class _Delivery:
     """A publication on its way to one audience, with its frames."""
 
-    __slots__ = ("_frames", "begun", "bytes", "members", "publication")
+    __slots__ = ("_frames", "begun", "bytes", "key", "members", "publication", "strategy")
 
-    def __init__(self, publication: Publication) -> None:
+    def __init__(self, publication: Publication, policy: tuple[Strategy | None, Hashable]) -> None:
         self.publication = publication
+        self.strategy, self.key = policy
         self._frames: dict[Variant, bytes] = {}
 
     def measure(self, now: float) -> None:
@@ -177,13 +179,18 @@ class FanOut:
 
     # The work
 
-    def deliver(self, audience: Audience, publication: Publication) -> None:
+    def deliver(
+        self,
+        audience: Audience,
+        publication: Publication,
+        policy: tuple[Strategy | None, Hashable] = (None, None),
+    ) -> None:
         """Send a publication to an audience, at once as far as the slice goes.
 
         Raises:
             SocketFault: WS_PUBLISH_FAILED, if it cannot be encoded.
         """
-        delivery = _Delivery(publication)
+        delivery = _Delivery(publication, policy)
         if audience.meter is not None:
             delivery.measure(self.clock())
         if audience.members:
@@ -254,7 +261,7 @@ class FanOut:
                     batch.add(conn, line)
                 elif conn._close is None:
                     queued += 1
-                    conn._push(frame)
+                    conn._push(frame, delivery.strategy, delivery.key)
             if counted:
                 delivery.count(len(batch) + queued, size)
                 queued = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 from uuid import uuid4
@@ -15,11 +15,12 @@ from aquilia.clock import Clock
 from aquilia.di import ScopeContainer
 from aquilia.sockets.adapters.base import Broker, Publication
 from aquilia.sockets.connection import Connection
-from aquilia.sockets.emits import Emits
+from aquilia.sockets.emits import Emits, conflation_key
 from aquilia.sockets.fanout import CLOCK_EVERY, SLICE, Audience, FanOut
 from aquilia.sockets.faults import CloseCode, ws_kicked, ws_message_invalid, ws_quota_exceeded, ws_room_full
 from aquilia.sockets.hub_port import Member, Namespace
 from aquilia.sockets.identities import Identities
+from aquilia.sockets.outbox import Strategy
 from aquilia.sockets.recorder import Recorder
 from aquilia.sockets.settings import SocketSettings
 
@@ -57,6 +58,22 @@ class Home:
         self.rooms: dict[str, Audience] = {}
         self.users = 0
         self.linger: asyncio.TimerHandle | None = None
+
+    def policy(self, event: str, room: str | None, payload: Any) -> tuple[Strategy | None, Hashable]:
+        """The strategy and the key by which an event is queued, None where that is as the connection has it.
+
+        Raises:
+            SocketFault: WS_PUBLISH_FAILED, if the key cannot be had from this payload.
+        """
+        emits = self.emits.get(event)
+        strategy, key = (None, None) if emits is None else (emits.strategy, emits.key)
+        if strategy is None and (own := self.settings.backpressure).strategy == "conflate":
+            strategy, key = "conflate", own.key
+        if strategy != "conflate":
+            return strategy, None
+        if emits is not None and callable(key):  # what came from another node has no type any more
+            payload = emits.payload.convert(payload)
+        return strategy, conflation_key(event, room, key, payload)
 
     def everyone(self) -> list[Connection]:
         """All connections that are open here, welcomed or not."""
@@ -269,7 +286,11 @@ class Hub:
         """Called by the broker: send a publication to the local part of its audience."""
         audience = self._audience(publication)
         if audience is not None:
-            self._fanout.deliver(audience, publication)
+            home = self.homes[publication.namespace]
+            policy = home.policy(publication.event, publication.room, publication.payload)
+            if publication.position is not None and policy[0] == "conflate":
+                policy = "drop_oldest", None  # what is in a log keeps the log's order
+            self._fanout.deliver(audience, publication, policy)
 
     def _audience(self, publication: Publication) -> Audience | None:
         home = self.homes.get(publication.namespace)
