@@ -93,10 +93,11 @@ class EventRecord(Struct, frozen=True):
 
 
 class EmitRecord(Struct, frozen=True):
-    """A message that clients may get. `payload` is a JSON Schema."""
+    """A message that clients may get. `payload` is a JSON Schema; `backpressure` its own, if it has one."""
 
     name: str
     payload: dict[str, Any]
+    backpressure: dict[str, Any] | UnsetType = UNSET
 
 
 class GuardRecord(Struct, frozen=True):

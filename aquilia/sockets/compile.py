@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, get_args
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from aquilia.aquilary import App, qualified_name
 from aquilia.sockets.artifact import (
@@ -22,6 +22,7 @@ from aquilia.sockets.artifact import (
     ParameterRecord,
 )
 from aquilia.sockets.contract import EventContract, SocketContract
+from aquilia.sockets.emits import Emits
 from aquilia.sockets.guards import SocketGuard
 from aquilia.sockets.plan import SocketPlan
 
@@ -57,16 +58,24 @@ def _namespace(app: App, contract: SocketContract) -> NamespaceRecord:
         controller=contract.name,
         doc=_doc(contract.controller),
         parameters=tuple(ParameterRecord(each.name, each.kind) for each in contract.pattern.parameters),
-        settings=msgspec.to_builtins(contract.settings),
+        settings=msgspec.to_builtins(contract.settings, enc_hook=qualified_name),
         events=tuple(_event(event) for _, event in sorted(contract.events.items())),
         emits=tuple(
-            EmitRecord(name, emits.payload.json_schema()) for name, emits in sorted(contract.emits.items())
+            EmitRecord(name, emits.payload.json_schema(), _policy(emits))
+            for name, emits in sorted(contract.emits.items())
         ),
         guards=tuple(sorted(_guards(contract), key=lambda guard: guard.priority)),
         middleware=_names((*contract.chain.message_middleware, *contract.declaration.middleware)),
         hooks=tuple(hooks),
         function=UNSET if contract.declaration.function is None else contract.name,
     )
+
+
+def _policy(emits: Emits[Any]) -> dict[str, Any] | UnsetType:
+    if emits.strategy is None:
+        return UNSET
+    key = qualified_name(emits.key) if callable(emits.key) else emits.key
+    return {"strategy": emits.strategy} | ({} if key is None else {"key": key})
 
 
 def _event(event: EventContract) -> EventRecord:

@@ -200,7 +200,8 @@ class Connection(Outbound):
         name, value = emitted(event, payload, self._home.emits)
         if self._close is not None:
             raise ws_connection_closed()
-        self._push(self._event(name, value))
+        strategy, key = self._home.policy_of(name, None, value)
+        self._push(self._event(name, value), strategy, key)
         while self._outbox.half_full and self.phase is not ConnectionState.CLOSED:
             await self._drained()
 

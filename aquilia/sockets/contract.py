@@ -196,7 +196,12 @@ class _Reader:
             if not isinstance(emits, Emits):
                 continue
             other = declared.setdefault(emits.name, attribute)
-            if contract.emits.setdefault(emits.name, emits).payload.annotation != emits.payload.annotation:
+            first = contract.emits.setdefault(emits.name, emits)
+            if (first.payload.annotation, first.strategy, first.key) != (
+                emits.payload.annotation,
+                emits.strategy,
+                emits.key,
+            ):
                 self._problem(
                     self._location,
                     f"event {emits.name!r} is declared by {other}, and differently by {attribute}",
@@ -265,7 +270,9 @@ class _Reader:
         if declaration.backpressure is not None:
             self._problem(
                 handler.location,
-                "backpressure per event is planned, and not in this version yet; set it on @Socket",
+                "backpressure= is about what clients get: declare it on the event that is sent, as in "
+                "Emits(…, backpressure=…), or on @Socket; what clients send waits in the inbox, and reading pauses "
+                "when that is full",
             )
 
     def _check_function(self, function: Callable[..., Any], contract: SocketContract) -> None:
@@ -285,7 +292,7 @@ class _Reader:
                 self._location, f"{raw}: {qualified_name(middleware)} cannot wrap them; {elsewhere}"
             )
         strategy = contract.settings.backpressure.strategy
-        if strategy.startswith("drop"):
+        if strategy not in ("buffer", "disconnect"):
             self._problem(
                 self._location,
                 f"{raw}: its clients could not be told what the strategy {strategy!r} dropped (accepted: 'buffer', "

@@ -56,7 +56,7 @@ FAMILIES = {
             "aquilia_messages_dropped_total",
             "counter",
             ("pattern", "cause"),
-            "Messages that were lost for a client, by cause: slow_consumer or disconnected.",
+            "Messages that a client did not get: slow_consumer, disconnected, or conflated, which is no loss.",
         ),
         Family(
             "aquilia_handler_seconds",

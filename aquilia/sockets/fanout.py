@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from itertools import islice
 from operator import length_hint
 from typing import Any, Protocol
@@ -23,8 +23,9 @@ from aquilia.sockets.faults import ws_publish_failed
 from aquilia.sockets.figures import Meter
 from aquilia.sockets.identities import Identities
 from aquilia.sockets.outbound import Outbound
+from aquilia.sockets.outbox import Strategy
 
-__all__ = ["Audience", "Delivery", "FanOut", "Tail"]
+__all__ = ["Audience", "Delivery", "FanOut", "Policy", "Tail"]
 
 logger = logging.getLogger("aquilia.sockets")
 
@@ -34,6 +35,10 @@ BACKLOG = 64
 """Publications that an audience may be behind before its publishers wait."""
 TURN_BYTES = 1 << 16
 """Bytes that may be published in one turn of the loop: they have to be written before more come."""
+
+
+Policy = tuple[Strategy | None, Hashable]
+"""The strategy and the key by which an event is queued; None where that is as the connection has it."""
 
 
 class Tail(Protocol):
@@ -97,10 +102,11 @@ class Audience:
 class Delivery:
     """A publication on its way to one audience, with its frames."""
 
-    __slots__ = ("_frames", "begun", "bytes", "members", "publication")
+    __slots__ = ("_frames", "begun", "bytes", "key", "members", "publication", "strategy")
 
-    def __init__(self, publication: Publication) -> None:
+    def __init__(self, publication: Publication, policy: Policy = (None, None)) -> None:
         self.publication = publication
+        self.strategy, self.key = policy
         self._frames: dict[Variant, bytes] = {}
 
     def measure(self, now: float) -> None:
@@ -211,13 +217,18 @@ class FanOut:
 
     # The work
 
-    def deliver(self, audience: Audience, publication: Publication) -> None:
+    def deliver(
+        self,
+        audience: Audience,
+        publication: Publication,
+        policy: Policy = (None, None),
+    ) -> None:
         """Send a publication to an audience, at once as far as the slice goes.
 
         Raises:
             SocketFault: WS_PUBLISH_FAILED, if it cannot be encoded.
         """
-        self.enqueue(audience, Delivery(publication))
+        self.enqueue(audience, Delivery(publication, policy))
 
     def enqueue(self, audience: Audience, delivery: Delivery) -> None:
         """See `deliver`."""
@@ -296,11 +307,11 @@ class FanOut:
                     conn.bytes_sent += size
                     batch.add(conn, line)
                 elif conn._close is None:
-                    if tail is not None and conn._variant.v1 and not conn._holds(frame):
+                    if tail is not None and conn._variant.v1 and not conn._holds(frame, delivery.strategy):
                         tail.put_back(conn)
                         continue
                     queued += 1
-                    conn._push(frame)
+                    conn._push(frame, delivery.strategy, delivery.key)
             if counted:
                 delivery.count(len(batch) + queued, size)
                 queued = 0

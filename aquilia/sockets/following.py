@@ -12,13 +12,13 @@ import asyncio
 import logging
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from aquilia.sockets.adapters.base import Broker, Publication
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.envelope import MessageEnvelope
-from aquilia.sockets.fanout import CLOCK_EVERY, SLICE, Audience, Delivery, FanOut
+from aquilia.sockets.fanout import CLOCK_EVERY, SLICE, Audience, Delivery, FanOut, Policy
 from aquilia.sockets.faults import SocketFault, ws_messages_dropped
 from aquilia.sockets.history import Follower, Gap, History, Position
 from aquilia.sockets.hub_port import Recovery
@@ -43,8 +43,8 @@ class Following:
     """The log of one room, and who has which part of it. See the head of this module."""
 
     __slots__ = (
-        "_audience", "_before", "_bytes", "_fanout", "_follower", "_lock", "_loop", "_namespace", "_read", "_reading",
-        "_recent", "_release", "_since", "_tasks", "_users", "history", "reached",
+        "_audience", "_before", "_bytes", "_fanout", "_follower", "_lock", "_loop", "_namespace", "_policy", "_read",
+        "_reading", "_recent", "_release", "_since", "_tasks", "_users", "history", "reached",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +54,7 @@ class Following:
         history: History,
         head: Position,
         *,
+        policy: Callable[[Publication], Policy],
         broker: Broker,
         fanout: FanOut,
         loop: asyncio.AbstractEventLoop,
@@ -64,6 +65,7 @@ class Following:
         self._before = head
         self._audience = audience
         self._namespace = namespace
+        self._policy = policy
         self._read = broker.read
         self._fanout = fanout
         self._loop = loop
@@ -90,7 +92,7 @@ class Following:
     def arrived(self, publication: Publication) -> None:
         """The broker has delivered: fan it out, unless it came before, or something before it is missing."""
         if self._follower.offer(publication):
-            self._fanout.deliver(self._audience, publication)
+            self._fanout.deliver(self._audience, publication, self._policy(publication))
         elif self._follower.wants is not None:
             self._fetch()
 
@@ -135,7 +137,7 @@ class Following:
                 if gap is not None:
                     self._fanout.enqueue(self._audience, _GapDelivery(self._audience.name or "", gap))
                 for publication in found:
-                    self._fanout.deliver(self._audience, publication)
+                    self._fanout.deliver(self._audience, publication, self._policy(publication))
                     await self._fanout.keep_pace(self._audience)
         finally:
             self._reading = False

@@ -15,8 +15,8 @@ from aquilia.clock import Clock
 from aquilia.di import ScopeContainer
 from aquilia.sockets.adapters.base import Broker, Publication
 from aquilia.sockets.connection import Connection
-from aquilia.sockets.emits import Emits
-from aquilia.sockets.fanout import CLOCK_EVERY, SLICE, Audience, FanOut
+from aquilia.sockets.emits import Emits, conflation_key
+from aquilia.sockets.fanout import CLOCK_EVERY, SLICE, Audience, FanOut, Policy
 from aquilia.sockets.faults import (
     CloseCode,
     SocketFault,
@@ -67,6 +67,37 @@ class Home:
         self.users = 0
         self.linger: asyncio.TimerHandle | None = None
 
+    def policy(self, publication: Publication) -> Policy:
+        """By which strategy and key a publication is queued.
+
+        Raises:
+            SocketFault: WS_PUBLISH_FAILED, if the key cannot be had from its payload.
+        """
+        if publication.position is None:
+            return self.policy_of(publication.event, publication.room, publication.payload)
+        emits = self.emits.get(publication.event)
+        strategy = None if emits is None else emits.strategy
+        # What is in a log keeps the log's order: nothing takes the place of an older one.
+        return "drop_oldest" if (
+            strategy or self.settings.backpressure.strategy
+        ) == "conflate" else strategy, None
+
+    def policy_of(self, event: str, room: str | None, payload: Any) -> Policy:
+        """The strategy and the key by which an event is queued, None where that is as the connection has it.
+
+        Raises:
+            SocketFault: WS_PUBLISH_FAILED, if the key cannot be had from this payload.
+        """
+        emits = self.emits.get(event)
+        strategy, key = (None, None) if emits is None else (emits.strategy, emits.key)
+        if strategy is None and (own := self.settings.backpressure).strategy == "conflate":
+            strategy, key = "conflate", own.key
+        if strategy != "conflate":
+            return strategy, None
+        if emits is not None and callable(key):  # what came from another node has no type any more
+            payload = emits.payload.convert(payload)
+        return strategy, conflation_key(event, room, key, payload)
+
     def everyone(self) -> list[Connection]:
         """All connections that are open here, welcomed or not."""
         return [*self.connections.members.values(), *self.arriving.values()]
@@ -99,6 +130,7 @@ class Hub:
         """Connect to the broker."""
         self._loop = asyncio.get_running_loop()
         self._fanout.bind(self._loop)
+        self._broker.on_lost = self.lost_touch
         await self._broker.start(self.deliver)
 
     async def stop(self) -> None:
@@ -346,7 +378,8 @@ class Hub:
         if publication.position is not None and isinstance(audience.tail, Following):
             audience.tail.arrived(publication)
         else:
-            self._fanout.deliver(audience, publication)
+            policy = self.homes[publication.namespace].policy(publication)
+            self._fanout.deliver(audience, publication, policy)
 
     def lost_touch(self) -> None:
         """Called by the broker: it was away, and is back."""
@@ -408,7 +441,14 @@ class Hub:
         head = await self._broker.subscribe(path, name, history)
         if history is not None and head is not None:
             audience.tail = Following(
-                audience, path, history, head, broker=self._broker, fanout=self._fanout, loop=self._loop
+                audience,
+                path,
+                history,
+                head,
+                policy=home.policy,
+                broker=self._broker,
+                fanout=self._fanout,
+                loop=self._loop,
             )
         audience.subscribed = True
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,7 @@ from aquilia.sockets.codecs import Codec
 from aquilia.sockets.envelope import MessageEnvelope, Profile
 from aquilia.sockets.faults import CloseCode, ws_connection_closed, ws_messages_dropped, ws_slow_consumer
 from aquilia.sockets.hub_port import HubPort
-from aquilia.sockets.outbox import Outbox
+from aquilia.sockets.outbox import Outbox, Strategy
 
 if TYPE_CHECKING:
     from aquilia.sockets.transports.base import Transport
@@ -117,22 +117,32 @@ class Outbound:
         codec = self._codec
         return self._transport.frame(codec.encode(envelope), binary=codec.binary)
 
-    def _push(self, frame: bytes) -> None:
-        """Queue an event's frame, under the backpressure policy."""
+    def _push(self, frame: bytes, strategy: Strategy | None = None, key: Hashable = None) -> None:
+        """Queue an event's frame, under the backpressure policy of the connection, or one of its own."""
         outbox = self._outbox
         if outbox.half_full and self._dirty and not self._blocked:
             self._flush()  # the transport takes more: only the loop's turn is too long
-        if not outbox.push(frame) and not self._count_dropped():
-            self._overflow()
-        elif not self._dirty:
+        if strategy is None:
+            queued = outbox.push(frame)
+        else:
+            queued = outbox.push_as(frame, strategy, key)
+            if outbox.conflated:
+                self._home.recorder.dropped(self._home.pattern, "conflated", outbox.conflated)
+                outbox.conflated = 0
+        if not queued:
+            self._count_dropped()
+            if outbox.overflowed:
+                self._overflow()
+                return
+        if not self._dirty:
             self._mark_dirty()
 
-    def _holds(self, frame: bytes) -> bool:
+    def _holds(self, frame: bytes, strategy: Strategy | None) -> bool:
         """Whether an event's frame can be queued without ending the connection, which would be its policy."""
         outbox = self._outbox
         if outbox.half_full and self._dirty and not self._blocked:
             self._flush()
-        return outbox.holds(frame)
+        return outbox.holds(frame, strategy)
 
     def _push_urgent(self, envelope: MessageEnvelope) -> None:
         """Queue an answer or a word of the protocol."""
@@ -148,15 +158,14 @@ class Outbound:
         if self._profile.v1:
             self._push_urgent(MessageEnvelope(type="system", event=event, payload=payload))
 
-    def _count_dropped(self) -> bool:
-        """Report what the policy has dropped; whether it drops at all.
+    def _count_dropped(self) -> None:
+        """Report what the policy has dropped.
 
         The client is told when it reads on, which may be never: so the count does not wait for that.
         """
         dropped, self._outbox.dropped = self._outbox.dropped, 0
         if dropped:
             self._home.recorder.dropped(self._home.pattern, "slow_consumer", dropped)
-        return dropped > 0
 
     def _overflow(self) -> None:
         fault = ws_slow_consumer()

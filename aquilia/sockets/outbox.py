@@ -6,13 +6,18 @@ Pure: it is fed with frames and asked for frames. Frames are shared bytes; the o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
-__all__ = ["Backpressure", "Outbox", "Strategy"]
+__all__ = ["Backpressure", "Key", "Outbox", "Strategy"]
 
-Strategy = Literal["buffer", "disconnect", "drop_oldest", "drop_newest"]
+Strategy = Literal["buffer", "disconnect", "drop_oldest", "drop_newest", "conflate"]
+Key = str | Callable[[Any], Hashable]
+"""What tells apart the things that events are about: the name of a field of the payload, or a function of it."""
+
+_DROPPABLE: Final = frozenset({"drop_oldest", "conflate"})
+"""Strategies whose messages give way while they wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +25,15 @@ class Backpressure:
     """What happens when a client reads more slowly than it is sent to.
 
     `buffer_size` is in messages, `buffer_bytes` in bytes, both of one connection. Beyond either, `buffer` and
-    `disconnect` end the connection (`disconnect` says it by name, `buffer` after its buffer), and the other
-    two drop messages, and put a gap in the place of the loss.
+    `disconnect` end the connection (`disconnect` says it by name, `buffer` after its buffer), and the others
+    drop messages, and put a gap in the place of the loss. `conflate` keeps of what waits only the newest for each
+    event, room and `key`, and drops the oldest if those are too many.
     """
 
     strategy: Strategy = "buffer"
     buffer_size: int = 1000
     buffer_bytes: int = 1 << 20
+    key: Key | None = None
 
 
 class _Gap:
@@ -47,19 +54,34 @@ class _Urgent:
         self.frame = frame
 
 
-_Entry = bytes | _Urgent | _Gap
+class _Marked:
+    """A message that has another strategy than its connection, or one that a newer one may replace."""
+
+    __slots__ = ("droppable", "frame", "key")
+
+    def __init__(self, frame: bytes, droppable: bool, key: Hashable) -> None:
+        self.frame = frame
+        self.droppable = droppable
+        self.key = key
+
+
+_Entry = bytes | _Urgent | _Gap | _Marked
 
 
 class Outbox:
     """A bounded queue of frames, in order. One per connection; not safe for threads.
+
+    Each message may have a strategy of its own. Those of `drop_oldest` and `conflate` give way to any other but a
+    `drop_newest`, before that one is lost itself or ends the connection.
 
     A frame larger than the whole bound is let through an empty outbox: the bound limits what waits, not what
     may be said.
     """
 
     __slots__ = (
-        "_frames", "_gaps", "_half_bytes", "_half_size", "_limits", "_passed", "_size", "_urgent_bytes", "dropped",
-        "half_full", "waiting_bytes",
+        "_bare_droppable", "_droppable", "_frames", "_gaps", "_half_bytes", "_half_size", "_latest", "_limits",
+        "_marked", "_passed", "_size", "_urgent_bytes", "conflated", "dropped", "half_full", "overflowed",
+        "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, limits: Backpressure) -> None:
@@ -73,12 +95,21 @@ class Outbox:
         self._size = 0
         self._urgent_bytes = 0
         self._gaps = 0
+        self._bare_droppable: Final = limits.strategy in _DROPPABLE
+        self._marked = 0
+        self._droppable = 0
+        """Of those that are marked."""
+        self._latest: dict[Hashable, _Marked] | None = None
         self.waiting_bytes = 0
         """Bytes that wait."""
         self.half_full = False
         """Past the mark above which a direct sender waits."""
         self.dropped = 0
         """Messages that the policy has dropped; whoever reports them may set it back."""
+        self.conflated = 0
+        """Messages that a newer one has replaced; the same."""
+        self.overflowed = False
+        """A message did not fit whose strategy is to end the connection then."""
 
     def __len__(self) -> int:
         """Messages that wait; gaps do not count."""
@@ -94,15 +125,17 @@ class Outbox:
         """Nothing waits, not even word of a gap."""
         return not self._frames and not self._passed
 
-    def holds(self, frame: bytes) -> bool:
+    def holds(self, frame: bytes, strategy: Strategy | None = None) -> bool:
         """False: the strategy is `buffer`, and this frame would be beyond the bound."""
-        return self._limits.strategy != "buffer" or not self._size or not self._too_full_for(frame)
+        return (
+            (strategy or self._limits.strategy) != "buffer" or not self._size or not self._too_full_for(frame)
+        )
 
     def push(self, frame: bytes) -> bool:
         """Queue a message. False: there was no room for all.
 
-        Under the dropping strategies something was lost then, and counted in `dropped`; under the others it does
-        not fit, and the policy is to end the connection.
+        Then something was lost, and counted in `dropped`; or the message itself does not fit, and the policy is to
+        end the connection, which `overflowed` says.
         """
         size, waiting = self._size + 1, self.waiting_bytes + len(frame)
         if size > self._half_size or waiting > self._half_bytes:
@@ -115,21 +148,64 @@ class Outbox:
         self.waiting_bytes = waiting
         return True
 
-    def _push_beyond_half(self, frame: bytes) -> bool:
-        strategy = self._limits.strategy
+    def push_as(self, frame: bytes, strategy: Strategy, key: Hashable = None) -> bool:
+        """Queue a message under a strategy of its own; `push` does it under that of the connection.
+
+        With a `key`, under `conflate`, it takes the place of the one with the same key that waits: it stands where
+        that one stood. False: see `push`.
+        """
+        if strategy != "conflate":
+            key = None
+        elif key is not None and self._latest is not None and (older := self._latest.get(key)) is not None:
+            return self._replace(older, frame)
         frames = self._queue()
         fits = not self._size or not self._too_full_for(frame)
         if not fits:
             if strategy == "drop_newest":
                 self._count_lost(frames)
-            if strategy != "drop_oldest":
                 return False
-            self._drop_oldest_for(frame, frames)
-        frames.append(frame)
+            before = self.dropped
+            limits = self._limits
+            self._drop_oldest(frames, limits.buffer_size - 1, limits.buffer_bytes - len(frame), least=0)
+            if self._size and self._too_full_for(frame):
+                if strategy in _DROPPABLE:
+                    self._count_lost(frames)
+                else:
+                    self.overflowed = True
+                return False
+            fits = self.dropped == before
+        droppable = strategy in _DROPPABLE
+        if key is None and droppable is self._bare_droppable:
+            frames.append(frame)
+        else:
+            self._append_marked(frames, _Marked(frame, droppable, key))
         self._size += 1
         self.waiting_bytes += len(frame)
         self._look()
         return fits
+
+    def _append_marked(self, frames: deque[_Entry], marked: _Marked) -> None:
+        frames.append(marked)
+        self._marked += 1
+        self._droppable += marked.droppable
+        if marked.key is not None:
+            if self._latest is None:
+                self._latest = {}
+            self._latest[marked.key] = marked
+
+    def _replace(self, older: _Marked, frame: bytes) -> bool:
+        """Put a newer message into the place of an older one. False: others had to give way to what it is larger."""
+        self.conflated += 1
+        self.waiting_bytes += len(frame) - len(older.frame)
+        older.frame = frame
+        before = self.dropped
+        limits = self._limits
+        self._drop_oldest(self._queue(), limits.buffer_size, limits.buffer_bytes, least=1)
+        self._look()
+        return self.dropped == before
+
+    def _push_beyond_half(self, frame: bytes) -> bool:
+        return self.push_as(frame, self._limits.strategy)
 
     def push_urgent(self, frame: bytes) -> None:
         """Queue a frame that no policy may drop: an answer, or word of the protocol itself.
@@ -152,7 +228,13 @@ class Outbox:
         `gap` makes the frame that tells of so many lost messages; it is asked only when one is due.
         """
         frames = self._frames
-        if frames and not self._gaps and not self._passed and self.waiting_bytes <= max_bytes:
+        if (
+            frames
+            and not self._gaps
+            and not self._passed
+            and not self._marked
+            and self.waiting_bytes <= max_bytes
+        ):
             if self._urgent_bytes:
                 frames = [entry.frame if type(entry) is _Urgent else entry for entry in frames]
             elif type(frames) is not list:
@@ -172,7 +254,7 @@ class Outbox:
                 self._urgent_bytes -= len(frame)
                 self.waiting_bytes -= len(frame)
             else:
-                frame = entry
+                frame = entry if isinstance(entry, bytes) else self._unmarked(entry)
                 self._size -= 1
                 self.waiting_bytes -= len(frame)
             taken.append(frame)
@@ -182,12 +264,20 @@ class Outbox:
 
     def clear(self) -> None:
         """Forget all that waits: it was taken, or the connection is gone."""
-        self._frames = self._passed = None
-        self._size = self._urgent_bytes = self._gaps = self.waiting_bytes = 0
+        self._frames = self._passed = self._latest = None
+        self._size = self._urgent_bytes = self._gaps = self._marked = self._droppable = self.waiting_bytes = 0
         self.half_full = False
 
     def _look(self) -> None:
         self.half_full = self._size > self._half_size or self.waiting_bytes > self._half_bytes
+
+    def _unmarked(self, marked: _Marked) -> bytes:
+        """The frame of one that has been taken out."""
+        self._marked -= 1
+        self._droppable -= marked.droppable
+        if marked.key is not None and self._latest is not None:
+            del self._latest[marked.key]
+        return marked.frame
 
     def _too_full_for(self, frame: bytes) -> bool:
         limits = self._limits
@@ -204,22 +294,43 @@ class Outbox:
     def _count_lost(self, queue: deque[_Entry]) -> None:
         """One more message is lost at the end of `queue`."""
         self.dropped += 1
+        if not queue and self._passed:
+            queue = self._passed
         if queue and isinstance(last := queue[-1], _Gap):
             last.dropped += 1
         else:
             queue.append(_Gap(1))
             self._gaps += 1
 
-    def _drop_oldest_for(self, frame: bytes, frames: deque[_Entry]) -> None:
+    def _drop_oldest(self, frames: deque[_Entry], size: int, volume: int, *, least: int) -> None:
+        """Drop what may give way, oldest first, until so much is left or `least` messages."""
         # What cannot be dropped is gone past once, not again for each message: answers may be many.
         passed = self._passed
         if passed is None:
             passed = self._passed = deque()
-        while self._size and self._too_full_for(frame):
+        while (
+            frames
+            and self._size > least
+            and (self._bare_droppable or self._droppable)
+            and (self._size > size or self.waiting_bytes - self._urgent_bytes > volume)
+        ):
             oldest = frames.popleft()
-            if isinstance(oldest, bytes):
-                self._size -= 1
-                self.waiting_bytes -= len(oldest)
-                self._count_lost(passed)
+            if self._bare_droppable and isinstance(oldest, bytes):
+                lost = oldest
+            elif isinstance(oldest, _Marked) and oldest.droppable:
+                lost = self._unmarked(oldest)
             else:
-                passed.append(oldest)
+                self._pass(oldest, passed)
+                continue
+            self._size -= 1
+            self.waiting_bytes -= len(lost)
+            self._count_lost(passed)
+        if frames and passed and isinstance(frames[0], _Gap) and isinstance(passed[-1], _Gap):
+            self._pass(frames.popleft(), passed)
+
+    def _pass(self, entry: _Entry, passed: deque[_Entry]) -> None:
+        if isinstance(entry, _Gap) and passed and isinstance(last := passed[-1], _Gap):
+            last.dropped += entry.dropped
+            self._gaps -= 1
+        else:
+            passed.append(entry)

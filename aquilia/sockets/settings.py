@@ -11,14 +11,15 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, get_args
+from typing import Any
 
 from aquilia.sockets.declaration import SocketDeclaration
+from aquilia.sockets.emits import key_problem, strategy_problem
 from aquilia.sockets.guards import guard_problems
 from aquilia.sockets.handshake import origin_problem
 from aquilia.sockets.history import Histories, History
 from aquilia.sockets.middleware import middleware_problems
-from aquilia.sockets.outbox import Backpressure, Strategy
+from aquilia.sockets.outbox import Backpressure
 
 __all__ = [
     "ADAPTERS",
@@ -330,13 +331,16 @@ def _backpressure(place: _Place, value: Any) -> Backpressure:
         "strategy": _strategy,
         "buffer_size": _count,
         "buffer_bytes": _count,
+        "key": lambda place, value: value,
     }
-    checked = {}
+    checked: dict[str, Any] = {}
     for key, part in value.items():
         inner = _Place(place.where, f"{place.key}.{key}")
         if key not in accepted:
             raise inner.error(_unknown("setting", key, accepted))
         checked[key] = accepted[key](inner, part)
+    if problem := key_problem(checked.get("strategy", "buffer"), checked.get("key")):
+        raise _Place(place.where, f"{place.key}.key").error(problem)
     return Backpressure(**checked)
 
 
@@ -351,9 +355,8 @@ def _metrics(place: _Place, value: Any) -> str | None:
 
 
 def _strategy(place: _Place, value: Any) -> str:
-    strategies = get_args(Strategy)
-    if value not in strategies:
-        raise place.error(_unknown(f"strategy {value!r}", value, strategies))
+    if problem := strategy_problem(value):
+        raise place.error(problem)
     return str(value)
 
 

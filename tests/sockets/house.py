@@ -32,6 +32,7 @@ class Shaky:
         self.broken: set[str] = set()
         self.turns = 0
         self.running: list[tuple[str, str | None]] = []
+        self.on_lost: Callable[[], None] | None = None
         self._sound = InMemoryBroker()
 
     async def start(self, deliver: Deliver) -> None:

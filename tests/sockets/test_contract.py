@@ -160,7 +160,7 @@ def test_every_problem_of_a_controller_is_told_at_once_with_its_place() -> None:
         "bare must take (self, conn, payload)",
         "event 'one' is handled by second, and already by first at",
         "delivery='at_least_once' is planned",
-        "backpressure per event is planned",
+        "declare it on the event that is sent, as in Emits(",
         "typed: the payload",
         "Nowhere",
         "guard must take (self, conn, envelope)",
@@ -194,7 +194,22 @@ def test_a_class_that_cannot_be_served(declare: Any, told: str) -> None:
         (lambda: Event("x", delivery="at_leest_once"), "did you mean 'at_least_once'"),  # type: ignore[arg-type]
         (lambda: Guard(on="door"), "'message' or 'handshake'"),  # type: ignore[arg-type]
         (lambda: Emits("x", Note, durable=True), "planned"),
-        (lambda: Emits("x", Note, backpressure={}), "planned"),
+        (lambda: Emits("x", Note, backpressure={}), "{'strategy': 'conflate', 'key': 'symbol'} is needed"),
+        (lambda: Emits("x", Note, backpressure={"strategy": "conflat"}), "did you mean 'conflate'"),
+        (lambda: Emits("x", Note, backpressure={"strategy": "spool"}), "'spool' is planned"),
+        (
+            lambda: Emits("x", Note, backpressure={"strategy": "drop_oldest", "key": "a"}),
+            "key is for .* 'conflate'",
+        ),
+        (
+            lambda: Emits("x", Note, backpressure={"strategy": "conflate", "key": 7}),
+            "a function of the payload",
+        ),
+        (
+            lambda: Emits("x", Note, backpressure={"strategy": "conflate", "buffer_size": 7}),
+            "buffer_size is of a connection as a whole",
+        ),
+        (lambda: Emits("x", Note, backpressure={"strategy": "conflate", "kee": 7}), "unknown setting 'kee'"),
     ],
 )
 def test_a_declaration_that_can_never_be_right_is_refused_where_it_stands(declare: Any, told: str) -> None:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from aquilia.sockets.outbox import Backpressure, Outbox, Strategy
 
 ENDING = ["buffer", "disconnect"]
-DROPPING = ["drop_oldest", "drop_newest"]
+DROPPING = ["drop_oldest", "drop_newest", "conflate"]
 PLENTY = 1 << 20
 
 
@@ -172,55 +172,119 @@ def test_a_cleared_outbox_is_as_new(strategy: str) -> None:
     assert everything(box) == [b"4", b"5"]
 
 
+def test_what_is_conflated_stands_where_the_older_one_stood() -> None:
+    box = outbox("buffer")
+    for key, frame in [("a", b"a1"), ("b", b"b1"), ("a", b"a2"), ("a", b"a3")]:
+        assert box.push_as(frame, "conflate", key)
+    assert (len(box), box.conflated, box.waiting_bytes) == (2, 2, 4)
+    assert everything(box) == [b"a3", b"b1"]
+    box.push_as(b"a4", "conflate", "a")
+    assert everything(box) == [b"a4"]
+
+
+def test_too_many_keys_drop_the_oldest_and_put_a_gap_there() -> None:
+    box = outbox("conflate", size=2)
+    assert [box.push_as(key.encode(), "conflate", key) for key in "abc"] == [True, True, False]
+    box.push_as(b"a2", "conflate", "a")
+    assert everything(box) == [b"<2 lost>", b"c", b"a2"]
+
+
+def test_a_newer_one_that_is_larger_makes_the_others_give_way() -> None:
+    box = outbox("conflate", bytes=10)
+    for key in "abc":
+        box.push_as(b"123", "conflate", key)
+    assert box.push_as(b"12345678", "conflate", "c") is False
+    assert everything(box) == [b"<2 lost>", b"12345678"]
+
+
+def test_what_may_be_dropped_gives_way_to_what_may_not() -> None:
+    box = outbox("buffer", size=2)
+    box.push(b"kept")
+    box.push_as(b"price", "drop_oldest")
+    assert box.push(b"kept too") is False
+    assert (box.dropped, box.overflowed) == (1, False)
+    assert box.push_as(b"price", "drop_oldest") is False
+    assert (box.dropped, box.overflowed) == (2, False)
+    assert box.push(b"one too many") is False
+    assert box.overflowed
+    assert everything(box) == [b"kept", b"<1 lost>", b"kept too", b"<1 lost>"]
+
+
+class Message:
+    def __init__(self, frame: bytes, strategy: str, key: object) -> None:
+        self.frame, self.strategy, self.key = frame, strategy, key
+
+    def gives_way(self) -> bool:
+        return self.strategy in ("drop_oldest", "conflate")
+
+
 class Model:
     """What the outbox promises, as slowly and plainly as it can be said."""
 
     def __init__(self, limits: Backpressure) -> None:
         self.limits = limits
-        self.entries: list[Any] = []  # (kind, frame) or ("gap", count)
-        self.dropped = 0
+        self.entries: list[Any] = []  # a Message, an answer's bytes, or the number of a gap
+        self.dropped = self.conflated = 0
 
-    def messages(self) -> list[bytes]:
-        return [frame for kind, frame in self.entries if kind == "message"]
+    def messages(self) -> list[Message]:
+        return [entry for entry in self.entries if isinstance(entry, Message)]
 
-    def fits(self, frame: bytes) -> bool:
+    def fits(self, more: int, size: int) -> bool:
         waiting = self.messages()
-        if not waiting:
-            return True
-        size = sum(map(len, waiting)) + len(frame)
-        return len(waiting) < self.limits.buffer_size and size <= self.limits.buffer_bytes
+        volume = sum(len(message.frame) for message in waiting) + size
+        return len(waiting) + more <= self.limits.buffer_size and volume <= self.limits.buffer_bytes
 
-    def push(self, frame: bytes) -> bool:
-        if not self.fits(frame):
-            if self.limits.strategy in ENDING:
-                return False
-            self.dropped += 1
-            if self.limits.strategy == "drop_newest":
-                self.entries.append(("gap", 1))
-                self.join_gaps()
-                return False
-            oldest = next(place for place, (kind, _) in enumerate(self.entries) if kind == "message")
-            self.entries[oldest] = ("gap", 1)
-            self.join_gaps()
-            self.push(frame)
-            return False
-        self.entries.append(("message", frame))
-        return True
-
-    def join_gaps(self) -> None:
+    def lose(self, message: Message) -> None:
+        self.dropped += 1
+        self.entries[self.entries.index(message)] = 1
         joined: list[Any] = []
-        for kind, content in self.entries:
-            if kind == "gap" and joined and joined[-1][0] == "gap":
-                joined[-1] = ("gap", joined[-1][1] + content)
+        for entry in self.entries:
+            if isinstance(entry, int) and joined and isinstance(joined[-1], int):
+                joined[-1] += entry
             else:
-                joined.append((kind, content))
+                joined.append(entry)
         self.entries = joined
 
+    def push(self, frame: bytes, strategy: str, key: object = None) -> bool:
+        """False: something was lost, or the connection has to end."""
+        before = self.dropped
+        if strategy == "conflate" and key is not None:
+            for message in self.messages():
+                if message.key == key:
+                    message.frame = frame
+                    self.conflated += 1
+                    while len(self.messages()) > 1 and not self.fits(0, 0) and self.make_room():
+                        pass
+                    return self.dropped == before
+        if strategy != "drop_newest":
+            while self.messages() and not self.fits(1, len(frame)) and self.make_room():
+                pass
+        if self.messages() and not self.fits(1, len(frame)):
+            if strategy not in ENDING:
+                lost = Message(frame, strategy, None)
+                self.entries.append(lost)
+                self.lose(lost)
+            return False
+        self.entries.append(Message(frame, strategy, key if strategy == "conflate" else None))
+        return self.dropped == before
+
+    def make_room(self) -> bool:
+        for message in self.messages():
+            if message.gives_way():
+                self.lose(message)
+                return True
+        return False
+
     def frames(self) -> list[bytes]:
-        return [gap(content) if kind == "gap" else content for kind, content in self.entries]
+        return [
+            entry.frame if isinstance(entry, Message) else gap(entry) if isinstance(entry, int) else entry
+            for entry in self.entries
+        ]
 
 
 class OutboxMachine(RuleBasedStateMachine):
+    """Every strategy in one outbox: some messages have that of the connection, others one of their own."""
+
     box: Outbox
     model: Model
 
@@ -241,13 +305,28 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule(length=st.integers(1, 30))
     def push(self, length: int) -> None:
         frame = self.frame("m", length)
-        assert self.box.push(frame) is self.model.push(frame)
+        self.pushed(self.box.push(frame), self.model.push(frame, self.model.limits.strategy))
+
+    @rule(
+        length=st.integers(1, 30),
+        strategy=st.sampled_from(get_args(Strategy)),
+        key=st.sampled_from([None, "a", "b", "c"]),
+    )
+    def push_as(self, length: int, strategy: Strategy, key: str | None) -> None:
+        frame = self.frame("s", length)
+        self.pushed(self.box.push_as(frame, strategy, key), self.model.push(frame, strategy, key))
+
+    def pushed(self, box: bool, model: bool) -> None:
+        assert box is model
+        if self.box.overflowed:
+            assert not box
+            self.box.overflowed = False  # a connection would end here
 
     @rule(length=st.integers(1, 30))
     def push_urgent(self, length: int) -> None:
         frame = self.frame("u", length)
         self.box.push_urgent(frame)
-        self.model.entries.append(("urgent", frame))
+        self.model.entries.append(frame)
 
     @precondition(lambda self: self.model.entries)
     @rule(max_bytes=st.integers(1, 80))
@@ -264,12 +343,12 @@ class OutboxMachine(RuleBasedStateMachine):
     def it_says_what_it_holds(self) -> None:
         if not hasattr(self, "box"):
             return
-        waiting = self.model.messages()
-        urgent = [frame for kind, frame in self.model.entries if kind == "urgent"]
+        waiting = [message.frame for message in self.model.messages()]
+        urgent = [entry for entry in self.model.entries if isinstance(entry, bytes)]
         assert len(self.box) == len(waiting) <= self.model.limits.buffer_size
         assert self.box.waiting_bytes == sum(map(len, waiting + urgent))
         assert self.box.empty is (not self.model.entries)
-        assert self.box.dropped == self.model.dropped
+        assert (self.box.dropped, self.box.conflated) == (self.model.dropped, self.model.conflated)
         if len(waiting) > 1:
             assert sum(map(len, waiting)) <= self.model.limits.buffer_bytes
 

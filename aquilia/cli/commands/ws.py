@@ -90,9 +90,10 @@ def _payload(event: EventRecord) -> Text:
 
 
 def _emits(namespace: NamespaceRecord) -> Table:
-    table = columns("clients get", "payload")
+    table = columns("clients get", "payload", "backpressure")
     for emits in namespace.emits:
-        table.add_row(Text(emits.name, "magenta"), shape(emits.payload))
+        own = "" if emits.backpressure is UNSET else _spoken(emits.backpressure)
+        table.add_row(Text(emits.name, "magenta"), shape(emits.payload), own)
     return table
 
 
