@@ -66,7 +66,10 @@ class Audience:
 
     def remove(self, conn: Connection) -> None:
         """Take a member out; one that is not there is no error."""
-        if self.members.pop(conn.id, None) is not None and self.current is not None:
+        if self.members.get(conn.id) is not conn:  # another may have its name: it took the session over
+            return
+        del self.members[conn.id]
+        if self.current is not None:
             self.gone.add(conn)
 
 

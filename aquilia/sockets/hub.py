@@ -17,8 +17,16 @@ from aquilia.sockets.adapters.base import Broker, Publication
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.emits import Emits
 from aquilia.sockets.fanout import CLOCK_EVERY, SLICE, Audience, FanOut
-from aquilia.sockets.faults import CloseCode, ws_kicked, ws_message_invalid, ws_quota_exceeded, ws_room_full
-from aquilia.sockets.hub_port import Member, Namespace
+from aquilia.sockets.faults import (
+    CloseCode,
+    SocketFault,
+    ws_kicked,
+    ws_message_invalid,
+    ws_quota_exceeded,
+    ws_room_full,
+)
+from aquilia.sockets.history import Position
+from aquilia.sockets.hub_port import Member, Namespace, Recovery
 from aquilia.sockets.identities import Identities
 from aquilia.sockets.recorder import Recorder
 from aquilia.sockets.settings import SocketSettings
@@ -28,6 +36,8 @@ __all__ = ["Home", "Hub"]
 logger = logging.getLogger("aquilia.sockets")
 
 MAX_ROOM_LENGTH = 256
+TAKEN_OVER = "\0taken over"
+"""The event of publications from node to node. No user's event has such a name: see `emitted`."""
 
 
 class Home:
@@ -83,6 +93,8 @@ class Hub:
         """Whether what is dirty will be written without further notice."""
         self._held = False
         self._loop: asyncio.AbstractEventLoop
+        self.on_taken_over: Callable[[str, str, str], None] = lambda namespace, session, owner: None
+        """See `HubPort`."""
 
     async def start(self) -> None:
         """Connect to the broker."""
@@ -127,7 +139,8 @@ class Hub:
     def forget(self, conn: Connection) -> Sequence[str]:
         """Take a connection out of everything, at once; the rooms that it left empty are for `close_room`."""
         home: Home = conn._home
-        home.arriving.pop(conn.id, None)
+        if home.arriving.get(conn.id) is conn:
+            del home.arriving[conn.id]
         home.connections.remove(conn)
         if conn.identity is not None:
             home.identities.remove(conn.identity, conn)
@@ -163,12 +176,17 @@ class Hub:
 
     async def join(self, conn: Connection, room: str) -> bool:
         """See `HubPort`."""
-        if not isinstance(room, str) or not 1 <= len(room) <= MAX_ROOM_LENGTH:
-            raise ws_message_invalid(f"a room's name is a string of 1 to {MAX_ROOM_LENGTH} characters")
+        if not isinstance(room, str) or not 1 <= len(room) <= MAX_ROOM_LENGTH or room[0] == "\0":
+            raise ws_message_invalid(
+                f"a room's name is a string of 1 to {MAX_ROOM_LENGTH} characters, and begins with no NUL"
+            )
         if room in conn._rooms:
             return False
-        home: Home = conn._home
         self._require_place(conn)
+        return await self._enter_room(conn, room)
+
+    async def _enter_room(self, conn: Connection, room: str, *, again: bool = False) -> bool:
+        home: Home = conn._home
         while True:
             audience = home.rooms.get(room)
             if audience is None:
@@ -176,14 +194,14 @@ class Hub:
             async with audience.lock:
                 if home.rooms.get(room) is not audience:
                     continue  # it was given back while we waited
-                return await self._join(conn, home, audience)
+                return await self._join(conn, home, audience, again=again)
 
     def _require_place(self, conn: Connection) -> None:
         limit = conn._home.settings.max_rooms
         if len(conn._rooms) >= limit:
             raise ws_quota_exceeded(f"at most {limit} rooms at a time", close=False)
 
-    async def _join(self, conn: Connection, home: Home, room: Audience) -> bool:
+    async def _join(self, conn: Connection, home: Home, room: Audience, *, again: bool) -> bool:
         name = room.name or ""
         try:
             conn._require_open()
@@ -192,6 +210,8 @@ class Hub:
             if home.settings.room_size is not None and len(room.members) >= home.settings.room_size:
                 raise ws_room_full(name, home.settings.room_size)
             await self._subscribe(home, room)
+            if conn._resumable is not None and not again:
+                await conn._resumable.enter(conn, name)
             conn._require_open()  # it may have gone meanwhile
             self._require_place(conn)  # or joined others
         except BaseException:
@@ -199,7 +219,8 @@ class Hub:
                 await self._unsubscribe(home, room)
                 del home.rooms[name]
             raise
-        conn._system("joined", {"room": name})
+        if not again:
+            conn._system("joined", {"room": name})
         conn._rooms.add(name)
         room.members[conn.id] = conn
         return True
@@ -214,7 +235,51 @@ class Hub:
         conn._system("left", {"room": room})
         if not home.rooms[room].members:
             await self.close_room(home, room)
+        if conn._resumable is not None:
+            await conn._resumable.save(conn)
         return True
+
+    # Sessions that are resumed
+
+    def find(self, namespace: str, id: str) -> Connection | None:
+        """See `HubPort`."""
+        home = self.homes.get(namespace)
+        return home.find(id) if home else None
+
+    def rename(self, conn: Connection, id: str) -> None:
+        """See `HubPort`."""
+        home: Home = conn._home
+        home.arriving.pop(conn.id, None)
+        conn.id = id
+        home.arriving[id] = conn
+
+    async def vacate(self, home: Home, rooms: Sequence[str]) -> None:
+        """See `HubPort`."""
+        for room in rooms:
+            await self.close_room(home, room)
+
+    async def rejoin(self, conn: Connection, rooms: Mapping[str, Position | None]) -> dict[str, Recovery]:
+        """See `HubPort`."""
+        joined = {}
+        for room in rooms:
+            try:
+                await self._enter_room(conn, room, again=True)
+            except SocketFault as fault:
+                if fault.code not in ("WS_ROOM_FULL", "WS_QUOTA_EXCEEDED"):
+                    raise
+            else:
+                joined[room] = Recovery(False, None)
+        return joined
+
+    async def replay(self, conn: Connection) -> None:
+        """See `HubPort`. No room keeps what was published."""
+
+    async def tell_taken_over(self, namespace: str, session: str, owner: str) -> None:
+        """See `HubPort`."""
+        ts = int(self.clock.time() * 1000)
+        told = [session, owner]
+        publication = Publication(id=uuid4().hex, namespace=namespace, event=TAKEN_OVER, payload=told, ts=ts)
+        await self._broker.publish(publication)
 
     async def publish(
         self,
@@ -267,6 +332,9 @@ class Hub:
 
     def deliver(self, publication: Publication) -> None:
         """Called by the broker: send a publication to the local part of its audience."""
+        if publication.event == TAKEN_OVER:
+            self.on_taken_over(publication.namespace, *publication.payload)
+            return
         audience = self._audience(publication)
         if audience is not None:
             self._fanout.deliver(audience, publication)

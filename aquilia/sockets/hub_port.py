@@ -7,13 +7,14 @@ connection, and for a v1 client `joined` stands before it. `leave` and the end o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from aquilia.clock import Clock
+from aquilia.sockets.history import Position
 
-__all__ = ["HubPort", "Member", "Namespace"]
+__all__ = ["HubPort", "Member", "Namespace", "Recovery"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,14 @@ class Member:
 
     connection: str
     identity: str | None = None
+
+
+class Recovery(NamedTuple):
+    """How a room was joined again: whether nothing behind the client's position is lost, and where its log stands."""
+
+    recovered: bool
+    position: Position | None
+    """None: the room keeps no history."""
 
 
 class HubPort(Protocol):
@@ -72,6 +81,37 @@ class HubPort(Protocol):
 
     async def kick(self, namespace: str, connection: str) -> bool:
         """End a connection with 4409. Whether it was there."""
+
+    # For sessions that are resumed
+
+    on_taken_over: Callable[[str, str, str], None]
+    """Called with namespace, session and owner when another node says that a session has a new owner."""
+
+    def find(self, namespace: str, id: str) -> Any:
+        """The connection of this name, welcomed or not; None if it is not in this process."""
+
+    def rename(self, conn: Any, id: str) -> None:
+        """A connection that has not been welcomed yet has this name from here on."""
+
+    def forget(self, conn: Any) -> Sequence[str]:
+        """Take a connection out of everything, at once; the rooms that it left empty are for `vacate`."""
+
+    async def vacate(self, home: Any, rooms: Sequence[str]) -> None:
+        """Give back those of these rooms that are still empty."""
+
+    async def rejoin(self, conn: Any, rooms: Mapping[str, Position | None]) -> dict[str, Recovery]:
+        """Put a resumed connection into these rooms again, held back until `replay`.
+
+        A room that does not take it is left out. Whether nothing is missing is judged by the room's log.
+        """
+
+    async def replay(self, conn: Any) -> None:
+        """Send what it missed in each room, in order and at its own pace, and make it live there."""
+
+    async def tell_taken_over(self, namespace: str, session: str, owner: str) -> None:
+        """Tell all nodes that have this namespace of a session's new owner."""
+
+    # Writing
 
     def mark_dirty(self, conn: Any) -> None:
         """Frames wait in this connection's outbox: write them before the loop's turn is over."""

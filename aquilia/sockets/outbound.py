@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -106,9 +106,15 @@ class Outbound:
 
     # What waits
 
-    def _event(self, name: str, payload: Any, id: str | None = None) -> bytes:
-        """The frame of an event, which wants an ack if it has an id."""
-        meta = {"ts": int(self._hub.clock.time() * 1000)} if self._profile.v1 else None
+    def _event(
+        self, name: str, payload: Any, id: str | None = None, *, place: Mapping[str, Any] | None = None
+    ) -> bytes:
+        """The frame of an event, which wants an ack if it has an id; `place` is said in its meta."""
+        meta: dict[str, Any] | None = None
+        if self._profile.v1:
+            meta = {"ts": int(self._hub.clock.time() * 1000)}
+            if place is not None:
+                meta |= place
         return self._encode(
             MessageEnvelope(type="event", event=name, payload=payload, id=id, ack=id is not None, meta=meta)
         )

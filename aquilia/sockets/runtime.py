@@ -36,6 +36,7 @@ from aquilia.sockets.opening import Entrance
 from aquilia.sockets.plan import PROVIDED, SocketPlan
 from aquilia.sockets.recorder import Counters, Recorder
 from aquilia.sockets.refusal import refusal
+from aquilia.sockets.resumption import Resumption
 from aquilia.sockets.tasks import TaskSet
 
 if TYPE_CHECKING:
@@ -107,6 +108,9 @@ class AquilaSockets:
         self._engine = engine or FaultEngine()
         self.hub = Hub(self._adapter.broker, clock=clock)
         self._tasks = TaskSet()
+        self._resumption = Resumption(
+            self._adapter.store, self.hub, self.recorder, clock=clock, tasks=self._tasks
+        )
         self._namespaces = Namespaces(
             self.hub, self.services, self.recorder, limit=self.plan.node.max_namespaces
         )
@@ -138,6 +142,8 @@ class AquilaSockets:
                 sessions=app.sessions is not None,
                 meter=self.recorder.meter(contract.declaration.path),
             )
+            if isinstance(dispatcher, Dispatcher) and contract.settings.resume:
+                dispatcher.keep_sessions(self._resumption)
             self._entrance.serve(app, contract, dispatcher)
 
     def _measure(self, recorder: Recorder | None) -> None:
@@ -250,6 +256,7 @@ class AquilaSockets:
                 if self.metrics is not None:
                     rest.push_async_callback(self.metrics.stop)
                 await self._end_connections()
+                self._resumption.stop()
                 await self._namespaces.close()
             self._entrance.apps = {}
 

@@ -59,6 +59,7 @@ class SocketSettings:
     room_size: int | None = None
     subprotocols: tuple[str, ...] = ()
     require_auth: bool = False
+    resume: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +289,12 @@ def _require_auth(place: _Place, value: Any) -> bool:
     return value
 
 
+def _boolean(place: _Place, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise place.error(f"True or False is needed, not {value!r}")
+    return value
+
+
 def _backpressure(place: _Place, value: Any) -> Backpressure:
     if not isinstance(value, Mapping):
         raise place.error(
@@ -374,7 +381,7 @@ _DECLARED: dict[str, _Rule] = {
     "backpressure": _backpressure,
     "history": _not_yet("room history"),
     "presence": _switch("presence"),
-    "resume": _switch("resume"),
+    "resume": _boolean,
     "max_rooms": _count,
     "room_size": _count,
 }
