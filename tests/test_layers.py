@@ -68,6 +68,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/history.py",
         "sockets/presence.py",
         "sockets/resume.py",
+        "sockets/direct.py",
         "sockets/deflate.py",
         "sockets/heartbeat.py",
         "client/advice.py",
@@ -105,6 +106,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/credentials.py",
         "sockets/middleware.py",
         "sockets/rates.py",
+        "sockets/resumption.py",
         "sockets/routes.py",
         "sockets/dispatch.py",
         "sockets/flow.py",
@@ -124,6 +126,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
     ),
     # process
     6: (
+        "sockets/home.py",
         "sockets/hub.py",
         "sockets/fanout.py",
         "sockets/following.py",
@@ -198,7 +201,7 @@ IMPURE = frozenset(
         "urllib.request",
     }
 )
-PURE_LIBRARIES = frozenset({"cbor2", "msgspec", "pydantic"})
+PURE_LIBRARIES = frozenset({"cbor2", "itsdangerous", "msgspec", "pydantic"})
 
 
 class Sources:

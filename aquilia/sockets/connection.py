@@ -61,6 +61,7 @@ class Connection(Outbound):
         "_pump",
         "_query",
         "_requests",
+        "_resumable",
         "_rooms",
         "_scope",
         "_scope_lock",
@@ -94,6 +95,8 @@ class Connection(Outbound):
         clock for it. One of an application's own may change at any time."""
         self.session: Any = handshake.session
         self.resumed = False
+        """Whether it goes on with the session of a former connection: see `aquilia.sockets.resumption`."""
+        self._resumable: Any = None
         self.messages_received = self.bytes_received = 0
         scope = handshake.connection.scope
         self._head = b"\r\n".join([name + b":" + value for name, value in scope["headers"]])
@@ -201,7 +204,14 @@ class Connection(Outbound):
         if self._close is not None:
             raise ws_connection_closed()
         strategy, key = self._home.policy_of(name, None, value)
-        self._push(self._event(name, value), strategy, key)
+        resumable = self._resumable
+        if resumable is None:
+            self._push(self._event(name, value), strategy, key)
+        else:
+            frame = self._event(name, value, place=resumable.place(self))
+            resumable.note(frame)
+            # What has a place in a log keeps the log's order.
+            self._push(frame, "drop_oldest" if strategy == "conflate" else strategy)
         while self._outbox.half_full and self.phase is not ConnectionState.CLOSED:
             await self._drained()
 

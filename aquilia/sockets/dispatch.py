@@ -43,6 +43,7 @@ from aquilia.sockets.handshake import choose_profile
 from aquilia.sockets.hello import HelloExchange
 from aquilia.sockets.pump import Pump
 from aquilia.sockets.rates import over_rate
+from aquilia.sockets.resumption import Resumption
 from aquilia.sockets.routes import Hook, RouteCompiler
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.tasks import TaskSet, own_error, pass_on
@@ -95,7 +96,12 @@ class Dispatcher:
         self._development = development
         self._pattern = contract.declaration.path
         self._hello = HelloExchange(
-            contract, node, engine, enqueue=self._enqueue, connected=self._connected, messages=self
+            contract,
+            node,
+            engine,
+            enqueue=self._enqueue,
+            connected=self._connected,
+            messages=self,
         )
         self._credentials = Credentials(contract, engine, tasks, self._answer)
         self._max_size = contract.settings.max_message_size
@@ -114,6 +120,10 @@ class Dispatcher:
         self._kinds = {**kinds, "event": kinds[OTHER], "system": kinds["invalid"]}
         for name, route in self._routes.items():
             self._routes[name] = replace(route, received=meter.received[name], handling=meter.handling[name])
+
+    def keep_sessions(self, resumption: Resumption) -> None:
+        """Let clients of v1 come back to their sessions. Before the first connection."""
+        self._hello.resumption = resumption
 
     # The opening
 
@@ -272,6 +282,8 @@ class Dispatcher:
                 begun = perf_counter()
             try:
                 data = await route.handle(conn, envelope)
+                if conn._state is not None and conn._resumable is not None:
+                    await conn._resumable.keeper.keep_state(conn)
                 if envelope.ack or route.acks:
                     conn._push_urgent(ack(envelope, data))
             except (Exception, asyncio.CancelledError) as error:
@@ -289,6 +301,8 @@ class Dispatcher:
         for hook in self._on_connect:
             try:
                 await hook.run(conn, None)
+                if conn._state is not None and conn._resumable is not None:
+                    await conn._resumable.keeper.keep_state(conn)
             except (Exception, asyncio.CancelledError) as error:
                 own = own_error(error, meant=conn._close is not None)
                 fault = fault_of(self._engine, own, hook.where, conn, internal=internal_error_in_opening)
@@ -331,6 +345,8 @@ class Dispatcher:
 
     async def _finish(self, conn: Connection, reason: DisconnectReason, *, by_server: bool) -> None:
         try:
+            if conn._resumable is not None:
+                await conn._resumable.keeper.leave(conn, reason.code)
             await self._end_pump(conn, by_server=by_server)
             for hook in self._on_disconnect if conn._started else ():
                 try:

@@ -77,7 +77,7 @@ def emitted(event: str | Emits[Any], payload: Any, declared: Mapping[str, Emits[
         SocketFault: WS_PUBLISH_FAILED if it does not.
     """
     if isinstance(event, str):
-        if event == "error" or not event:
+        if event == "error" or not event or event[0] == "\0":
             raise ws_publish_failed(f"an event cannot be called {event!r}")
         if event not in declared:
             return event, payload
@@ -140,6 +140,8 @@ def event_name(name: str) -> str:
         raise ValueError(f"an event's name has 1 to {MAX_EVENT_LENGTH} characters, {name!r} does not")
     if any("\ud800" <= letter <= "\udfff" for letter in name):
         raise ValueError(f"an event's name is text, which {name!r} is not: surrogates have no UTF-8")
+    if name[0] == "\0":
+        raise ValueError(f"an event's name begins with no NUL, as {name!r} does: those are the house's own")
     if name == "error":
         raise ValueError("the event name 'error' is reserved: error events carry it")
     return name

@@ -46,6 +46,12 @@ FAMILIES = {
             ("pattern", "outcome"),
             "Handshakes, by outcome: accepted, or the code that refused them.",
         ),
+        Family(
+            "aquilia_resumes_total",
+            "counter",
+            ("pattern", "outcome"),
+            "Clients that came back with a token, by outcome: resumed, invalid, unknown or replayed.",
+        ),
         Family("aquilia_messages_received_total", "counter", _MESSAGE, "Messages from clients."),
         Family("aquilia_received_bytes_total", "counter", _MESSAGE, "Bytes of messages from clients."),
         Family(

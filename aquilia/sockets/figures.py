@@ -143,6 +143,7 @@ class Figures:
         self.closes: Counter[tuple[str, str]] = Counter()
         self.faults: Counter[tuple[str, str]] = Counter()
         self.drops: Counter[tuple[str, str]] = Counter()
+        self.resumes: Counter[tuple[str, str]] = Counter()
         self.unmatched: Counter[str] = Counter()
         self._codes: set[str] = set()
 
@@ -152,6 +153,7 @@ class Figures:
         for counter in (self.connections, self.opens, self.unmatched):
             counter[pattern] = 0
         self.handshakes[pattern, "accepted"] = 0
+        self.resumes[pattern, "resumed"] = 0
         self.drops[pattern, "slow_consumer"] = self.drops[pattern, "disconnected"] = 0
 
     def meter(self, pattern: str) -> Meter | None:
@@ -179,6 +181,10 @@ class Figures:
     def dropped(self, pattern: str, cause: str, count: int) -> None:
         """See `Recorder`."""
         self.drops[pattern, cause] += count
+
+    def resumed(self, pattern: str, outcome: str) -> None:
+        """See `Recorder`."""
+        self.resumes[pattern, outcome] += 1
 
     def unmatched_ack(self, pattern: str) -> None:
         """See `Recorder`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -16,6 +16,10 @@ from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import SocketFault, ws_connection_timeout, ws_handshake_failed
+from aquilia.sockets.history import Position
+from aquilia.sockets.hub_port import Recovery
+from aquilia.sockets.resume import MAX_TOKEN
+from aquilia.sockets.resumption import Resumption, Succession, told
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.tasks import own_error, pass_on
 
@@ -54,6 +58,9 @@ class HelloExchange:
         self._enqueue = enqueue
         self._connected = connected
         self._messages = messages
+        self.resumption: Resumption | None = None
+        """What keeps sessions for clients to come back to, if they may."""
+        self._max_rooms = contract.settings.max_rooms + 1  # and what is sent to it directly
         self._arrivals: dict[Connection, Arrival] = {}
         """Clients whose `hello` is to come, and may say who they are."""
 
@@ -69,7 +76,7 @@ class HelloExchange:
 
     def _missing(self, conn: Connection) -> None:
         conn._timer = None
-        what = "no hello came" if conn._pump is None else "the authentication took too long"
+        what = "no hello came" if conn._pump is None else "the answer to hello took too long"
         close_with(conn, ws_connection_timeout(what))
 
     def take(self, conn: Connection, data: bytes) -> None:
@@ -78,7 +85,9 @@ class HelloExchange:
             self._enqueue(conn, data)
             return
         try:
-            asked = _asked(conn._codec, conn._codec.decode(data), has_auth=self._has_auth)
+            asked = _asked(
+                conn._codec, conn._codec.decode(data), has_auth=self._has_auth, max_rooms=self._max_rooms
+            )
         except SocketFault as fault:
             close_with(conn, ws_handshake_failed(fault.message))
             return
@@ -87,6 +96,8 @@ class HelloExchange:
             self._enqueue(conn, partial(self._identify, arrival=arrival, asked=asked))
         elif arrival is not None and arrival.verdict is not None:
             self._refuse(conn, arrival.verdict)
+        elif self.resumption is not None:
+            self._enqueue(conn, partial(self._enter, asked=asked))
         else:
             self._welcome(conn, asked)
 
@@ -102,10 +113,71 @@ class HelloExchange:
             return
         conn.identity = arrival.handshake.identity
         conn.session = arrival.handshake.session
+        await self._enter(conn, asked=asked)
+
+    async def _enter(self, conn: Connection, *, asked: dict[str, Any]) -> None:
+        """Begin a session, or go on with one; then what has come meanwhile is taken after all."""
+        succession = None
+        try:
+            if self.resumption is None:
+                self._welcome_anew(conn, asked, None)
+            elif (succession := await self._taken_up(conn, self.resumption, asked)) is None:
+                token = await self.resumption.open(conn)
+                if conn._close is None:
+                    self._welcome_anew(conn, asked, token)
+        except (Exception, asyncio.CancelledError) as error:
+            self._refuse(conn, own_error(error, meant=conn._close is not None))
+            pass_on(error)
+            return
+        if conn._close is not None:
+            return
         waiting, conn._inbox = conn._inbox or (), None
         if conn._paused:
             conn._balance_reading()
-        self._welcome(conn, asked)
+        conn._cancel_timer()
+        self._connected(conn)
+        self._take_waiting(conn, waiting)
+        if succession is not None:
+            await self._replay(conn, succession)
+
+    async def _taken_up(
+        self, conn: Connection, resumption: Resumption, asked: dict[str, Any]
+    ) -> Succession | None:
+        """Go on with the session that the client names; None if there is none for it."""
+        wanted = asked.get("resume")
+        if wanted is None:
+            return None
+        positions = {name: Position(at["epoch"], at["offset"]) for name, at in wanted["rooms"].items()}
+        succession = await resumption.take_up(conn, wanted["token"], positions.get(""))
+        if succession is None or conn._close is not None:
+            return succession
+        self._tell_welcome(conn, resumption.token(conn))
+        rooms = succession.record.rooms
+        recovered = await conn._hub.rejoin(conn, {name: positions.get(name) for name in rooms})
+        await conn._hub.vacate(conn._home, succession.vacated)
+        if conn._close is not None:
+            return succession
+        conn._resumable.entering = ()
+        direct = Recovery(succession.direct.recovered, succession.direct.position)
+        elsewhere = dict.fromkeys(positions, Recovery(False, None))
+        conn._system("resumed", told({**elsewhere, **recovered, "": direct}))
+        for name in sorted((elsewhere.keys() | set(rooms)) - recovered.keys() - {""}):
+            conn._system("left", {"room": name})
+        if len(recovered) < len(rooms):
+            await conn._resumable.save(conn)
+        return succession
+
+    async def _replay(self, conn: Connection, succession: Succession) -> None:
+        """Send what the client has missed, at its own pace, before any handler runs."""
+        try:
+            # All at once, since nothing that is sent meanwhile may come before: the log that they are of is small.
+            conn._push_all(succession.direct.missed)
+            await conn._hub.replay(conn)
+        except (Exception, asyncio.CancelledError) as error:
+            self._refuse(conn, own_error(error, meant=conn._close is not None))
+            pass_on(error)
+
+    def _take_waiting(self, conn: Connection, waiting: Sequence[bytes]) -> None:
         for data in waiting:
             if conn._close is not None:
                 break
@@ -119,18 +191,27 @@ class HelloExchange:
 
     def _welcome(self, conn: Connection, asked: dict[str, Any]) -> None:
         conn._cancel_timer()
-        told: dict[str, Any] = {"connection": conn.id, "heartbeat": self._heartbeat}
-        moment = expiry(conn.identity)
-        if moment is not None:
-            told["expires"] = int(moment * 1000)
-        conn._system("welcome", told)
-        if asked.get("resume") is not None:
-            # Nothing is resumable here: no room was joined again, and the client has to know.
-            conn._system("resumed", {"rooms": {}})
+        self._welcome_anew(conn, asked, None)
         self._connected(conn)
 
+    def _welcome_anew(self, conn: Connection, asked: dict[str, Any], token: str | None) -> None:
+        """Welcome who comes anew, even if it wanted to come back."""
+        self._tell_welcome(conn, token)
+        wanted = asked.get("resume")
+        if wanted is not None:
+            conn._system("resumed", told(dict.fromkeys(wanted["rooms"], Recovery(False, None))))
 
-def _asked(codec: Codec, envelope: MessageEnvelope, *, has_auth: bool) -> dict[str, Any]:
+    def _tell_welcome(self, conn: Connection, token: str | None) -> None:
+        welcome: dict[str, Any] = {"connection": conn.id, "heartbeat": self._heartbeat}
+        if token is not None:
+            welcome["resume"] = token
+        moment = expiry(conn.identity)
+        if moment is not None:
+            welcome["expires"] = int(moment * 1000)
+        conn._system("welcome", welcome)
+
+
+def _asked(codec: Codec, envelope: MessageEnvelope, *, has_auth: bool, max_rooms: int) -> dict[str, Any]:
     """What the first frame of protocol v1 asks for.
 
     Raises:
@@ -147,6 +228,28 @@ def _asked(codec: Codec, envelope: MessageEnvelope, *, has_auth: bool) -> dict[s
         raise ws_handshake_failed("this server checks no tokens: it has no AuthManager")
     if not isinstance(token, str | None) or token == "":
         raise ws_handshake_failed("the token in hello is a string")
-    if not isinstance(asked.get("resume"), dict | None):
-        raise ws_handshake_failed("resume in hello is a map of token and rooms")
+    if asked.get("resume") is not None:
+        asked["resume"] = _wanted(asked["resume"], max_rooms)
     return asked
+
+
+def _wanted(resume: Any, max_rooms: int) -> dict[str, Any]:
+    """What a client wants to resume: its token, and its positions."""
+    if not isinstance(resume, dict):
+        raise ws_handshake_failed("resume in hello is a map of token and rooms")
+    token, rooms = resume.get("token"), resume.get("rooms")
+    if not isinstance(token, str) or not 1 <= len(token) <= MAX_TOKEN:
+        raise ws_handshake_failed("the token in resume is the string that a welcome had")
+    if rooms is None:
+        rooms = {}
+    if not isinstance(rooms, dict) or len(rooms) > max_rooms:
+        raise ws_handshake_failed(f"rooms in resume is a map of at most {max_rooms} rooms")
+    for name, place in rooms.items():
+        if not isinstance(name, str) or not isinstance(place, dict) or not _is_position(place):
+            raise ws_handshake_failed("each of the rooms in resume has an epoch and an offset")
+    return {"token": token, "rooms": rooms}
+
+
+def _is_position(place: dict[Any, Any]) -> bool:
+    epoch, offset = place.get("epoch"), place.get("offset")
+    return isinstance(epoch, str) and type(offset) is int and offset >= 0

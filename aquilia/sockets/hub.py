@@ -10,13 +10,10 @@ from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
-from aquilia.auth import Authenticator
 from aquilia.clock import Clock
-from aquilia.di import ScopeContainer
 from aquilia.sockets.adapters.base import Broker, Publication
 from aquilia.sockets.connection import Connection
-from aquilia.sockets.emits import Emits, conflation_key
-from aquilia.sockets.fanout import CLOCK_EVERY, SLICE, Audience, FanOut, Policy
+from aquilia.sockets.fanout import CLOCK_EVERY, SLICE, Audience, FanOut
 from aquilia.sockets.faults import (
     CloseCode,
     SocketFault,
@@ -27,84 +24,16 @@ from aquilia.sockets.faults import (
 )
 from aquilia.sockets.following import Following
 from aquilia.sockets.history import Position
-from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Namespace, Recovery
-from aquilia.sockets.identities import Identities
-from aquilia.sockets.recorder import Recorder
-from aquilia.sockets.settings import SocketSettings
+from aquilia.sockets.home import Home
+from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Recovery
 
-__all__ = ["Home", "Hub"]
+__all__ = ["Hub"]
 
 logger = logging.getLogger("aquilia.sockets")
 
 MAX_ROOM_LENGTH = 256
-
-
-class Home:
-    """A namespace that is open in this process: its controller's instance, connections and rooms."""
-
-    __slots__ = (
-        "arriving", "auth", "connections", "container", "controller", "emits", "identities", "linger", "meter",
-        "namespace", "pattern", "recorder", "rooms", "settings", "users",
-    )  # fmt: skip
-
-    def __init__(
-        self, namespace: Namespace, pattern: str, settings: SocketSettings, recorder: Recorder
-    ) -> None:
-        self.namespace = namespace
-        self.pattern = pattern
-        self.settings = settings
-        self.recorder = recorder
-        self.meter = recorder.meter(pattern)
-        self.controller: Any = None
-        self.emits: Mapping[str, Emits[Any]] = {}
-        self.container: ScopeContainer | None = None
-        self.auth: Authenticator | None = None
-        self.identities = Identities()
-        self.connections = Audience(None, self.meter, self.identities)
-        self.arriving: dict[str, Connection] = {}
-        """Clients of v1 that have not been welcomed yet: nothing is published to them."""
-        self.rooms: dict[str, Audience] = {}
-        self.users = 0
-        self.linger: asyncio.TimerHandle | None = None
-
-    def policy(self, publication: Publication) -> Policy:
-        """By which strategy and key a publication is queued.
-
-        Raises:
-            SocketFault: WS_PUBLISH_FAILED, if the key cannot be had from its payload.
-        """
-        if publication.position is None:
-            return self.policy_of(publication.event, publication.room, publication.payload)
-        emits = self.emits.get(publication.event)
-        strategy = None if emits is None else emits.strategy
-        # What is in a log keeps the log's order: nothing takes the place of an older one.
-        return "drop_oldest" if (
-            strategy or self.settings.backpressure.strategy
-        ) == "conflate" else strategy, None
-
-    def policy_of(self, event: str, room: str | None, payload: Any) -> Policy:
-        """The strategy and the key by which an event is queued, None where that is as the connection has it.
-
-        Raises:
-            SocketFault: WS_PUBLISH_FAILED, if the key cannot be had from this payload.
-        """
-        emits = self.emits.get(event)
-        strategy, key = (None, None) if emits is None else (emits.strategy, emits.key)
-        if strategy is None and (own := self.settings.backpressure).strategy == "conflate":
-            strategy, key = "conflate", own.key
-        if strategy != "conflate":
-            return strategy, None
-        if emits is not None and callable(key):  # what came from another node has no type any more
-            payload = emits.payload.convert(payload)
-        return strategy, conflation_key(event, room, key, payload)
-
-    def everyone(self) -> list[Connection]:
-        """All connections that are open here, welcomed or not."""
-        return [*self.connections.members.values(), *self.arriving.values()]
-
-    def find(self, id: str) -> Connection | None:
-        """One of `everyone`."""
-        return self.connections.members.get(id) or self.arriving.get(id)
+TAKEN_OVER = "\0taken over"
+"""The event of publications from node to node. No user's event has such a name: see `emitted`."""
 
 
 class Hub:
@@ -125,6 +54,8 @@ class Hub:
         self._returning: dict[Connection, dict[str, Position | None]] = {}
         """Those that were put into rooms again, and from where on they are to be served."""
         self._loop: asyncio.AbstractEventLoop
+        self.on_taken_over: Callable[[str, str, str], None] = lambda namespace, session, owner: None
+        """See `HubPort`."""
 
     async def start(self) -> None:
         """Connect to the broker."""
@@ -213,14 +144,16 @@ class Hub:
 
     async def join(self, conn: Connection, room: str) -> bool:
         """See `HubPort`."""
-        if not isinstance(room, str) or not 1 <= len(room) <= MAX_ROOM_LENGTH:
-            raise ws_message_invalid(f"a room's name is a string of 1 to {MAX_ROOM_LENGTH} characters")
+        if not isinstance(room, str) or not 1 <= len(room) <= MAX_ROOM_LENGTH or room[0] == "\0":
+            raise ws_message_invalid(
+                f"a room's name is a string of 1 to {MAX_ROOM_LENGTH} characters, and begins with no NUL"
+            )
         if room in conn._rooms:
             return False
         self._require_place(conn)
-        return await self._enter(conn, room)
+        return await self._enter_room(conn, room)
 
-    async def _enter(self, conn: Connection, room: str, *, again: bool = False) -> bool:
+    async def _enter_room(self, conn: Connection, room: str, *, again: bool = False) -> bool:
         """Put a connection into a room; one that comes `again` has to catch up before it is live."""
         home: Home = conn._home
         while True:
@@ -246,6 +179,8 @@ class Hub:
             if home.settings.room_size is not None and len(room) >= home.settings.room_size:
                 raise ws_room_full(name, home.settings.room_size)
             await self._subscribe(home, room)
+            if conn._resumable is not None and not again:
+                await conn._resumable.enter(conn, name)
             conn._require_open()  # it may have gone meanwhile
             self._require_place(conn)  # or joined others
         except BaseException:
@@ -273,14 +208,42 @@ class Hub:
         conn._system("left", {"room": room})
         if not len(home.rooms[room]):
             await self.close_room(home, room)
+        if conn._resumable is not None:
+            await conn._resumable.save(conn)
         return True
+
+    # Sessions that are resumed
+
+    def find(self, namespace: str, id: str) -> Connection | None:
+        """See `HubPort`."""
+        home = self.homes.get(namespace)
+        return home.find(id) if home else None
+
+    def rename(self, conn: Connection, id: str) -> None:
+        """See `HubPort`."""
+        home: Home = conn._home
+        home.arriving.pop(conn.id, None)
+        conn.id = id
+        home.arriving[id] = conn
+
+    async def vacate(self, home: Home, rooms: Sequence[str]) -> None:
+        """See `HubPort`."""
+        for room in rooms:
+            await self.close_room(home, room)
+
+    async def tell_taken_over(self, namespace: str, session: str, owner: str) -> None:
+        """See `HubPort`."""
+        ts = int(self.clock.time() * 1000)
+        told = [session, owner]
+        publication = Publication(id=uuid4().hex, namespace=namespace, event=TAKEN_OVER, payload=told, ts=ts)
+        await self._broker.publish(publication)
 
     async def rejoin(self, conn: Connection, rooms: Mapping[str, Position | None]) -> dict[str, Recovery]:
         """See `HubPort`."""
         joined: dict[str, Recovery] = {}
         for room, position in rooms.items():
             try:
-                await self._enter(conn, room, again=True)
+                await self._enter_room(conn, room, again=True)
             except SocketFault as fault:
                 if fault.code not in ("WS_ROOM_FULL", "WS_QUOTA_EXCEEDED"):
                     raise
@@ -372,6 +335,9 @@ class Hub:
 
     def deliver(self, publication: Publication) -> None:
         """Called by the broker: send a publication to the local part of its audience."""
+        if publication.event == TAKEN_OVER:
+            self.on_taken_over(publication.namespace, *publication.payload)
+            return
         audience = self._audience(publication)
         if audience is None:
             return

@@ -7,7 +7,7 @@ connection, and for a v1 client `joined` stands before it. `leave` and the end o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -111,6 +111,26 @@ class HubPort(Protocol):
             ValueError: if the room keeps no history.
         """
 
+    async def kick(self, namespace: str, connection: str) -> bool:
+        """End a connection with 4409. Whether it was there."""
+
+    # For sessions that are resumed
+
+    on_taken_over: Callable[[str, str, str], None]
+    """Called with namespace, session and owner when another node says that a session has a new owner."""
+
+    def find(self, namespace: str, id: str) -> Any:
+        """The connection of this name, welcomed or not; None if it is not in this process."""
+
+    def rename(self, conn: Any, id: str) -> None:
+        """A connection that has not been welcomed yet has this name from here on."""
+
+    def forget(self, conn: Any) -> Sequence[str]:
+        """Take a connection out of everything, at once; the rooms that it left empty are for `vacate`."""
+
+    async def vacate(self, home: Any, rooms: Sequence[str]) -> None:
+        """Give back those of these rooms that are still empty."""
+
     async def rejoin(self, conn: Any, rooms: Mapping[str, Position | None]) -> dict[str, Recovery]:
         """Put a resumed connection into these rooms again, held back until `replay`.
 
@@ -120,8 +140,10 @@ class HubPort(Protocol):
     async def replay(self, conn: Any) -> None:
         """Send what it missed in each room, in order and at its own pace, and make it live there."""
 
-    async def kick(self, namespace: str, connection: str) -> bool:
-        """End a connection with 4409. Whether it was there."""
+    async def tell_taken_over(self, namespace: str, session: str, owner: str) -> None:
+        """Tell all nodes that have this namespace of a session's new owner."""
+
+    # Writing
 
     def mark_dirty(self, conn: Any) -> None:
         """Frames wait in this connection's outbox: write them before the loop's turn is over."""

@@ -26,7 +26,7 @@ from starlette.types import Scope as ASGIScope
 
 from aquilia.sockets.families import FAMILIES, Family, Sample, bound_label
 from aquilia.sockets.figures import Distribution, Figures, Tally
-from aquilia.sockets.hub import Home
+from aquilia.sockets.home import Home
 from aquilia.sockets.shared_files import AllFiles, SharedFiles, bury_the_dead, folder, multiprocess_problem
 
 __all__ = ["Metrics"]
@@ -183,6 +183,7 @@ class Metrics:
         yield from _counted("aquilia_connections_opened_total", figures.opens)
         yield from _counted("aquilia_connections_closed_total", figures.closes)
         yield from _counted("aquilia_handshakes_total", figures.handshakes)
+        yield from _counted("aquilia_resumes_total", figures.resumes)
         yield from _counted("aquilia_messages_dropped_total", figures.drops)
         yield from _counted("aquilia_faults_total", figures.faults)
         yield from _counted("aquilia_unmatched_acks_total", figures.unmatched)

@@ -12,7 +12,8 @@ from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.faults import ws_overloaded
-from aquilia.sockets.hub import Home, Hub
+from aquilia.sockets.home import Home
+from aquilia.sockets.hub import Hub
 from aquilia.sockets.hub_port import Namespace
 from aquilia.sockets.recorder import Recorder
 

@@ -42,7 +42,8 @@ from aquilia.sockets.handshake import (
     origin_allowed,
     wants_v1,
 )
-from aquilia.sockets.hub import Home, Hub
+from aquilia.sockets.home import Home
+from aquilia.sockets.hub import Hub
 from aquilia.sockets.limits import TokenBucket
 from aquilia.sockets.measured import MeasuredConnection
 from aquilia.sockets.namespaces import Namespaces

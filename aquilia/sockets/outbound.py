@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -106,9 +106,15 @@ class Outbound:
 
     # What waits
 
-    def _event(self, name: str, payload: Any, id: str | None = None) -> bytes:
-        """The frame of an event, which wants an ack if it has an id."""
-        meta = {"ts": int(self._hub.clock.time() * 1000)} if self._profile.v1 else None
+    def _event(
+        self, name: str, payload: Any, id: str | None = None, *, place: Mapping[str, Any] | None = None
+    ) -> bytes:
+        """The frame of an event, which wants an ack if it has an id; `place` is said in its meta."""
+        meta: dict[str, Any] | None = None
+        if self._profile.v1:
+            meta = {"ts": int(self._hub.clock.time() * 1000)}
+            if place is not None:
+                meta |= place
         return self._encode(
             MessageEnvelope(type="event", event=name, payload=payload, id=id, ack=id is not None, meta=meta)
         )
@@ -152,6 +158,15 @@ class Outbound:
         if not self._dirty:
             self._mark_dirty()
         self._balance_reading()
+
+    def _push_all(self, frames: Sequence[bytes]) -> None:
+        """Queue frames that no policy may drop."""
+        if self._close is None and frames:
+            for frame in frames:
+                self._outbox.push_urgent(frame)
+            if not self._dirty:
+                self._mark_dirty()
+            self._balance_reading()
 
     def _system(self, event: str, payload: Any = None) -> None:
         """Tell a v1 client; a plain one sees no system frames."""

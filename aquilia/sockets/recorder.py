@@ -34,6 +34,9 @@ class Recorder(Protocol):
     def dropped(self, pattern: str, cause: str, count: int) -> None:
         """Messages were lost for a client."""
 
+    def resumed(self, pattern: str, outcome: str) -> None:
+        """A client came with a token: `resumed`, or why there was nothing to resume."""
+
     def unmatched_ack(self, pattern: str) -> None:
         """A client acked what nobody had asked it."""
 
@@ -67,6 +70,10 @@ class Counters:
     def dropped(self, pattern: str, cause: str, count: int) -> None:
         """See `Recorder`."""
         self.counts["dropped", pattern, cause] += count
+
+    def resumed(self, pattern: str, outcome: str) -> None:
+        """See `Recorder`."""
+        self.counts["resumed", pattern, outcome] += 1
 
     def unmatched_ack(self, pattern: str) -> None:
         """See `Recorder`."""

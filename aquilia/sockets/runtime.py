@@ -30,12 +30,14 @@ from aquilia.sockets.dispatch import Dispatcher
 from aquilia.sockets.faults import CloseCode, ws_overloaded
 from aquilia.sockets.figures import Figures
 from aquilia.sockets.flow import FlowDispatcher
-from aquilia.sockets.hub import Home, Hub
+from aquilia.sockets.home import Home
+from aquilia.sockets.hub import Hub
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.opening import Entrance
 from aquilia.sockets.plan import PROVIDED, SocketPlan
 from aquilia.sockets.recorder import Counters, Recorder
 from aquilia.sockets.refusal import refusal
+from aquilia.sockets.resumption import Resumption
 from aquilia.sockets.tasks import TaskSet
 
 if TYPE_CHECKING:
@@ -110,6 +112,9 @@ class AquilaSockets:
         self._engine = engine or FaultEngine()
         self.hub = Hub(self._adapter.broker, clock=clock)
         self._tasks = TaskSet()
+        self._resumption = Resumption(
+            self._adapter.store, self.hub, self.recorder, clock=clock, tasks=self._tasks
+        )
         self._namespaces = Namespaces(
             self.hub, self.services, self.recorder, limit=self.plan.node.max_namespaces
         )
@@ -141,6 +146,8 @@ class AquilaSockets:
                 sessions=app.sessions is not None,
                 meter=self.recorder.meter(contract.declaration.path),
             )
+            if isinstance(dispatcher, Dispatcher) and contract.settings.resume:
+                dispatcher.keep_sessions(self._resumption)
             self._entrance.serve(app, contract, dispatcher)
 
     def _measure(self, recorder: Recorder | None) -> None:
@@ -253,6 +260,7 @@ class AquilaSockets:
                 if self.metrics is not None:
                     rest.push_async_callback(self.metrics.stop)
                 await self._end_connections()
+                self._resumption.stop()
                 await self._namespaces.close()
             self._entrance.apps = {}
 

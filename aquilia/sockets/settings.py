@@ -64,6 +64,7 @@ class SocketSettings:
     require_auth: bool = False
     history: Histories = field(default_factory=Histories)
     """Which rooms remember how much; none do by default."""
+    resume: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +323,12 @@ def _require_auth(place: _Place, value: Any) -> bool:
     return value
 
 
+def _boolean(place: _Place, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise place.error(f"True or False is needed, not {value!r}")
+    return value
+
+
 def _backpressure(place: _Place, value: Any) -> Backpressure:
     if not isinstance(value, Mapping):
         raise place.error(
@@ -410,7 +417,7 @@ _DECLARED: dict[str, _Rule] = {
     "backpressure": _backpressure,
     "history": _history,
     "presence": _switch("presence"),
-    "resume": _switch("resume"),
+    "resume": _boolean,
     "max_rooms": _count,
     "room_size": _count,
 }

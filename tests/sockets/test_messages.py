@@ -311,5 +311,5 @@ async def test_ping_is_answered_with_pong(url: str) -> None:
 async def test_welcome_tells_the_connection_and_the_heartbeat(url: str) -> None:
     async with Client.connect(url, "v1.json") as client:
         assert client.welcome["type"] == "system"
-        assert set(client.welcome["payload"]) == {"connection", "heartbeat"}
+        assert set(client.welcome["payload"]) == {"connection", "heartbeat", "resume"}
         assert client.welcome["payload"]["heartbeat"] == 25

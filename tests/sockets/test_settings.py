@@ -121,7 +121,7 @@ def test_a_controllers_own_settings_win_over_its_manifests() -> None:
     [
         ({"history": object()}, "or a map of room patterns"),
         ({"presence": True}, "presence is planned"),
-        ({"resume": True}, "resume is planned"),
+        ({"resume": 1}, "True or False is needed, not 1"),
         ({"compression": True}, "compression is planned"),
         ({"require_auth": "yes"}, "True or False"),
         ({"max_rooms": 0}, "at least 1"),

@@ -32,6 +32,7 @@ from aquilia.sockets import (
     SocketGuard,
     Subscribe,
 )
+from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_forbidden
 from aquilia.sockets.outbox import Backpressure
 from aquilia.sockets.settings import SettingsError, node_settings
@@ -163,6 +164,12 @@ async def one_member(t: SocketsTest) -> bool:
     return await refused(ada.request("enter", "a"), bob.request("enter", "a"))
 
 
+async def nothing_to_come_back_to(t: SocketsTest) -> bool:
+    client = await t.connect("/hall/a", subprotocol="aquilia.v1.json", hello=False)
+    client._send(MessageEnvelope(type="control", event="hello"))
+    return "resume" not in (await client.expect("welcome", type="system")).payload
+
+
 async def timed_out(t: SocketsTest) -> bool:
     try:
         await (await t.connect("/hall/a")).request("wait", timeout=WHILE)
@@ -216,6 +223,7 @@ ROWS = [
     Row("history", "@Socket", History(size=1), History(size=2), remembered),
     Row("max_rooms", "@Socket", 1, 2, one_room),
     Row("room_size", "@Socket", 1, 2, one_member),
+    Row("resume", "@Socket", False, True, nothing_to_come_back_to),
 ]
 ELSEWHERE = {("heartbeat", "manifest"), ("handshake_timeout", "manifest"), ("metrics", "manifest")}
 """Shown by tests of their own, below, and in test_metrics_serving.py."""
@@ -340,7 +348,6 @@ REFUSED = [
     ("store_url", "manifest", "redis://localhost:6379", "leave it out"),
     ("compression", "both", True, "leave it out"),
     ("presence", "@Socket", True, "leave it out"),
-    ("resume", "@Socket", True, "leave it out"),
     ("adapter", "manifest", "redis", "choose 'inmemory' or 'nats'"),
     ("adapter_url", "manifest", "local://", "choose 'memory://'"),
 ]

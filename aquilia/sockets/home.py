@@ -1,0 +1,88 @@
+"""A namespace that is open in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from aquilia.auth import Authenticator
+from aquilia.di import ScopeContainer
+from aquilia.sockets.adapters.base import Publication
+from aquilia.sockets.connection import Connection
+from aquilia.sockets.emits import Emits, conflation_key
+from aquilia.sockets.fanout import Audience, Policy
+from aquilia.sockets.hub_port import Namespace
+from aquilia.sockets.identities import Identities
+from aquilia.sockets.recorder import Recorder
+from aquilia.sockets.settings import SocketSettings
+
+__all__ = ["Home"]
+
+
+class Home:
+    """A namespace that is open in this process: its controller's instance, connections and rooms."""
+
+    __slots__ = (
+        "arriving", "auth", "connections", "container", "controller", "emits", "identities", "linger", "meter",
+        "namespace", "pattern", "recorder", "rooms", "settings", "users",
+    )  # fmt: skip
+
+    def __init__(
+        self, namespace: Namespace, pattern: str, settings: SocketSettings, recorder: Recorder
+    ) -> None:
+        self.namespace = namespace
+        self.pattern = pattern
+        self.settings = settings
+        self.recorder = recorder
+        self.meter = recorder.meter(pattern)
+        self.controller: Any = None
+        self.emits: Mapping[str, Emits[Any]] = {}
+        self.container: ScopeContainer | None = None
+        self.auth: Authenticator | None = None
+        self.identities = Identities()
+        self.connections = Audience(None, self.meter, self.identities)
+        self.arriving: dict[str, Connection] = {}
+        """Clients of v1 that have not been welcomed yet: nothing is published to them."""
+        self.rooms: dict[str, Audience] = {}
+        self.users = 0
+        self.linger: asyncio.TimerHandle | None = None
+
+    def policy(self, publication: Publication) -> Policy:
+        """By which strategy and key a publication is queued.
+
+        Raises:
+            SocketFault: WS_PUBLISH_FAILED, if the key cannot be had from its payload.
+        """
+        if publication.position is None:
+            return self.policy_of(publication.event, publication.room, publication.payload)
+        emits = self.emits.get(publication.event)
+        strategy = None if emits is None else emits.strategy
+        # What is in a log keeps the log's order: nothing takes the place of an older one.
+        return "drop_oldest" if (
+            strategy or self.settings.backpressure.strategy
+        ) == "conflate" else strategy, None
+
+    def policy_of(self, event: str, room: str | None, payload: Any) -> Policy:
+        """The strategy and the key by which an event is queued, None where that is as the connection has it.
+
+        Raises:
+            SocketFault: WS_PUBLISH_FAILED, if the key cannot be had from this payload.
+        """
+        emits = self.emits.get(event)
+        strategy, key = (None, None) if emits is None else (emits.strategy, emits.key)
+        if strategy is None and (own := self.settings.backpressure).strategy == "conflate":
+            strategy, key = "conflate", own.key
+        if strategy != "conflate":
+            return strategy, None
+        if emits is not None and callable(key):  # what came from another node has no type any more
+            payload = emits.payload.convert(payload)
+        return strategy, conflation_key(event, room, key, payload)
+
+    def everyone(self) -> list[Connection]:
+        """All connections that are open here, welcomed or not."""
+        return [*self.connections.members.values(), *self.arriving.values()]
+
+    def find(self, id: str) -> Connection | None:
+        """One of `everyone`."""
+        return self.connections.members.get(id) or self.arriving.get(id)

@@ -1,0 +1,142 @@
+"""What a client may come back to: the token of a session, and its record.
+
+Pure: no store, loop or clock inside. A session is what a client of v1 resumes; its name is the `id` of all
+connections that it had, and it has one at a time. Each has a generation: that of a connection opened new is 0, and
+the token that a welcome carries names the next. A token is good until the generation behind its own has been used,
+since a welcome can be lost; using one makes its connection the owner, and the newest owner wins:
+
+| record | a token of generation | becomes |
+|---|---|---|
+| live or away, generation r | r (but not 0) or r + 1 | live, of that generation and the new owner |
+| live or away, generation r | any other | as it was: the token was replayed |
+| ended, or none | any | as it was: there is nothing to come back to |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from itsdangerous import BadSignature, Signer
+
+from aquilia.sockets.codecs.base import WRITE_FAILURES
+from aquilia.sockets.history import Position
+
+__all__ = ["Record", "Ticket", "Tokens", "packed_state", "unpacked_state"]
+
+RESUME_WINDOW = 120.0
+"""Seconds that a client may take to come back."""
+MAX_TOKEN = 256
+MAX_STATE = 65_536
+"""Bytes of `conn.state` that are kept."""
+
+Refusal = Literal["invalid", "unknown", "replayed"]
+
+
+class Ticket(NamedTuple):
+    """What a token says."""
+
+    session: str
+    generation: int
+
+
+class Tokens:
+    """Signs tokens, and reads them; each is good in one namespace, for one identity (None: whoever is anonymous)."""
+
+    __slots__ = ("_key",)
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def issue(self, ticket: Ticket, namespace: str, identity: Hashable) -> str:
+        """The token to come back with."""
+        said = f"{ticket.session}.{ticket.generation:x}"
+        return f"{said}.{self._signer(namespace, identity).get_signature(said).decode()}"
+
+    def read(self, token: str, namespace: str, identity: Hashable) -> Ticket | None:
+        """What a token says; None if it was not issued here, or to somebody else."""
+        try:
+            said = self._signer(namespace, identity).unsign(token[: MAX_TOKEN + 1]).decode()
+        except BadSignature:
+            return None
+        session, _, generation = said.rpartition(".")
+        return Ticket(session, int(generation, 16))
+
+    def _signer(self, namespace: str, identity: Hashable) -> Signer:
+        whose = None if identity is None else (type(identity).__name__, str(identity))
+        salt = msgspec.json.encode(("aquilia.resume", namespace, whose))
+        return Signer(self._key, salt=salt, sep=".", key_derivation="hmac")
+
+
+class Record(msgspec.Struct, array_like=True, frozen=True):
+    """What the store keeps of a session, for every node to read."""
+
+    version: int
+    phase: Literal["live", "away", "ended"]
+    generation: int
+    owner: str
+    """Names the connection that has it, or had it last."""
+    rooms: tuple[str, ...] = ()
+    state: bytes = b""
+    direct: Position | None = None
+    """The head of its direct log. Said when it is away, and there was one."""
+
+    def claimed(self, generation: int, owner: str) -> Record | Refusal:
+        """The record once a token of this generation has been used by `owner`; or why it cannot be."""
+        if self.phase == "ended":
+            return "unknown"
+        if generation < 1 or not self.generation <= generation <= self.generation + 1:
+            return "replayed"
+        return msgspec.structs.replace(self, phase="live", generation=generation, owner=owner, direct=None)
+
+    def pack(self) -> bytes:
+        """Its bytes: equal ones for equal records."""
+        return _write(self)
+
+    @classmethod
+    def read(cls, data: bytes) -> Record | None:
+        """The record that was packed; None for one of a later version."""
+        try:
+            record = _read_record(data)
+        except msgspec.MsgspecError:
+            return None
+        return record if record.version == VERSION else None
+
+
+VERSION = 1
+_write = msgspec.msgpack.Encoder().encode
+_read = msgspec.msgpack.Decoder().decode
+_read_record = msgspec.msgpack.Decoder(Record).decode
+
+
+def packed_state(state: Mapping[str, Any]) -> tuple[bytes, list[str]]:
+    """What is kept of `conn.state`, and the keys that are not: their values would come back as something else."""
+    data = _packed(state)
+    if data is not None and len(data) <= MAX_STATE:
+        return data, []
+    kept: dict[Any, Any] = {}
+    unfit = []
+    room = MAX_STATE - 8
+    for key, value in state.items():
+        entry = _packed({key: value})
+        if entry is None or len(entry) > room:
+            unfit.append(str(key))
+        else:
+            kept[key] = value
+            room -= len(entry)
+    return _packed(kept) or b"", unfit
+
+
+def _packed(state: Mapping[str, Any]) -> bytes | None:
+    try:
+        data = _write(state)
+        return data if _read(data) == state else None
+    except WRITE_FAILURES:
+        return None
+
+
+def unpacked_state(data: bytes) -> dict[str, Any]:
+    """What `packed_state` kept."""
+    state: dict[str, Any] = _read(data) if data else {}
+    return state

@@ -1,0 +1,471 @@
+"""Resumption: sessions of v1 clients that outlive their connections, kept in the store for any node to take up.
+
+What is kept of one is its `Record`. It is written when its client is welcomed, before a room is joined and after it
+is left, behind a handler that changed `conn.state`, when the connection ends, and now and then between, so that the
+record of a node that died expires by itself. Every write is a compare-and-swap: it fails once a newer connection has
+the session, on whatever node, and then the older one ends with 4410. The writes of one connection go one after the
+other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple
+
+from aquilia.clock import Clock
+from aquilia.sockets.adapters.base import Store
+from aquilia.sockets.connection import Connection, ConnectionState
+from aquilia.sockets.direct import Continued, DirectLog, DirectLogs
+from aquilia.sockets.faults import (
+    CloseCode,
+    SocketFault,
+    ws_connection_closed,
+    ws_overloaded,
+    ws_taken_over,
+)
+from aquilia.sockets.history import Position
+from aquilia.sockets.hub_port import HubPort, Recovery
+from aquilia.sockets.recorder import Recorder
+from aquilia.sockets.resume import (
+    RESUME_WINDOW,
+    VERSION,
+    Record,
+    Refusal,
+    Ticket,
+    Tokens,
+    packed_state,
+    unpacked_state,
+)
+from aquilia.sockets.tasks import TaskSet
+
+__all__ = ["FOR_GOOD", "REFRESH", "Resumable", "Resumption", "Succession"]
+
+logger = logging.getLogger("aquilia.sockets")
+
+REFRESH = 30.0
+"""Seconds after which the record of a live connection is written anew."""
+LIVE_TTL = RESUME_WINDOW + REFRESH
+TRIES = 16
+"""So often a connection tries to take up a session that others write at the same time."""
+SLOTS = 10
+AT_ONCE = 8
+TURN = 64
+FOR_GOOD = frozenset(
+    {
+        CloseCode.NORMAL,
+        CloseCode.PROTOCOL_ERROR,
+        CloseCode.UNSUPPORTED_DATA,
+        CloseCode.NOT_UTF8,
+        CloseCode.POLICY,
+        CloseCode.TOO_BIG,
+        CloseCode.BAD_HELLO,
+        CloseCode.FORBIDDEN,
+        CloseCode.NO_NAMESPACE,
+        CloseCode.KICKED,
+        CloseCode.OVER_QUOTA,
+    }
+)
+"""Close codes behind which nobody comes back. Behind 4401 a client may, with another token for its identity."""
+_KEY = "resume-key"
+
+
+def _key(session: str) -> str:
+    return f"resume.{session}"
+
+
+class Resumable:
+    """The session that a connection has, as its node knows it: `conn._resumable`."""
+
+    __slots__ = ("entering", "generation", "keeper", "log", "owner", "saving", "state", "stored", "waiters")
+
+    def __init__(self, keeper: Resumption, owner: str, generation: int, stored: bytes) -> None:
+        self.keeper = keeper
+        self.owner = owner
+        self.generation = generation
+        self.stored = stored
+        self.state = b""
+        self.log: DirectLog | None = None
+        self.entering: tuple[str, ...] = ()
+        """Rooms that count as joined already."""
+        self.saving = False
+        self.waiters: list[asyncio.Future[None]] | None = None
+
+    async def enter(self, conn: Connection, room: str) -> None:
+        """Note that the connection is about to be in a room.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE; WS_CONNECTION_CLOSED, if another connection has the session.
+        """
+        self.entering = (*self.entering, room)
+        try:
+            await self.keeper.save(conn)
+        finally:
+            self.entering = tuple(name for name in self.entering if name != room)
+
+    async def save(self, conn: Connection) -> None:
+        """See `Resumption.save`."""
+        await self.keeper.save(conn)
+
+    def place(self, conn: Connection) -> dict[str, Any]:
+        """Where in the direct log the next event will stand."""
+        log = self.log
+        if log is None:
+            log = self.log = DirectLog(self.owner, conn._variant, self.owner)
+        return {"offset": log.head + 1, "epoch": log.epoch}
+
+    def note(self, frame: bytes) -> None:
+        """Keep the frame of that event."""
+        if self.log is not None:
+            self.keeper.logs.append(self.log, frame, self.keeper.clock.monotonic())
+
+    def wake(self) -> None:
+        """A write has ended."""
+        self.saving = False
+        waiters, self.waiters = self.waiters or (), None
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+class Succession(NamedTuple):
+    """A session that was taken up."""
+
+    record: Record
+    """As it was before."""
+    vacated: tuple[str, ...]
+    """The rooms in this process that the former connection left empty."""
+    direct: Continued
+
+
+class Resumption:
+    """Opens sessions, keeps their records, and hands them to the newest connection. One per process."""
+
+    def __init__(
+        self, store: Store, hub: HubPort, recorder: Recorder, *, clock: Clock, tasks: TaskSet
+    ) -> None:
+        self.clock = clock
+        self.logs = DirectLogs()
+        self._store = store
+        self._hub = hub
+        self._recorder = recorder
+        self._tasks = tasks
+        self._known: Tokens | None = None
+        self._looked = 0.0
+        # Those whose records are written anew together.
+        self._slots: list[dict[Connection, None]] = [{} for _ in range(SLOTS)]
+        self._next = 0
+        self._live = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._unfit: set[tuple[str, str]] = set()
+        hub.on_taken_over = self._heard
+
+    # Opening
+
+    async def open(self, conn: Connection) -> str | None:
+        """Begin a session. The token to come back with; None while the store cannot be reached."""
+        record = Record(VERSION, "live", 0, conn.id)
+        data = record.pack()
+        try:
+            tokens = await self._tokens()
+            if not await self._store.compare_and_swap(_key(conn.id), None, data, LIVE_TTL):
+                return None
+        except SocketFault as fault:
+            logger.warning("a client cannot come back: the store does not answer: %s", fault)
+            return None
+        self._own(conn, Resumable(self, conn.id, 0, data))
+        return tokens.issue(Ticket(conn.id, 1), conn.namespace, _whose(conn))
+
+    async def take_up(self, conn: Connection, token: str, position: Position | None) -> Succession | None:
+        """Give a connection the session of its token, and its name. None: there is nothing to come back to.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE.
+        """
+        owner = conn.id
+        found = await self._claim(conn, token)
+        if isinstance(found, str):
+            self._recorder.resumed(conn._home.pattern, found)
+            return None
+        session, record, claimed = found
+        former = self._hub.find(conn.namespace, session)
+        vacated: tuple[str, ...] = ()
+        log, known = self.logs.fetch(session), record.phase == "away"
+        if former is not None:
+            kept = former._resumable
+            if kept is not None and kept.owner == record.owner:
+                known = True
+                log, kept.log = kept.log, None
+            vacated = self._dispossess(former)
+        self._hub.rename(conn, session)
+        resumable = Resumable(self, owner, claimed.generation, claimed.pack())
+        resumable.state, resumable.entering = record.state, record.rooms
+        self._own(conn, resumable)
+        conn.resumed = True
+        if record.state:
+            conn._state = unpacked_state(record.state)
+        now = self.clock.monotonic()
+        kind = conn._variant
+        direct = self.logs.go_on(log, record, position, owner=owner, kind=kind, known=known, now=now)
+        resumable.log = direct.log
+        if record.phase == "live" and former is None:
+            await self._tell(conn, owner)
+        self._recorder.resumed(conn._home.pattern, "resumed")
+        return Succession(record, vacated, direct)
+
+    def token(self, conn: Connection) -> str:
+        """The token for the connection behind this one."""
+        resumable = conn._resumable
+        assert self._known is not None
+        return self._known.issue(Ticket(conn.id, resumable.generation + 1), conn.namespace, _whose(conn))
+
+    async def _claim(self, conn: Connection, token: str) -> tuple[str, Record, Record] | Refusal:
+        tokens = await self._tokens()
+        ticket = tokens.read(token, conn.namespace, _whose(conn))
+        if ticket is None:
+            tokens = await self._tokens(anew=True)
+            ticket = tokens.read(token, conn.namespace, _whose(conn))
+        if ticket is None:
+            return "invalid"
+        key = _key(ticket.session)
+        for _ in range(TRIES):
+            data = await self._store.get(key)
+            record = None if data is None else Record.read(data)
+            if record is None:
+                return "unknown"
+            claimed = record.claimed(ticket.generation, conn.id)
+            if isinstance(claimed, str):
+                return claimed
+            if await self._store.compare_and_swap(key, data, claimed.pack(), LIVE_TTL):
+                return ticket.session, record, claimed
+        raise ws_overloaded("too many connections resume this session at once")
+
+    async def _tokens(self, *, anew: bool = False) -> Tokens:
+        """What signs: by a key that the first node made, and all share."""
+        now = self.clock.monotonic()
+        if self._known is not None and not (anew and now - self._looked > REFRESH):
+            return self._known
+        self._looked = now
+        key = await self._store.get(_KEY)
+        if key is None:
+            made = secrets.token_bytes(32)
+            key = (
+                made if await self._store.compare_and_swap(_KEY, None, made) else await self._store.get(_KEY)
+            )
+        self._known = Tokens(key or secrets.token_bytes(32))
+        return self._known
+
+    # Keeping
+
+    def _own(self, conn: Connection, resumable: Resumable) -> None:
+        conn._resumable = resumable
+        self._slots[self._slot(conn)][conn] = None
+        self._live += 1
+        if self._timer is None:
+            self._timer = self._tasks.loop.call_later(REFRESH / SLOTS, self._tick)
+
+    def _disown(self, conn: Connection) -> None:
+        conn._resumable = None
+        if self._slots[self._slot(conn)].pop(conn, self) is None:
+            self._live -= 1
+
+    def _slot(self, conn: Connection) -> int:
+        return hash(conn) % SLOTS
+
+    async def save(self, conn: Connection, *, anew: bool = False) -> None:
+        """Write what has changed; `anew`: write in any case, so that the record lives on.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE; WS_CONNECTION_CLOSED, if another connection has the session.
+        """
+        resumable: Resumable | None = conn._resumable
+        if resumable is None:
+            return
+        while resumable.saving:
+            await self._turn(resumable)
+        if conn._resumable is not resumable:
+            raise ws_connection_closed()
+        data = self._record(conn, resumable).pack()
+        if data == resumable.stored and not anew:
+            return
+        resumable.saving = True
+        try:
+            written = await self._write(conn.id, resumable, data, LIVE_TTL)
+        finally:
+            resumable.wake()
+        if not written:
+            self.lose(conn)
+            raise ws_connection_closed()
+
+    async def _turn(self, resumable: Resumable) -> None:
+        waiter: asyncio.Future[None] = self._tasks.loop.create_future()
+        if resumable.waiters is None:
+            resumable.waiters = []
+        resumable.waiters.append(waiter)
+        await waiter
+
+    def _record(self, conn: Connection, resumable: Resumable) -> Record:
+        if conn._state is not None:
+            resumable.state, unfit = packed_state(conn._state)
+            for key in unfit:
+                self._report_unfit(conn, key)
+        rooms = tuple(sorted({*conn._rooms, *resumable.entering}))
+        return Record(VERSION, "live", resumable.generation, resumable.owner, rooms, resumable.state)
+
+    def _report_unfit(self, conn: Connection, key: str) -> None:
+        told = conn._home.pattern, key
+        if told not in self._unfit and len(self._unfit) < 1000:
+            self._unfit.add(told)
+            logger.warning(
+                "conn.state[%r] of %s is not kept for a client that comes back: only None, bool, int, float, str, "
+                "bytes, lists and dicts are, up to 64 KiB",
+                key,
+                conn._home.pattern,
+            )
+
+    async def _write(self, session: str, resumable: Resumable, data: bytes, ttl: float) -> bool:
+        """Whether the record is still ours, and written."""
+        key = _key(session)
+        if await self._store.compare_and_swap(key, resumable.stored, data, ttl):
+            resumable.stored = data
+            return True
+        found = await self._store.get(key)
+        if found is not None:  # else the store has lost it
+            record = Record.read(found)
+            if record is None or record.owner != resumable.owner:
+                return False
+        # Our own, of a write whose answer was lost.
+        if await self._store.compare_and_swap(key, found, data, ttl):
+            resumable.stored = data
+            return True
+        return False
+
+    async def keep_state(self, conn: Connection) -> None:
+        """A handler has run that may have changed `conn.state`. What cannot be written now is, a while later."""
+        try:
+            await self.save(conn)
+        except SocketFault as fault:
+            if conn._close is None:
+                logger.warning("conn.state of %s waits to be kept: %s", conn.id, fault)
+
+    def _tick(self) -> None:
+        self.logs.expire(self.clock.monotonic())
+        slot = list(self._slots[self._next])
+        self._next = (self._next + 1) % SLOTS
+        # It goes on for the logs of those who are away, which have their time as well.
+        self._timer = None
+        if self._live or len(self.logs):
+            self._timer = self._tasks.loop.call_later(REFRESH / SLOTS, self._tick)
+        if slot:
+            self._tasks.start(self._refresh(slot))
+
+    async def _refresh(self, conns: list[Connection]) -> None:
+        rest = iter(conns)
+
+        async def some() -> None:
+            for turn, conn in enumerate(rest, 1):
+                await self._renew(conn)
+                if turn % TURN == 0:
+                    await asyncio.sleep(0)
+
+        await asyncio.gather(*(some() for _ in range(min(AT_ONCE, len(conns)))))
+
+    async def _renew(self, conn: Connection) -> None:
+        """Keep a record alive, and find out whether it is still ours."""
+        resumable = conn._resumable
+        if resumable is None:
+            return
+        if resumable.log is not None:
+            self.logs.trim(resumable.log, self.clock.monotonic())
+        try:
+            await self.save(conn, anew=True)
+        except SocketFault as fault:
+            if conn._close is None:
+                logger.warning("the session of %s could not be written: %s", conn.id, fault)
+
+    # The end
+
+    async def leave(self, conn: Connection, code: int) -> None:
+        """A connection has ended: by its close code its session ends as well, or waits for its client."""
+        resumable: Resumable | None = conn._resumable
+        if resumable is None:
+            return
+        record = self._record(conn, resumable)
+        self._disown(conn)
+        ended = code in FOR_GOOD
+        log, direct = resumable.log, None
+        if log is not None:
+            direct = Position(log.epoch, log.head)
+            if ended:
+                self.logs.drop(log)
+            else:
+                self.logs.put_away(conn.id, log, self.clock.monotonic())
+        session = conn.id
+        phase, rooms, state = ("ended", (), b"") if ended else ("away", record.rooms, record.state)
+        last = Record(VERSION, phase, record.generation, record.owner, rooms, state, direct)  # type: ignore[arg-type]
+        try:
+            while resumable.saving:
+                await self._turn(resumable)
+            if ended and resumable.generation == 0:  # no other connection had it
+                await self._store.get_and_delete(_key(session))
+            else:  # a former one that has not heard of it yet finds its end, not nothing
+                await self._write(session, resumable, last.pack(), RESUME_WINDOW)
+        except SocketFault as fault:
+            logger.warning("the end of the session %s could not be written: %s", session, fault)
+
+    def lose(self, conn: Connection) -> None:
+        """A newer connection has the session, elsewhere."""
+        rooms = self._dispossess(conn)
+        if rooms:
+            self._tasks.start(self._hub.vacate(conn._home, rooms))
+
+    def _dispossess(self, conn: Connection) -> tuple[str, ...]:
+        """End a connection with 4410. The rooms that it left empty here."""
+        resumable: Resumable | None = conn._resumable
+        self._disown(conn)
+        if resumable is not None and resumable.log is not None:
+            self.logs.drop(resumable.log)
+        if unread := len(conn._outbox):
+            self._recorder.dropped(conn._home.pattern, "disconnected", unread)
+        conn._outbox.clear()
+        fault = ws_taken_over()
+        conn._end(CloseCode.TAKEN_OVER, fault.message)
+        if conn._blocked and conn.phase is not ConnectionState.CLOSED:  # there is nothing to wait for
+            conn._transport.close(CloseCode.TAKEN_OVER, fault.message)
+        return tuple(self._hub.forget(conn))
+
+    async def _tell(self, conn: Connection, owner: str) -> None:
+        """Other nodes may have the former connection: they look at their record now, else they do so in a while."""
+        try:
+            await self._hub.tell_taken_over(conn.namespace, conn.id, owner)
+        except SocketFault as fault:
+            logger.warning("the former connection of %s hears of it later: %s", conn.id, fault)
+
+    def _heard(self, namespace: str, session: str, owner: str) -> None:
+        conn = self._hub.find(namespace, session)
+        resumable = None if conn is None else conn._resumable
+        if resumable is not None and resumable.owner != owner:
+            self._tasks.start(self._renew(conn))
+
+    def stop(self) -> None:
+        """The process ends."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _whose(conn: Connection) -> Hashable:
+    whose: Hashable = getattr(conn.identity, "id", None)
+    return whose
+
+
+def told(recoveries: Mapping[str, Recovery]) -> dict[str, Any]:
+    """The payload of `resumed`."""
+    rooms: dict[str, Any] = {}
+    for room, (recovered, position) in recoveries.items():
+        rooms[room] = {"recovered": recovered}
+        if position is not None:
+            rooms[room] |= {"epoch": position.epoch, "offset": position.offset}
+    return {"rooms": rooms}
