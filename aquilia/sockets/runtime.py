@@ -31,6 +31,7 @@ from aquilia.sockets.faults import CloseCode, ws_overloaded
 from aquilia.sockets.figures import Figures
 from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.hub import Home, Hub
+from aquilia.sockets.idempotence import Promises
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.opening import Entrance
 from aquilia.sockets.plan import PROVIDED, SocketPlan
@@ -107,6 +108,11 @@ class AquilaSockets:
         self._engine = engine or FaultEngine()
         self.hub = Hub(self._adapter.broker, clock=clock)
         self._tasks = TaskSet()
+        promises = Promises(
+            self._adapter.store,
+            ttl=self.plan.node.idempotence_ttl,
+            handler_timeout=self.plan.node.handler_timeout,
+        )
         self._namespaces = Namespaces(
             self.hub, self.services, self.recorder, limit=self.plan.node.max_namespaces
         )
@@ -132,6 +138,7 @@ class AquilaSockets:
                 node=self.plan.node,
                 engine=self._engine,
                 tasks=self._tasks,
+                promises=promises,
                 ends=self,
                 clock=clock,
                 development=development,
