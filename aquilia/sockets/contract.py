@@ -261,12 +261,6 @@ class _Reader:
         )
 
     def _check_planned(self, handler: Handler, declaration: EventDeclaration) -> None:
-        if declaration.delivery != "at_most_once":
-            self._problem(
-                handler.location,
-                f"delivery={declaration.delivery!r} is planned, and not in this version yet; "
-                "accepted: 'at_most_once'",
-            )
         if declaration.backpressure is not None:
             self._problem(
                 handler.location,

@@ -129,6 +129,10 @@ def Event(  # noqa: N802
     `schema` is a `Schema`, or any type that the payload's annotation could be. With `ack=True` every message
     needs an id, and is acked.
 
+    `delivery` is what a client may rely on that sends a message again until it has its ack. "at_least_once": it is
+    acked once the handler is done, which is not cancelled when the client leaves. "effectively_once" as well: a
+    repeat gets the first answer, and does not run the handler again. Both imply `ack=True`.
+
     Raises:
         ValueError: for a name, a delivery or an `ack` that cannot be.
     """
@@ -138,7 +142,7 @@ def Event(  # noqa: N802
         EventDeclaration(
             event_name(name),
             schema=schema,
-            ack=ack,
+            ack=ack or delivery != "at_most_once",
             guards=_listed(guards),
             middleware=_listed(middleware),
             delivery=_delivery(delivery),
@@ -148,10 +152,15 @@ def Event(  # noqa: N802
 
 
 def AckEvent(  # noqa: N802
-    name: str, *, schema: Any = None, guards: Sequence[Any] = (), middleware: Sequence[Any] = ()
+    name: str,
+    *,
+    schema: Any = None,
+    guards: Sequence[Any] = (),
+    middleware: Sequence[Any] = (),
+    delivery: Delivery = "at_most_once",
 ) -> Callable[[AnyHandler], AnyHandler]:
     """`Event(name, ack=True)`: a message without an id is refused."""
-    return Event(name, schema=schema, ack=True, guards=guards, middleware=middleware)
+    return Event(name, schema=schema, ack=True, guards=guards, middleware=middleware, delivery=delivery)
 
 
 def Subscribe(  # noqa: N802

@@ -41,6 +41,7 @@ from aquilia.sockets.faults import (
 from aquilia.sockets.figures import OTHER, Meter, Tally
 from aquilia.sockets.handshake import choose_profile
 from aquilia.sockets.hello import HelloExchange
+from aquilia.sockets.idempotence import Promises
 from aquilia.sockets.pump import Pump
 from aquilia.sockets.rates import over_rate
 from aquilia.sockets.resumption import Resumption
@@ -80,6 +81,7 @@ class Dispatcher:
         node: NodeSettings,
         engine: FaultEngine,
         tasks: TaskSet,
+        promises: Promises,
         ends: Ends,
         clock: Clock,
         development: bool,
@@ -90,6 +92,7 @@ class Dispatcher:
         self._node = node
         self._engine = engine
         self._tasks = tasks
+        self._promises = promises
         self._pump = Pump(tasks, self._handle)
         self._ends = ends
         self._monotonic = clock.monotonic
@@ -105,7 +108,9 @@ class Dispatcher:
         )
         self._credentials = Credentials(contract, engine, tasks, self._answer)
         self._max_size = contract.settings.max_message_size
-        compiler = RouteCompiler(contract, services, node.handler_timeout, sessions=sessions)
+        compiler = RouteCompiler(
+            contract, services, node.handler_timeout, promises=promises, engine=engine, sessions=sessions
+        )
         self._routes = {name: compiler.route(event) for name, event in contract.events.items()}
         self._kinds: dict[str, Tally] | None = None
         if meter is not None:
@@ -371,6 +376,8 @@ class Dispatcher:
             if by_server and conn._started:
                 # The handler that closed the connection may still have something to do.
                 await asyncio.wait([pump], timeout=HANDLER_GRACE)
+            if self._promises.holds(conn):
+                await asyncio.wait([pump])
             pump.cancel()
             await asyncio.wait([pump])
 

@@ -46,6 +46,14 @@ class MessageEnvelope(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False
     room: str | None = None
     meta: dict[str, Any] | None = None
 
+    @property
+    def key(self) -> str | None:
+        """What names this message for ever, if its event has a delivery promise: for an application's own records.
+
+        It is the same when the client repeats the message in its session, resumed or not, and no other message's.
+        """
+        return None
+
 
 class Profile(msgspec.Struct, frozen=True):
     """What a subprotocol stands for: a codec, and whether its client speaks all of protocol version 1."""

@@ -16,6 +16,7 @@ __all__ = [
     "SocketFault",
     "ws_ack_timeout",
     "ws_adapter_unavailable",
+    "ws_already_handled",
     "ws_already_subscribed",
     "ws_auth_required",
     "ws_connection_closed",
@@ -221,6 +222,16 @@ def ws_room_full(room: str, size: int) -> SocketFault:
 def ws_not_subscribed(room: str) -> SocketFault:
     """The client is not in the room that it speaks to."""
     return SocketFault("WS_NOT_SUBSCRIBED", f"not in room {room!r}", retryable=True)
+
+
+def ws_already_handled(limit: int) -> SocketFault:
+    """A message came again whose first answer was larger than what is remembered, in bytes."""
+    return SocketFault(
+        "WS_ALREADY_HANDLED",
+        f"this message was handled; its answer is not known any more, since it was above {limit} bytes",
+        severity=Severity.INFO,
+        status=409,
+    )
 
 
 def ws_already_subscribed(room: str) -> SocketFault:

@@ -35,6 +35,7 @@ from aquilia.sockets.faults import (
 from aquilia.sockets.figures import OTHER, Meter
 from aquilia.sockets.flow_request import FlowRequest
 from aquilia.sockets.handshake import Handshake
+from aquilia.sockets.idempotence import Promises
 from aquilia.sockets.keeping import saving
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.tasks import TaskSet
@@ -53,6 +54,7 @@ class FlowDispatcher:
         node: NodeSettings,
         engine: FaultEngine,
         tasks: TaskSet,
+        promises: Promises,
         ends: Ends,
         clock: Clock,
         development: bool,

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from aquilia.di import Injection, Scope, ScopeContainer, Services
+from aquilia.faults import Fault, FaultEngine
+from aquilia.sockets.answers import fault_of
 from aquilia.sockets.codecs import CODECS
 from aquilia.sockets.connection import Connection, DisconnectReason
 from aquilia.sockets.contract import EventContract, HookContract, SocketContract
@@ -17,6 +19,7 @@ from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_overloaded
 from aquilia.sockets.figures import Distribution, Tally
 from aquilia.sockets.guards import Check, guard_checks, judge, passes
+from aquilia.sockets.idempotence import Promises
 from aquilia.sockets.keeping import saving
 from aquilia.sockets.middleware import Handle, wrap
 
@@ -51,12 +54,21 @@ class RouteCompiler:
     """Composes, once, what handles each event: middleware, then guards, then schema, then the method."""
 
     def __init__(
-        self, contract: SocketContract, services: Services, timeout: float | None, *, sessions: bool = False
+        self,
+        contract: SocketContract,
+        services: Services,
+        timeout: float | None,
+        *,
+        promises: Promises,
+        engine: FaultEngine,
+        sessions: bool = False,
     ) -> None:
         self._contract = contract
         self._services = services
         self._timeout = timeout
         self._sessions = sessions
+        self._promises = promises
+        self._engine = engine
 
     def hook(self, hook: HookContract) -> Hook:
         """Prepare a method that runs at an end of the connection."""
@@ -69,9 +81,14 @@ class RouteCompiler:
 
     def route(self, event: EventContract) -> Route:
         """Compose what handles one event."""
-        handle = self._call(event)
+        handle, promised = self._call(event), event.declaration.delivery != "at_most_once"
+        if promised:
+            handle = self._promises.keyed(handle)
         if event.declaration.kind != "event":
             handle = _moving(handle, join=event.declaration.kind == "subscribe")
+        if event.declaration.delivery == "effectively_once":
+            # What it changes in the session is part of its effect, and saved before its answer is kept.
+            handle = self._promises.once(saving(handle) if self._sessions else handle, self._judge(event))
         checks = self._checks(event)
         if checks:
             handle = _guarded(checks, handle)
@@ -82,7 +99,13 @@ class RouteCompiler:
             handle = saving(handle)
         if self._timeout is not None:
             handle = _timed(handle, self._timeout, event.handler.attribute)
+        if promised:
+            handle = self._promises.kept(handle)
         return Route(handle, _where(self._contract, event.handler), event.declaration.ack)
+
+    def _judge(self, event: EventContract) -> Callable[[Exception, Connection, MessageEnvelope], Fault]:
+        where = _where(self._contract, event.handler)
+        return lambda error, conn, envelope: fault_of(self._engine, error, where, conn, envelope)
 
     def _checks(self, event: EventContract) -> list[Check]:
         app, declared = self._contract.chain.guards, self._contract.declaration.guards

@@ -32,6 +32,7 @@ from aquilia.sockets.figures import Figures
 from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub import Hub
+from aquilia.sockets.idempotence import Promises
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.opening import Entrance
 from aquilia.sockets.plan import PROVIDED, SocketPlan
@@ -115,6 +116,11 @@ class AquilaSockets:
         self._resumption = Resumption(
             self._adapter.store, self.hub, self.recorder, clock=clock, tasks=self._tasks
         )
+        promises = Promises(
+            self._adapter.store,
+            ttl=self.plan.node.idempotence_ttl,
+            handler_timeout=self.plan.node.handler_timeout,
+        )
         self._namespaces = Namespaces(
             self.hub, self.services, self.recorder, limit=self.plan.node.max_namespaces
         )
@@ -140,6 +146,7 @@ class AquilaSockets:
                 node=self.plan.node,
                 engine=self._engine,
                 tasks=self._tasks,
+                promises=promises,
                 ends=self,
                 clock=clock,
                 development=development,

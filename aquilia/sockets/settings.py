@@ -91,6 +91,7 @@ class NodeSettings:
     heartbeat: float = 25.0
     handshake_timeout: float = 10.0
     handler_timeout: float | None = None
+    idempotence_ttl: float = 300.0
     metrics: str | None = None
     """The path at which metrics are served, or "collect": they are kept, and the host serves them."""
     sockets: SocketSettings = field(default_factory=SocketSettings)
@@ -195,6 +196,17 @@ def _positive(place: _Place, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST_NUMBER:
         raise place.error(f"a number above 0 is needed, not {value!r}")
     return float(value)
+
+
+_RESUMABLE = 120
+"""Seconds in which a session can be resumed: its messages may come again as late as that."""
+
+
+def _remembering(place: _Place, value: Any) -> float:
+    seconds = _positive(place, value)
+    if seconds < _RESUMABLE:
+        raise place.error(f"at least {_RESUMABLE} seconds are needed, in which a client may come back")
+    return seconds
 
 
 def _or_none(rule: _Rule) -> _Rule:
@@ -390,6 +402,7 @@ _RULES: dict[str, _Rule] = {
     "heartbeat": _positive,
     "handshake_timeout": _positive,
     "handler_timeout": _or_none(_positive),
+    "idempotence_ttl": _remembering,
     "metrics": _metrics,
     "guards": _chain(_guard_problems, "guards: "),
     "message_middleware": _chain(middleware_problems, "middleware: "),

@@ -131,7 +131,7 @@ def test_every_problem_of_a_controller_is_told_at_once_with_its_place() -> None:
         @Event("one")
         async def second(self, conn: Connection) -> None: ...
 
-        @Event("later", delivery="at_least_once", backpressure={"strategy": "conflate"})
+        @Event("later", backpressure={"strategy": "conflate"})
         async def later(self, conn: Connection) -> None: ...
 
         @Event("typed")
@@ -159,7 +159,6 @@ def test_every_problem_of_a_controller_is_told_at_once_with_its_place() -> None:
         "sync is not async",
         "bare must take (self, conn, payload)",
         "event 'one' is handled by second, and already by first at",
-        "delivery='at_least_once' is planned",
         "declare it on the event that is sent, as in Emits(",
         "typed: the payload",
         "Nowhere",

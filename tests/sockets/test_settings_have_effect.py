@@ -60,6 +60,11 @@ class Hall(SocketController):
     async def recall(self, conn: Connection) -> list[Any]:
         return [told.payload for told in (await self.history("hall")).messages]
 
+    @Event("count", delivery="effectively_once")
+    async def count(self, conn: Connection) -> int:
+        conn.state["counted"] = conn.state.get("counted", 0) + 1
+        return int(conn.state["counted"])
+
     @Event("wait")
     async def wait(self, conn: Connection) -> None:
         await asyncio.Event().wait()
@@ -179,6 +184,15 @@ async def timed_out(t: SocketsTest) -> bool:
         return False
 
 
+async def forgetful(t: SocketsTest) -> bool:
+    """Whether an answer is given anew after 200 seconds."""
+    client = await t.connect("/hall/a")
+    assert await client.request("count") == 1
+    await t.clock.advance(200)
+    client._requests = 0  # so that the next has the id of the first
+    return bool(await client.request("count") == 2)
+
+
 async def impatient_with_slow_readers(t: SocketsTest) -> bool:
     """Whether a client is shown out while three words wait for it."""
     slow, quick = await t.connect("/hall/a"), await t.connect("/hall/a")
@@ -215,6 +229,7 @@ ROWS = [
     Row("allowed_origins", "both", ["https://a.example"], ["https://b.example"], no_page_of_b, True),
     Row("require_auth", "both", True, False, nobody_anonymous),
     Row("allowed_hosts", "manifest", ["a.example"], ["localhost"], no_localhost),
+    Row("idempotence_ttl", "manifest", 120, 400, forgetful),
     Row("handler_timeout", "manifest", 0.05, 30, timed_out),
     Row("guards", "both", [Verdict(False)], [Verdict(True)], no_message, adds_up=True),
     Row("message_middleware", "manifest", [refusing], [passing], no_message),
