@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 
 from aquilia.controller import Controller
 from aquilia.sockets.emits import Emits, emitted
-from aquilia.sockets.history import Position
+from aquilia.sockets.history import Histories, Position
 from aquilia.sockets.hub_port import HistoryPage, HubPort, Member
 
 __all__ = ["SocketController"]
@@ -31,6 +31,7 @@ class SocketController(Controller):
 
     _hub: HubPort
     _emits: Mapping[str, Emits[Any]] = MappingProxyType({})
+    _histories = Histories()
 
     @overload
     async def publish_room(
@@ -49,7 +50,10 @@ class SocketController(Controller):
             SocketFault: WS_PUBLISH_FAILED, WS_ADAPTER_UNAVAILABLE.
         """
         name, value = self._emitted(event, payload)
-        await self._hub.publish(self.namespace, name, value, room=room, exclude=_connection_id(exclude))
+        history = self._histories.of(room)
+        await self._hub.publish(
+            self.namespace, name, value, room=room, exclude=_connection_id(exclude), history=history
+        )
 
     @overload
     async def broadcast(self, event: str, payload: Any = None, *, exclude: Any = None) -> None: ...
@@ -85,7 +89,10 @@ class SocketController(Controller):
         """
         if limit < 1:
             raise ValueError(f"limit: at least 1 is needed, not {limit!r}")
-        return await self._hub.history(self.namespace, room, since=since, limit=limit)
+        history = self._histories.of(room)
+        if history is None:
+            raise ValueError(f"the room {room!r} keeps no history: declare it by @Socket(…, history=…)")
+        return await self._hub.read(self.namespace, room, history, since=since, limit=limit)
 
     async def kick(self, connection_id: str) -> bool:
         """End a connection of this namespace with close code 4409. Whether it was there."""

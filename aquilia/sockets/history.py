@@ -55,6 +55,8 @@ class Histories(dict[str, History]):
         """How much this room keeps; None: nothing."""
         if not self:
             return None
+        if not isinstance(room, str):
+            return None
         try:
             return self._known[room]
         except AttributeError:
@@ -335,18 +337,20 @@ class Follower(Generic[Item]):
         """What arrived meanwhile follows, as far as it does."""
         waiting = self._waiting
         assert waiting is not None
+        foreign = False
         while waiting:
             item = waiting[0]
             place = item.position
             assert place is not None
-            if place.epoch == self.position.epoch and place.offset > self.position.offset:
+            if place.epoch != self.position.epoch:
+                foreign = True  # of a life before this one, or behind it: reading on will show
+            elif place.offset > self.position.offset:
                 if item.previous is None or item.previous > self.position.offset:
                     self.wants = self.position
                     return
                 self.position = place
                 found.append(item)
-            elif place.epoch != self.position.epoch:
-                self.wants = self.position
-                return
             waiting.popleft()
-        self.wants = self._waiting = None
+        self.wants = self.position if foreign else None
+        if not foreign:
+            self._waiting = None

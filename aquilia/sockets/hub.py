@@ -23,7 +23,7 @@ from aquilia.sockets.faults import (
     ws_room_full,
 )
 from aquilia.sockets.following import Following
-from aquilia.sockets.history import Position
+from aquilia.sockets.history import History, Position
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Recovery
 
@@ -144,10 +144,7 @@ class Hub:
 
     async def join(self, conn: Connection, room: str) -> bool:
         """See `HubPort`."""
-        if not isinstance(room, str) or not 1 <= len(room) <= MAX_ROOM_LENGTH or room[0] == "\0":
-            raise ws_message_invalid(
-                f"a room's name is a string of 1 to {MAX_ROOM_LENGTH} characters, and begins with no NUL"
-            )
+        _require_name(room)
         if room in conn._rooms:
             return False
         self._require_place(conn)
@@ -275,8 +272,11 @@ class Hub:
         room: str | None = None,
         identity: str | None = None,
         exclude: str | None = None,
+        history: History | None = None,
     ) -> None:
         """See `HubPort`. Waits while the room's fan-out is behind, and gives the loop its turn to write."""
+        if room is not None:
+            _require_name(room)
         await self._fanout.turn()
         publication = Publication(
             id=uuid4().hex,
@@ -288,8 +288,6 @@ class Hub:
             identity=identity,
             exclude=exclude,
         )
-        home = self.homes.get(namespace)
-        history = home.settings.history.of(room) if home is not None and room is not None else None
         await self._broker.publish(publication, history)
         audience = self._audience(publication)
         if audience is not None:
@@ -306,14 +304,17 @@ class Hub:
             for conn in (*audience.members.values(), *audience.waiting.values())
         ]
 
-    async def history(
-        self, namespace: str, room: str, *, since: Position | None = None, limit: int = 100
+    async def read(
+        self,
+        namespace: str,
+        room: str,
+        history: History,
+        *,
+        since: Position | None = None,
+        limit: int = 100,
     ) -> HistoryPage:
         """See `HubPort`."""
-        home = self.homes.get(namespace)
-        history = home.settings.history.of(room) if home is not None else None
-        if history is None:
-            raise ValueError(f"the room {room!r} keeps no history: declare it by @Socket(…, history=…)")
+        _require_name(room)
         page = await self._broker.read(namespace, room, history, since=since, limit=limit)
         messages = [
             HistoryMessage(told.event, told.payload, told.ts, told.position)
@@ -426,3 +427,10 @@ class Hub:
                 await self._broker.unsubscribe(home.namespace.path, audience.name)
             except Exception:
                 logger.exception("the broker could not be told that nobody listens any more")
+
+
+def _require_name(room: object) -> None:
+    if not isinstance(room, str) or not 1 <= len(room) <= MAX_ROOM_LENGTH or room[0] == "\0":
+        raise ws_message_invalid(
+            f"a room's name is a string of 1 to {MAX_ROOM_LENGTH} characters, and begins with no NUL"
+        )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from aquilia.clock import Clock
-from aquilia.sockets.history import Position
+from aquilia.sockets.history import History, Position
 
 __all__ = ["HistoryMessage", "HistoryPage", "HubPort", "Member", "Namespace", "Recovery"]
 
@@ -95,20 +95,29 @@ class HubPort(Protocol):
         room: str | None = None,
         identity: str | None = None,
         exclude: str | None = None,
+        history: History | None = None,
     ) -> None:
-        """Send an event to the members of a room, to an identity, or to all of a namespace."""
+        """Send an event to the members of a room, to an identity, or to all of a namespace.
+
+        `history` is how much the room keeps. It is the caller's to know: nobody needs to be in the room.
+        """
 
     async def members(self, namespace: str, room: str) -> Sequence[Member]:
         """Who is in a room."""
 
-    async def history(
-        self, namespace: str, room: str, *, since: Position | None = None, limit: int = 100
+    async def read(
+        self,
+        namespace: str,
+        room: str,
+        history: History,
+        *,
+        since: Position | None = None,
+        limit: int = 100,
     ) -> HistoryPage:
-        """What a room's log holds.
+        """What the log of a room holds that keeps so much history.
 
         Raises:
-            SocketFault: WS_ADAPTER_UNAVAILABLE.
-            ValueError: if the room keeps no history.
+            SocketFault: WS_ADAPTER_UNAVAILABLE; WS_MESSAGE_INVALID for what is no room's name.
         """
 
     async def kick(self, namespace: str, connection: str) -> bool:

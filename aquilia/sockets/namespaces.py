@@ -103,6 +103,7 @@ class Namespaces:
         controller = contract.controller.__new__(contract.controller)
         controller.namespace, controller.path_params = home.namespace.path, home.namespace.params
         controller._hub, controller._emits = self._hub, contract.emits
+        controller._histories = home.settings.history
         home.emits, home.auth = contract.emits, contract.auth
         controller.__init__(**arguments)  # type: ignore[misc]
         return controller

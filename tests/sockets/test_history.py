@@ -145,6 +145,28 @@ async def test_what_is_kept_does_not_change_with_its_sender() -> None:
     assert [note[1] for note in page["notes"]] == [{"n": 1}, {"n": 2}]
 
 
+async def test_what_is_published_while_nobody_is_connected_is_kept_as_well() -> None:
+    app = hall(History())
+    async with serving(app) as base:
+        async with Client.connect(f"{base}/hall", "v1.json") as ada:
+            await ada.request("say", "first")
+        controller = app.hub.homes["/hall"].controller
+        await eventually(lambda: not app.hub.homes["/hall"].connections.members)
+        app._namespaces._drop(app.hub.homes["/hall"])
+        await eventually(lambda: "/hall" not in app.hub.homes)
+        await controller.publish_room("hall", "note", "alone")
+        async with Client.connect(f"{base}/hall", "v1.json") as ada:
+            page = (await ada.request("recall", {"room": "hall"}))["data"]
+    assert [note[1] for note in page["notes"]] == ["first", "alone"]
+
+
+@pytest.mark.parametrize("room", ["", "\0x", "x" * 257, 5])
+async def test_what_is_no_rooms_name_can_neither_be_published_to_nor_recalled(room: Any) -> None:
+    async with serving(hall({"y": History()})) as base:
+        async with Client.connect(f"{base}/hall", "v1.json") as ada:
+            assert (await ada.request("say in", [room, "a"]))["error"]["code"] == "WS_MESSAGE_INVALID"
+
+
 async def read_notes(frozen: RawSocket) -> list[int]:
     """What a member that stopped reading finds when it reads on, up to the last note."""
     notes: list[int] = []
