@@ -107,6 +107,8 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/credentials.py",
         "sockets/middleware.py",
         "sockets/rates.py",
+        "sockets/durable.py",
+        "sockets/resumable.py",
         "sockets/resumption.py",
         "sockets/routes.py",
         "sockets/dispatch.py",

@@ -207,11 +207,10 @@ class Connection(Outbound):
         resumable = self._resumable
         if resumable is None:
             self._push(self._event(name, value), strategy, key)
+        elif self._home.durable:
+            await resumable.send(self, name, value, strategy)
         else:
-            frame = self._event(name, value, place=resumable.place(self))
-            resumable.note(frame)
-            # What has a place in a log keeps the log's order.
-            self._push(frame, "drop_oldest" if strategy == "conflate" else strategy)
+            resumable.push(self, name, value, strategy)
         while self._outbox.half_full and self.phase is not ConnectionState.CLOSED:
             await self._drained()
 

@@ -25,7 +25,8 @@ class Emits(Generic[Payload]):
         ...
         await self.publish_room("general", self.received, MessageReceive(text="hi"))
 
-    `backpressure`, like `{"strategy": "conflate", "key": "symbol"}`, goes before that of the controller.
+    `backpressure`, like `{"strategy": "conflate", "key": "symbol"}`, goes before that of the controller. `durable`
+    events that `conn.send_event` has sent reach a client that comes back even if the node has died meanwhile.
 
     Raises:
         ValueError: for what can never be right.
@@ -39,8 +40,10 @@ class Emits(Generic[Payload]):
         backpressure: Mapping[str, Any] | None = None,
         durable: bool = False,
     ) -> None:
-        if durable:
-            raise ValueError(f"Emits({name!r}): durable is planned, and not in this version yet")
+        if not isinstance(durable, bool):
+            raise ValueError(f"Emits({name!r}): durable is True or False, not {durable!r}")
+        self.durable = durable
+        """Whether what is sent to one client outlives the node that sent it."""
         self.name = event_name(name)
         self.payload: PayloadType = payload_type(payload)
         self.strategy: Strategy | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from aquilia.auth import Authenticator
@@ -24,8 +24,8 @@ class Home:
     """A namespace that is open in this process: its controller's instance, connections and rooms."""
 
     __slots__ = (
-        "arriving", "auth", "connections", "container", "controller", "emits", "identities", "linger", "meter",
-        "namespace", "pattern", "recorder", "rooms", "settings", "users",
+        "arriving", "auth", "connections", "container", "controller", "durable", "emits", "identities", "linger",
+        "meter", "namespace", "pattern", "recorder", "rooms", "settings", "users",
     )  # fmt: skip
 
     def __init__(
@@ -38,6 +38,8 @@ class Home:
         self.meter = recorder.meter(pattern)
         self.controller: Any = None
         self.emits: Mapping[str, Emits[Any]] = {}
+        self.durable: Set[str] = frozenset()
+        """The names of those that are durable."""
         self.container: ScopeContainer | None = None
         self.auth: Authenticator | None = None
         self.identities = Identities()

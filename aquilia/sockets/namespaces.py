@@ -105,6 +105,7 @@ class Namespaces:
         controller._hub, controller._emits = self._hub, contract.emits
         controller._histories = home.settings.history
         home.emits, home.auth = contract.emits, contract.auth
+        home.durable = frozenset(name for name, emits in contract.emits.items() if emits.durable)
         controller.__init__(**arguments)  # type: ignore[misc]
         return controller
 

@@ -14,11 +14,13 @@ import logging
 import secrets
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from aquilia.clock import Clock
-from aquilia.sockets.adapters.base import Store
+from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.connection import Connection, ConnectionState
-from aquilia.sockets.direct import Continued, DirectLog, DirectLogs
+from aquilia.sockets.direct import Continued, DirectLogs
+from aquilia.sockets.durable import DurableEvent, DurableEvents
 from aquilia.sockets.faults import (
     CloseCode,
     SocketFault,
@@ -29,6 +31,7 @@ from aquilia.sockets.faults import (
 from aquilia.sockets.history import Position
 from aquilia.sockets.hub_port import HubPort, Recovery
 from aquilia.sockets.recorder import Recorder
+from aquilia.sockets.resumable import Resumable
 from aquilia.sockets.resume import (
     RESUME_WINDOW,
     VERSION,
@@ -41,7 +44,7 @@ from aquilia.sockets.resume import (
 )
 from aquilia.sockets.tasks import TaskSet
 
-__all__ = ["FOR_GOOD", "REFRESH", "Resumable", "Resumption", "Succession"]
+__all__ = ["FOR_GOOD", "REFRESH", "Resumption", "Succession"]
 
 logger = logging.getLogger("aquilia.sockets")
 
@@ -76,60 +79,6 @@ def _key(session: str) -> str:
     return f"resume.{session}"
 
 
-class Resumable:
-    """The session that a connection has, as its node knows it: `conn._resumable`."""
-
-    __slots__ = ("entering", "generation", "keeper", "log", "owner", "saving", "state", "stored", "waiters")
-
-    def __init__(self, keeper: Resumption, owner: str, generation: int, stored: bytes) -> None:
-        self.keeper = keeper
-        self.owner = owner
-        self.generation = generation
-        self.stored = stored
-        self.state = b""
-        self.log: DirectLog | None = None
-        self.entering: tuple[str, ...] = ()
-        """Rooms that count as joined already."""
-        self.saving = False
-        self.waiters: list[asyncio.Future[None]] | None = None
-
-    async def enter(self, conn: Connection, room: str) -> None:
-        """Note that the connection is about to be in a room.
-
-        Raises:
-            SocketFault: WS_ADAPTER_UNAVAILABLE; WS_CONNECTION_CLOSED, if another connection has the session.
-        """
-        self.entering = (*self.entering, room)
-        try:
-            await self.keeper.save(conn)
-        finally:
-            self.entering = tuple(name for name in self.entering if name != room)
-
-    async def save(self, conn: Connection) -> None:
-        """See `Resumption.save`."""
-        await self.keeper.save(conn)
-
-    def place(self, conn: Connection) -> dict[str, Any]:
-        """Where in the direct log the next event will stand."""
-        log = self.log
-        if log is None:
-            log = self.log = DirectLog(self.owner, conn._variant, self.owner)
-        return {"offset": log.head + 1, "epoch": log.epoch}
-
-    def note(self, frame: bytes) -> None:
-        """Keep the frame of that event."""
-        if self.log is not None:
-            self.keeper.logs.append(self.log, frame, self.keeper.clock.monotonic())
-
-    def wake(self) -> None:
-        """A write has ended."""
-        self.saving = False
-        waiters, self.waiters = self.waiters or (), None
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-
 class Succession(NamedTuple):
     """A session that was taken up."""
 
@@ -144,11 +93,18 @@ class Resumption:
     """Opens sessions, keeps their records, and hands them to the newest connection. One per process."""
 
     def __init__(
-        self, store: Store, hub: HubPort, recorder: Recorder, *, clock: Clock, tasks: TaskSet
+        self,
+        adapter: Adapter,
+        hub: HubPort,
+        recorder: Recorder,
+        *,
+        clock: Clock,
+        tasks: TaskSet,
     ) -> None:
         self.clock = clock
         self.logs = DirectLogs()
-        self._store = store
+        self._store = adapter.store
+        self._durable = DurableEvents(adapter.broker)
         self._hub = hub
         self._recorder = recorder
         self._tasks = tasks
@@ -210,10 +166,49 @@ class Resumption:
         kind = conn._variant
         direct = self.logs.go_on(log, record, position, owner=owner, kind=kind, known=known, now=now)
         resumable.log = direct.log
+        if not direct.recovered and conn._home.durable:
+            direct = await self._redeliver(conn, resumable, position)
         if record.phase == "live" and former is None:
             await self._tell(conn, owner)
         self._recorder.resumed(conn._home.pattern, "resumed")
         return Succession(record, vacated, direct)
+
+    async def _redeliver(
+        self, conn: Connection, resumable: Resumable, position: Position | None
+    ) -> Continued:
+        """Send the durable events again that the client has not seen, at new places: of the others nobody knows."""
+        session = conn.id
+        events = await self._durable.behind(conn.namespace, session, position)
+        log = resumable._log(conn)
+        start = Position(log.epoch, log.head)
+        await self._durable.begin(conn.namespace, session, start)
+        frames = []
+        for told in events:
+            place = resumable.next_place(conn)
+            await self._durable.write(conn.namespace, session, told._replace(place=place))
+            frame = conn._event(
+                told.event, told.payload, place={"offset": place.offset, "epoch": place.epoch}
+            )
+            self.logs.append(log, frame, self.clock.monotonic())
+            frames.append(frame)
+        return Continued(log, False, frames, start)
+
+    async def keep(self, conn: Connection, resumable: Resumable, event: str, payload: Any) -> None:
+        """Write a durable event to the broker, as the next of the session's direct log.
+
+        Raises:
+            SocketFault: see `Resumable.send`.
+        """
+        if conn._resumable is not resumable:
+            raise ws_connection_closed()
+        ts = int(self.clock.time() * 1000)
+        told = DurableEvent(uuid4().hex, resumable.next_place(conn), event, payload, ts)
+        await self._durable.write(conn.namespace, conn.id, told)
+        found = await self._store.get(_key(conn.id))
+        record = None if found is None else Record.read(found)
+        if record is None or record.owner != resumable.owner:
+            self.lose(conn)  # who has the session now may have read before this was written
+            raise ws_connection_closed()
 
     def token(self, conn: Connection) -> str:
         """The token for the connection behind this one."""

@@ -113,9 +113,7 @@ class AquilaSockets:
         self._engine = engine or FaultEngine()
         self.hub = Hub(self._adapter.broker, clock=clock)
         self._tasks = TaskSet()
-        self._resumption = Resumption(
-            self._adapter.store, self.hub, self.recorder, clock=clock, tasks=self._tasks
-        )
+        self._resumption = Resumption(self._adapter, self.hub, self.recorder, clock=clock, tasks=self._tasks)
         promises = Promises(
             self._adapter.store,
             ttl=self.plan.node.idempotence_ttl,
