@@ -93,11 +93,15 @@ class EventRecord(Struct, frozen=True):
 
 
 class EmitRecord(Struct, frozen=True):
-    """A message that clients may get. `payload` is a JSON Schema; `backpressure` its own, if it has one."""
+    """A message that clients may get. `payload` is a JSON Schema; `backpressure` its own, if it has one.
+
+    `durable` is True of what outlives its node, and else left out.
+    """
 
     name: str
     payload: dict[str, Any]
     backpressure: dict[str, Any] | UnsetType = UNSET
+    durable: bool | UnsetType = UNSET
 
 
 class GuardRecord(Struct, frozen=True):

@@ -61,7 +61,7 @@ def _namespace(app: App, contract: SocketContract) -> NamespaceRecord:
         settings=msgspec.to_builtins(contract.settings, enc_hook=qualified_name),
         events=tuple(_event(event) for _, event in sorted(contract.events.items())),
         emits=tuple(
-            EmitRecord(name, emits.payload.json_schema(), _policy(emits))
+            EmitRecord(name, emits.payload.json_schema(), _policy(emits), emits.durable or UNSET)
             for name, emits in sorted(contract.emits.items())
         ),
         guards=tuple(sorted(_guards(contract), key=lambda guard: guard.priority)),
