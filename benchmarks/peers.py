@@ -19,6 +19,7 @@ __all__ = [
     "FLOOR",
     "FULL",
     "HERE",
+    "HISTORY",
     "PEERS",
     "ROOT",
     "Peer",
@@ -32,7 +33,7 @@ BUILD = ROOT / "build" / "benchmarks"
 SERVERS = HERE / "servers"
 
 AQUILIA, FLOOR = "aquilia", "floor"
-BARE, FULL = "aquilia-bare", "aquilia-full"
+BARE, FULL, HISTORY = "aquilia-bare", "aquilia-full", "aquilia-history"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,12 @@ PEERS = (
         _python("{servers}/aquilia_app.py", "{port}", "native", "full"),
         modes=frozenset({"echo"}),
         header=_bearer,
+    ),
+    Peer(
+        HISTORY,
+        "Aquilia, rooms with history",
+        _python("{servers}/aquilia_app.py", "{port}", "native", "history"),
+        modes=frozenset({"fanout"}),
     ),
     Peer(
         "fastapi",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import Any
 
-from peers import AQUILIA, BARE, FLOOR, FULL
+from peers import AQUILIA, BARE, FLOOR, FULL, HISTORY
 
 __all__ = ["DISTURBED", "figures", "headline", "report"]
 
@@ -132,7 +132,7 @@ def _disturbed(results: Result) -> Iterator[str]:
 
 
 def _summary(results: Result) -> Iterator[str]:
-    others = [name for name in results["peers"] if name not in (AQUILIA, BARE, FULL)]
+    others = [name for name in results["peers"] if name not in (AQUILIA, BARE, FULL, HISTORY)]
     if AQUILIA not in results["peers"] or not others:
         return
     yield "## Aquilia beside the others"
@@ -161,6 +161,12 @@ def _summary(results: Result) -> Iterator[str]:
         ]
         yield f"Of its own bare throughput, echo keeps with everything on: {', '.join(shares)}."
         yield ""
+    for name, peers in results["runs"].items():
+        if HISTORY in peers:
+            share = _ratio(figures(results, name, HISTORY, "rate"), figures(results, name, AQUILIA, "rate"))
+            members = results["scenarios"][name]["connections"]
+            yield f"Fan-out to {members:,} members, in a room with history: {share} of the rate without."
+            yield ""
 
 
 def _ratio(own: Sequence[float], other: Sequence[float]) -> str:

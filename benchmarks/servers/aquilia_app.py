@@ -3,7 +3,8 @@
 python aquilia_app.py PORT TRANSPORT [VARIANT]
 
 What is in the way of a message, besides the check of its payload: with `bare` nothing; with `usual`, the default,
-what an application would have, a guard and a rate limit; with `full` authentication, its guards and metrics as well.
+what an application would have, a guard and a rate limit; with `history` the same, and rooms that remember; with
+`full` authentication, its guards and metrics as well.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from aquilia.sockets import (
     Connection,
     Event,
     HandshakeAuthGuard,
+    History,
     MessageAuthGuard,
     MessageEnvelope,
     RoleGuard,
@@ -69,6 +71,11 @@ AUTH = JWTAuthManager("the secret of the benchmark, which is none")
 VARIANTS: dict[str, dict[str, Any]] = {
     "bare": {},
     "usual": {"guards": [Everyone()], "message_rate_limit": 1_000_000},
+    "history": {
+        "guards": [Everyone()],
+        "message_rate_limit": 1_000_000,
+        "history": History(),
+    },
     "full": {
         "guards": [Everyone(), HandshakeAuthGuard(), MessageAuthGuard(), RoleGuard("member")],
         "message_rate_limit": 1_000_000,
