@@ -203,11 +203,12 @@ class Connection(Outbound):
         name, value = emitted(event, payload, self._home.emits)
         if self._close is not None:
             raise ws_connection_closed()
-        strategy, key = self._home.policy_of(name, None, value)
+        home = self._home
+        strategy, key = (None, None) if home.uniform else home.policy_of(name, None, value)
         resumable = self._resumable
         if resumable is None:
             self._push(self._event(name, value), strategy, key)
-        elif self._home.durable:
+        elif home.durable:
             await resumable.send(self, name, value, strategy)
         else:
             resumable.push(self, name, value, strategy)

@@ -25,7 +25,8 @@ class Home:
 
     __slots__ = (
         "arriving", "auth", "connections", "container", "controller", "durable", "emits", "identities", "linger",
-        "meter", "namespace", "pattern", "recorder", "rooms", "settings", "users",
+        "meter", "namespace", "pattern", "recorder", "rooms", "settings",
+        "uniform", "users",
     )  # fmt: skip
 
     def __init__(
@@ -40,6 +41,8 @@ class Home:
         self.emits: Mapping[str, Emits[Any]] = {}
         self.durable: Set[str] = frozenset()
         """The names of those that are durable."""
+        self.uniform = True
+        """Whether all that is sent is queued as its connection has it."""
         self.container: ScopeContainer | None = None
         self.auth: Authenticator | None = None
         self.identities = Identities()
@@ -50,12 +53,22 @@ class Home:
         self.users = 0
         self.linger: asyncio.TimerHandle | None = None
 
+    def declare(self, emits: Mapping[str, Emits[Any]]) -> None:
+        """What its controller sends."""
+        self.emits = emits
+        self.durable = frozenset(name for name, own in emits.items() if own.durable)
+        self.uniform = self.settings.backpressure.strategy != "conflate" and all(
+            own.strategy is None for own in emits.values()
+        )
+
     def policy(self, publication: Publication) -> Policy:
         """By which strategy and key a publication is queued.
 
         Raises:
             SocketFault: WS_PUBLISH_FAILED, if the key cannot be had from its payload.
         """
+        if self.uniform:
+            return None, None
         if publication.position is None:
             return self.policy_of(publication.event, publication.room, publication.payload)
         emits = self.emits.get(publication.event)
@@ -71,6 +84,8 @@ class Home:
         Raises:
             SocketFault: WS_PUBLISH_FAILED, if the key cannot be had from this payload.
         """
+        if self.uniform:
+            return None, None
         emits = self.emits.get(event)
         strategy, key = (None, None) if emits is None else (emits.strategy, emits.key)
         if strategy is None and (own := self.settings.backpressure).strategy == "conflate":

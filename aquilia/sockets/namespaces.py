@@ -104,8 +104,8 @@ class Namespaces:
         controller.namespace, controller.path_params = home.namespace.path, home.namespace.params
         controller._hub, controller._emits = self._hub, contract.emits
         controller._histories = home.settings.history
-        home.emits, home.auth = contract.emits, contract.auth
-        home.durable = frozenset(name for name, emits in contract.emits.items() if emits.durable)
+        home.declare(contract.emits)
+        home.auth = contract.auth
         controller.__init__(**arguments)  # type: ignore[misc]
         return controller
 
