@@ -225,11 +225,12 @@ class Following:
 
     async def _next_page(self, conn: Connection, position: Position, pending: deque[Delivery]) -> Position:
         """Read on. A member's position, which is another one where something is lost."""
+        before = self.reached  # what comes behind this while we read may not be in what is read
         try:
             page = await self._page(position)
             if page is not None:
                 pending.extend(page)
-                return position if page or self._covers(position) else self.reached
+                return position if page or self._covers(position) else before
             rest = await self._read(self._namespace, self._audience.name or "", self.history, limit=PAGE)
         except SocketFault as fault:
             logger.warning("the log of a room cannot be read: %s", fault)

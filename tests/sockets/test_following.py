@@ -93,6 +93,21 @@ async def test_who_joins_is_told_a_place_behind_which_nothing_is_missing(street:
     assert (joined["epoch"], joined["offset"]) == await street.head()
 
 
+async def test_what_is_said_while_a_log_with_holes_is_read_is_not_passed_over(street: Street) -> None:
+    """Logs on NATS have holes: the room's last entry lies before where the node began to follow it."""
+    await street.publish("old")
+    place = await street.head()
+    street.broker.ahead = 5
+    (live,) = await street.members(1, profile=V1_JSON)
+    conn = street.connect(V1_JSON)
+    await street.hub.rejoin(conn, {"r": place})
+    street.broker.after_read = lambda: street.publish("new")
+    await street.hub.replay(conn)
+    await turns()
+    assert heard(live) == ["new"]
+    assert heard(conn) == ["new"]
+
+
 async def test_all_who_come_back_at_once_get_all_that_was_said(street: Street) -> None:
     """More than what is shared among them (`RECENT`), while others are talking."""
     await street.publish("first")
