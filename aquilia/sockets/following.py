@@ -282,7 +282,9 @@ class Following:
 
     def _covers(self, position: Position) -> bool:
         since = self._since
-        return since is not None and since.epoch == position.epoch and position.offset >= since.offset
+        if since is None or not since.epoch == position.epoch == self.reached.epoch:
+            return False
+        return since.offset <= position.offset <= self.reached.offset
 
     def _use(self) -> None:
         self._users += 1

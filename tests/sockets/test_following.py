@@ -108,6 +108,17 @@ async def test_what_is_said_while_a_log_with_holes_is_read_is_not_passed_over(st
     assert heard(conn) == ["new"]
 
 
+async def test_a_position_from_the_future_is_not_recovered(street: Street) -> None:
+    await street.members(1, profile=V1_JSON)
+    await street.publish("one")
+    epoch, offset = await street.head()
+    conn, told = await street.returning(Position(epoch, offset + 7))
+    assert (told.recovered, told.position) == (False, (epoch, offset))
+    await street.publish("two")
+    await turns()
+    assert heard(conn) == ["two"]
+
+
 async def test_all_who_come_back_at_once_get_all_that_was_said(street: Street) -> None:
     """More than what is shared among them (`RECENT`), while others are talking."""
     await street.publish("first")
