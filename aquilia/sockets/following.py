@@ -43,8 +43,8 @@ class Following:
     """The log of one room, and who has which part of it. See the head of this module."""
 
     __slots__ = (
-        "_audience", "_before", "_bytes", "_fanout", "_follower", "_lock", "_loop", "_namespace", "_policy", "_read",
-        "_reading", "_recent", "_release", "_since", "_tasks", "_users", "history", "reached",
+        "_audience", "_before", "_bytes", "_fanout", "_follower", "_lock", "_loop", "_losses", "_namespace",
+        "_policy", "_read", "_reading", "_recent", "_release", "_since", "_tasks", "_users", "history", "reached",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +71,8 @@ class Following:
         self._loop = loop
         self._follower: Follower[Publication] = Follower(head)
         self._reading = False
+        self._losses = 0
+        """How often the broker was lost."""
         self._lock = asyncio.Lock()
         self._recent: list[Delivery] = []
         """The end of the log, without a hole from `_since` to `reached`, while somebody is catching up."""
@@ -98,6 +100,7 @@ class Following:
 
     def lost_touch(self) -> None:
         """The broker was away: what it delivers may have holes, and the last of them would not show."""
+        self._losses += 1
         self._follower.lost_touch()
         self._fetch()
 
@@ -125,6 +128,7 @@ class Following:
         follower = self._follower
         try:
             while (wants := follower.wants) is not None:
+                losses = self._losses
                 try:
                     page = await self._read(
                         self._namespace, self._audience.name or "", self.history, since=wants, limit=PAGE
@@ -134,6 +138,8 @@ class Following:
                     await asyncio.sleep(PAUSE)
                     continue
                 found, gap = follower.fill(page.publications, page.head, complete=page.complete)
+                if losses != self._losses:  # it may have been read before the broker was lost
+                    follower.lost_touch()
                 if gap is not None:
                     self._fanout.enqueue(self._audience, _GapDelivery(self._audience.name or "", gap))
                 for publication in found:

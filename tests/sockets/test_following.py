@@ -119,6 +119,24 @@ async def test_a_position_from_the_future_is_not_recovered(street: Street) -> No
     assert heard(conn) == ["two"]
 
 
+async def test_a_connection_to_the_broker_that_is_lost_in_the_midst_of_reading_is_read_again(
+    street: Street,
+) -> None:
+    (conn,) = await street.members(1, profile=V1_JSON)
+    await street.publish("one")
+
+    async def missed() -> None:
+        street.broker._subscribed.discard(("/n", "r"))
+        await street.publish("missed")
+        street.broker._subscribed.add(("/n", "r"))
+        street.hub.lost_touch()
+
+    street.broker.after_read = missed
+    street.hub.lost_touch()
+    await turns(20)
+    assert heard(conn) == ["one", "missed"]
+
+
 async def test_all_who_come_back_at_once_get_all_that_was_said(street: Street) -> None:
     """More than what is shared among them (`RECENT`), while others are talking."""
     await street.publish("first")
