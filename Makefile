@@ -84,6 +84,10 @@ system-deps: ## Install what the tests need of the system (Debian, as root)
 	echo "Installing$$missing"; export DEBIAN_FRONTEND=noninteractive; \
 	apt-get -qq update && apt-get -qq -y --no-install-recommends install $$missing >/dev/null
 
+.PHONY: soak
+soak: $(INSTALLED)-test ## Kill servers and the broker under load: nothing may be lost (ARGS=--short: 20,000 messages)
+	@$(PY) tests/soak/soak.py $(ARGS)
+
 .PHONY: bench
 bench: $(INSTALLED)-test ## Measure the speed beside other servers, for half an hour (ARGS=--quick: a first look)
 	@if command -v npm >/dev/null && ! test -d benchmarks/servers/node_modules/ws; then \

@@ -430,7 +430,8 @@ class Client(Listening):
                 paused = True
                 self._session.pause()
                 self._set_timer()
-            reading, stirred = (asyncio.ensure_future(s.wait()) for s in (self._read, self._stirred))
+            # From now on, not from a task's first turn: its reader may take all there is before that.
+            reading, stirred = self._read.next(), self._stirred.next()
             try:
                 await asyncio.wait([reading, stirred], return_when=asyncio.FIRST_COMPLETED)
             finally:

@@ -33,11 +33,15 @@ class Signal:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def wait(self) -> None:
-        """Until the next `fire`."""
+    def next(self) -> asyncio.Future[None]:
+        """The next `fire`, from this very moment on."""
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        await waiter
+        return waiter
+
+    async def wait(self) -> None:
+        """Until the next `fire`."""
+        await self.next()
 
 
 def decoder_for(codec: Codec, type: Any) -> Decode:

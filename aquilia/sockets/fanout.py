@@ -55,8 +55,8 @@ class Audience:
     """Connections that get the same publications: a room's members, or all of a namespace."""
 
     __slots__ = (
-        "backlog", "caught_up", "current", "gone", "identities", "joined", "lock", "members", "meter", "name", "rest",
-        "subscribed", "tail", "turn", "waiting",
+        "backlog", "caught_up", "current", "early", "gone", "identities", "joined", "lock", "members", "meter",
+        "name", "rest", "subscribed", "tail", "turn", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +81,8 @@ class Audience:
         self.subscribed = False
         self.waiting: dict[str, Connection] = {}
         """Members that are not served by fan-out: they have yet to catch up."""
+        self.early: list[Publication] = []
+        """What came before its tail was there."""
         self.tail: Tail | None = None
         """Where it keeps history, what has to know of each publication that is begun."""
 

@@ -43,8 +43,8 @@ class Following:
     """The log of one room, and who has which part of it. See the head of this module."""
 
     __slots__ = (
-        "_audience", "_before", "_bytes", "_fanout", "_follower", "_lock", "_loop", "_namespace", "_policy", "_read",
-        "_reading", "_recent", "_release", "_since", "_tasks", "_users", "history", "reached",
+        "_audience", "_before", "_bytes", "_fanout", "_follower", "_lock", "_loop", "_losses", "_namespace",
+        "_policy", "_read", "_reading", "_recent", "_release", "_since", "_tasks", "_users", "history", "reached",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +71,8 @@ class Following:
         self._loop = loop
         self._follower: Follower[Publication] = Follower(head)
         self._reading = False
+        self._losses = 0
+        """How often the broker was lost."""
         self._lock = asyncio.Lock()
         self._recent: list[Delivery] = []
         """The end of the log, without a hole from `_since` to `reached`, while somebody is catching up."""
@@ -98,6 +100,7 @@ class Following:
 
     def lost_touch(self) -> None:
         """The broker was away: what it delivers may have holes, and the last of them would not show."""
+        self._losses += 1
         self._follower.lost_touch()
         self._fetch()
 
@@ -125,6 +128,7 @@ class Following:
         follower = self._follower
         try:
             while (wants := follower.wants) is not None:
+                losses = self._losses
                 try:
                     page = await self._read(
                         self._namespace, self._audience.name or "", self.history, since=wants, limit=PAGE
@@ -134,6 +138,8 @@ class Following:
                     await asyncio.sleep(PAUSE)
                     continue
                 found, gap = follower.fill(page.publications, page.head, complete=page.complete)
+                if losses != self._losses:  # it may have been read before the broker was lost
+                    follower.lost_touch()
                 if gap is not None:
                     self._fanout.enqueue(self._audience, _GapDelivery(self._audience.name or "", gap))
                 for publication in found:
@@ -225,11 +231,12 @@ class Following:
 
     async def _next_page(self, conn: Connection, position: Position, pending: deque[Delivery]) -> Position:
         """Read on. A member's position, which is another one where something is lost."""
+        before = self.reached  # what comes behind this while we read may not be in what is read
         try:
             page = await self._page(position)
             if page is not None:
                 pending.extend(page)
-                return position if page or self._covers(position) else self.reached
+                return position if page or self._covers(position) else before
             rest = await self._read(self._namespace, self._audience.name or "", self.history, limit=PAGE)
         except SocketFault as fault:
             logger.warning("the log of a room cannot be read: %s", fault)
@@ -281,7 +288,9 @@ class Following:
 
     def _covers(self, position: Position) -> bool:
         since = self._since
-        return since is not None and since.epoch == position.epoch and position.offset >= since.offset
+        if since is None or not since.epoch == position.epoch == self.reached.epoch:
+            return False
+        return since.offset <= position.offset <= self.reached.offset
 
     def _use(self) -> None:
         self._users += 1

@@ -344,6 +344,8 @@ class Hub:
             return
         if publication.position is not None and isinstance(audience.tail, Following):
             audience.tail.arrived(publication)
+        elif publication.position is not None and audience.name is not None:
+            audience.early.append(publication)
         else:
             policy = self.homes[publication.namespace].policy(publication)
             self._fanout.deliver(audience, publication, policy)
@@ -417,6 +419,9 @@ class Hub:
                 fanout=self._fanout,
                 loop=self._loop,
             )
+            early, audience.early = audience.early, []
+            for publication in early:
+                audience.tail.arrived(publication)
         audience.subscribed = True
 
     async def _unsubscribe(self, home: Home, audience: Audience) -> None:
