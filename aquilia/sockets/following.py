@@ -32,7 +32,7 @@ PAGE = 256
 """Entries that are read from the log at a time."""
 RECENT = 4096
 RECENT_BYTES = 8 << 20
-"""Entries, and bytes of them, that are shared by those who catch up at the same time."""
+"""Entries, and bytes of their frames, that are shared by those who catch up at the same time, at most."""
 LINGER = 5.0
 """Seconds that these are kept for others, who lost their connections with the last one."""
 PAUSE = 0.5
@@ -43,7 +43,8 @@ class Following:
     """The log of one room, and who has which part of it. See the head of this module."""
 
     __slots__ = (
-        "_audience", "_before", "_bytes", "_fanout", "_follower", "_lock", "_loop", "_losses", "_namespace",
+        "_audience", "_before", "_bytes", "_fanout", "_follower", "_lock", "_loop", "_losses", "_most",
+        "_most_bytes", "_namespace",
         "_policy", "_read", "_reading", "_recent", "_release", "_since", "_tasks", "_users", "history", "reached",
     )  # fmt: skip
 
@@ -78,6 +79,8 @@ class Following:
         """The end of the log, without a hole from `_since` to `reached`, while somebody is catching up."""
         self._since: Position | None = None
         self._bytes = 0
+        self._most = min(RECENT, history.size)
+        self._most_bytes = min(RECENT_BYTES, history.max_bytes)
         self._users = 0
         self._release: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -111,12 +114,27 @@ class Following:
         self._before, self.reached = self.reached, place
         if self._since is None:
             return
-        if place.epoch != self._before.epoch or len(self._recent) >= RECENT or self._bytes > RECENT_BYTES:
+        if place.epoch != self._before.epoch:
             self._forget()
             self._since = place if self._users else None
         else:
             self._recent.append(delivery)
             self._bytes += delivery.size
+            if len(self._recent) > self._most + CLOCK_EVERY or self._bytes > self._most_bytes:
+                self._trim()
+
+    def _trim(self) -> None:
+        """Keep no more for those who catch up than the log does."""
+        self._bytes = sum(delivery.size for delivery in self._recent)  # more variants of frames came meanwhile
+        gone = 0
+        while self._bytes > self._most_bytes or len(self._recent) - gone > self._most:
+            if gone == len(self._recent) - 1:
+                break
+            self._bytes -= self._recent[gone].size
+            gone += 1
+        if gone:
+            self._since = self._recent[gone - 1].publication.position
+            del self._recent[:gone]
 
     def _fetch(self) -> None:
         if not self._reading:
@@ -279,7 +297,11 @@ class Following:
         if since is None or since.epoch != position.epoch or position.offset >= since.offset:
             return
         end = _offset(found[-1]) if found else position.offset
-        if end < since.offset or len(self._recent) + len(found) > RECENT or self._bytes > RECENT_BYTES:
+        if (
+            end < since.offset
+            or len(self._recent) + len(found) > self._most
+            or self._bytes > self._most_bytes
+        ):
             return
         before = [delivery for delivery in found if _offset(delivery) <= since.offset]
         self._recent[:0] = before

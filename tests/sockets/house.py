@@ -164,7 +164,9 @@ class House:
         return found
 
     async def publish(self, payload: Any, **options: Any) -> None:
-        await self.hub.publish("/n", "e", payload, **{"room": "r", **options})
+        room = options.pop("room", "r")
+        history = None if room is None else self.home.settings.history.of(room)
+        await self.hub.publish("/n", "e", payload, room=room, history=history, **options)
 
 
 def heard(conn: Connection) -> list[Any]:

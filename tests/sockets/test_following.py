@@ -60,7 +60,7 @@ class Street(House):
         return conn, found.get("r")
 
     async def head(self) -> Position:
-        return (await self.hub.history("/n", "r")).head
+        return (await self.hub.read("/n", "r", History(size=20_000))).head
 
 
 @pytest.fixture
