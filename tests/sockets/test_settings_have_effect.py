@@ -341,8 +341,8 @@ REFUSED = [
     ("compression", "both", True, "leave it out"),
     ("presence", "@Socket", True, "leave it out"),
     ("resume", "@Socket", True, "leave it out"),
-    ("adapter", "manifest", "redis", "choose 'inmemory' or 'nats'"),
-    ("adapter_url", "manifest", "local://", "choose 'memory://'"),
+    ("adapter", "manifest", "redis", "choose 'inmemory', 'local' or 'nats'"),
+    ("adapter_url", "manifest", "redis://localhost", "choose 'memory://'"),
 ]
 
 

@@ -13,8 +13,8 @@ __all__ = ["ADAPTER_URL", "adapter_for"]
 
 ADAPTER_URL = "AQ_WS_ADAPTER_URL"
 """The variable of the environment whose URL wins over the settings: it may hold a password."""
-_DEFAULTS = {"inmemory": "memory://", "nats": "nats://127.0.0.1:4222"}
-_SCHEMES = ("memory", "nats", "tls")
+_DEFAULTS = {"inmemory": "memory://", "local": "local://", "nats": "nats://127.0.0.1:4222"}
+_SCHEMES = ("local", "memory", "nats", "tls")
 
 
 def adapter_for(name: str, url: str | None, clock: Clock) -> Adapter:
@@ -29,13 +29,17 @@ def adapter_for(name: str, url: str | None, clock: Clock) -> Adapter:
     scheme = url.partition("://")[0]
     if url == "memory://":
         return InMemoryAdapter(clock.monotonic)
-    if scheme not in ("nats", "tls"):
+    if scheme not in _SCHEMES or scheme == "memory":
         near = get_close_matches(scheme, _SCHEMES, n=1) if len(scheme) < 20 else []
         hint = f"; did you mean {near[0]}://?" if near else ""
-        raise ValueError(f"{where}: it is none of memory://, nats://… and tls://…{hint}")
-    from aquilia.sockets.adapters.nats import NatsAdapter
-
+        raise ValueError(f"{where}: it is none of memory://, local://…, nats://… and tls://…{hint}")
     try:
+        if scheme == "local":
+            from aquilia.sockets.adapters.local import LocalAdapter
+
+            return LocalAdapter(url, clock)
+        from aquilia.sockets.adapters.nats import NatsAdapter
+
         return NatsAdapter(url, clock)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
