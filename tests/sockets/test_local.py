@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import gone, status, vanished
 
 from aquilia.aquilary import BootError
 from aquilia.sockets import (
@@ -50,25 +51,6 @@ async def local(tmp_path: Path) -> AsyncIterator[LocalAdapter]:
 async def payloads(here: LocalAdapter) -> list[object]:
     page = await here.broker.read("/a", "r", HISTORY, limit=5000)
     return [each.payload for each in page.publications]
-
-
-def status(pid: int) -> tuple[str, int]:
-    """The state of a process, and its parent."""
-    state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
-    return state, int(parent)
-
-
-def gone(pid: int) -> bool:
-    try:
-        return status(pid)[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-async def vanished(pid: int) -> None:
-    async with asyncio.timeout(20):
-        while not gone(pid):
-            await asyncio.sleep(0.02)
 
 
 async def another_server(here: LocalAdapter, pid: int) -> None:

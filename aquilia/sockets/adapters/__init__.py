@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from difflib import get_close_matches
 
@@ -9,10 +10,14 @@ from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.adapters.inmemory import InMemoryAdapter
 
-__all__ = ["ADAPTER_URL", "adapter_for"]
+logger = logging.getLogger("aquilia.sockets")
+
+__all__ = ["ADAPTER_URL", "LOCAL_HOST", "adapter_for"]
 
 ADAPTER_URL = "AQ_WS_ADAPTER_URL"
 """The variable of the environment whose URL wins over the settings: it may hold a password."""
+LOCAL_HOST = "AQ_WS_LOCAL_HOST"
+"""The variable that `aq serve` sets for its children: port and secret of the process that has servers for local://."""
 _DEFAULTS = {"inmemory": "memory://", "local": "local://", "nats": "nats://127.0.0.1:4222"}
 _SCHEMES = ("local", "memory", "nats", "tls")
 
@@ -25,7 +30,7 @@ def adapter_for(name: str, url: str | None, clock: Clock) -> Adapter:
     """
     said = os.environ.get(ADAPTER_URL)
     where = ADAPTER_URL if said else "adapter_url"
-    url = said or url or _DEFAULTS[name]
+    url = said or url or (_by_default() if name == "inmemory" else _DEFAULTS[name])
     scheme = url.partition("://")[0]
     if url == "memory://":
         return InMemoryAdapter(clock.monotonic)
@@ -43,3 +48,15 @@ def adapter_for(name: str, url: str | None, clock: Clock) -> Adapter:
         return NatsAdapter(url, clock)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _by_default() -> str:
+    """Where nothing was said: in memory, unless that is lost while the application is served: at each reload."""
+    if LOCAL_HOST not in os.environ:
+        return "memory://"
+    from aquilia.sockets.adapters.local_server import missing
+
+    if problem := missing():
+        logger.warning("what rooms remember, and what is stored, is lost at each reload: %s", problem)
+        return "memory://"
+    return "local://"

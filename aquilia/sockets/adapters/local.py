@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, unquote
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Deliver
+from aquilia.sockets.adapters.local_host import url_of
 from aquilia.sockets.adapters.local_server import LocalServer, missing
 from aquilia.sockets.adapters.nats_broker import NatsBroker
 from aquilia.sockets.adapters.nats_connection import NatsConnection, Target
@@ -59,7 +60,7 @@ class LocalAdapter:
 
 
 class LocalBroker(NatsBroker):
-    """See `NatsBroker`; its server lives between `start` and `stop`."""
+    """See `NatsBroker`; its server lives between `start` and `stop`, unless another process has it for us."""
 
     def __init__(self, connection: NatsConnection, store: NatsStore, server: LocalServer) -> None:
         super().__init__(connection, store.start)
@@ -71,9 +72,9 @@ class LocalBroker(NatsBroker):
         Raises:
             SocketFault: WS_ADAPTER_UNAVAILABLE: the server does not start, or its folder is in use.
         """
-        await asyncio.to_thread(self.server.start)
+        url = await asyncio.to_thread(url_of, self.server)
         try:
-            self._connection.target = Target.parse(self.server.url)
+            self._connection.target = Target.parse(url)
             await super().start(deliver)
         except BaseException:
             await asyncio.to_thread(self.server.stop)

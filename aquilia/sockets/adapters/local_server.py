@@ -68,7 +68,7 @@ class LocalServer:
         self.folder = folder
         self.pid = 0
         """That of nats-server, now."""
-        self._sync = sync
+        self.sync = sync
         self._token = token_urlsafe(24)
         self._port = -1
         self._lock: int | None = None
@@ -134,7 +134,7 @@ class LocalServer:
         file.unlink(missing_ok=True)
         descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         with open(descriptor, "w", encoding="ascii") as configuration:
-            sync = "sync_interval: always, " if self._sync else ""
+            sync = "sync_interval: always, " if self.sync else ""
             configuration.write(
                 f'authorization {{ token: "{self._token}" }}\n'
                 f'jetstream {{ {sync}store_dir: "store" }}\n'
