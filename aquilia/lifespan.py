@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from starlette.types import Receive, Send
 
+from aquilia.faults import Fault, Severity
+
 __all__ = ["serve_lifespan", "undone_by"]
 
 logger = logging.getLogger("aquilia")
@@ -35,7 +37,9 @@ async def serve_lifespan(startup: Step, shutdown: Step, receive: Receive, send: 
         try:
             await step()
         except Exception as error:
-            logger.exception("%s failed", name)
+            # A fatal fault says what to do, and the server logs what it says: no trace would add to that.
+            told = isinstance(error, Fault) and error.severity is Severity.FATAL
+            logger.log(logging.DEBUG if told else logging.ERROR, "%s failed", name, exc_info=True)
             await send({"type": f"lifespan.{name}.failed", "message": str(error)})
             return
         await send({"type": f"lifespan.{name}.complete"})

@@ -31,9 +31,9 @@ __all__ = [
     "socket_settings",
 ]
 
-ADAPTERS = ("inmemory", "nats")
-_PLANNED_ADAPTERS = ("local", "redis", "kafka")
-_SCHEMES = {"memory": "inmemory", "nats": "nats", "tls": "nats"}
+ADAPTERS = ("inmemory", "local", "nats")
+_PLANNED_ADAPTERS = ("redis", "kafka")
+_SCHEMES = {"memory": "inmemory", "local": "local", "nats": "nats", "tls": "nats"}
 
 
 class SettingsError(ValueError):
@@ -274,14 +274,14 @@ def _hosts(place: _Place, value: Any) -> tuple[str, ...]:
 def _adapter(place: _Place, value: Any) -> str:
     if value in ADAPTERS:
         return str(value)
-    choices = " or ".join(repr(name) for name in ADAPTERS)
+    choices = ", ".join(map(repr, ADAPTERS[:-1])) + f" or {ADAPTERS[-1]!r}"
     if value in _PLANNED_ADAPTERS:
         raise place.error(f"{value!r} is planned, and not in this version yet; choose {choices}")
     raise place.error(_unknown(f"adapter {value!r}", value, ADAPTERS))
 
 
 def _adapter_url(place: _Place, value: Any) -> str:
-    accepted = "'memory://', or 'nats://host:4222/prefix'"
+    accepted = "'memory://', 'local://', or 'nats://host:4222/prefix'"
     if not isinstance(value, str) or "://" not in value:
         raise place.error(f"an URL is needed: {accepted}")
     scheme = value.partition("://")[0]  # the rest is not shown: it may hold a password

@@ -57,7 +57,10 @@ async def test_the_environment_wins_over_the_settings(
     ("url", "told"),
     [
         ("nat://ada:s3cret@h", "did you mean nats://"),
-        ("local://", "none of memory://"),
+        ("redis://", "none of memory://"),
+        ("local://folder", "local:///path/to/folder"),
+        ("local://?sync=never", "?sync=always"),
+        ("local:///f?size=1", "?sync=always"),
         ("nats://ada:s3cret@h:x", "host"),
         ("nats://ada:s3/cret@h", "%2F"),
         ("nats://h?replica=3", "replicas"),

@@ -36,9 +36,9 @@ def test_the_defaults() -> None:
     ("key", "value", "told"),
     [
         ("adaptor", "inmemory", "did you mean 'adapter'"),
-        ("adapter", "redis", "'redis' is planned, and not in this version yet; choose 'inmemory' or 'nats'"),
+        ("adapter", "redis", "planned, and not in this version yet; choose 'inmemory', 'local' or 'nats'"),
         ("adapter", "inmemry", "did you mean 'inmemory'"),
-        ("adapter_url", "local://", "local:// is planned"),
+        ("adapter_url", "redis://h", "redis:// is planned"),
         ("adapter_url", "nat://h", "did you mean 'nats'"),
         ("adapter_url", "h", "an URL is needed"),
         ("redis_url", "redis://h", "planned"),

@@ -363,8 +363,8 @@ REFUSED = [
     ("store_url", "manifest", "redis://localhost:6379", "leave it out"),
     ("compression", "both", True, "leave it out"),
     ("presence", "@Socket", True, "leave it out"),
-    ("adapter", "manifest", "redis", "choose 'inmemory' or 'nats'"),
-    ("adapter_url", "manifest", "local://", "choose 'memory://'"),
+    ("adapter", "manifest", "redis", "choose 'inmemory', 'local' or 'nats'"),
+    ("adapter_url", "manifest", "redis://localhost", "choose 'memory://'"),
 ]
 
 

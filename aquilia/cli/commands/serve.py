@@ -35,6 +35,7 @@ from aquilia.server import (
     serve,
     tls,
 )
+from aquilia.sockets.adapters.local_host import LocalServers
 from aquilia.sockets.artifact import ARTIFACT_PATH, Artifact, ArtifactError, differences, read
 from aquilia.workspace import environment
 
@@ -180,7 +181,7 @@ def _serve_reloading(options: _Options, endpoint: Endpoint) -> None:
         reload=True,
         reload_dirs=[str(options.root)],
     )
-    with listening(endpoint) as sockets:
+    with LocalServers(), listening(endpoint) as sockets:
         Reloader(config, partial(_serve_reloaded, options), sockets, options.root).run()
 
 

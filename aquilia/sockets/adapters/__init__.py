@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from difflib import get_close_matches
 
@@ -9,12 +10,16 @@ from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.adapters.inmemory import InMemoryAdapter
 
-__all__ = ["ADAPTER_URL", "adapter_for"]
+logger = logging.getLogger("aquilia.sockets")
+
+__all__ = ["ADAPTER_URL", "LOCAL_HOST", "adapter_for"]
 
 ADAPTER_URL = "AQ_WS_ADAPTER_URL"
 """The variable of the environment whose URL wins over the settings: it may hold a password."""
-_DEFAULTS = {"inmemory": "memory://", "nats": "nats://127.0.0.1:4222"}
-_SCHEMES = ("memory", "nats", "tls")
+LOCAL_HOST = "AQ_WS_LOCAL_HOST"
+"""The variable that `aq serve` sets for its children: port and secret of the process that has servers for local://."""
+_DEFAULTS = {"inmemory": "memory://", "local": "local://", "nats": "nats://127.0.0.1:4222"}
+_SCHEMES = ("local", "memory", "nats", "tls")
 
 
 def adapter_for(name: str, url: str | None, clock: Clock) -> Adapter:
@@ -25,17 +30,33 @@ def adapter_for(name: str, url: str | None, clock: Clock) -> Adapter:
     """
     said = os.environ.get(ADAPTER_URL)
     where = ADAPTER_URL if said else "adapter_url"
-    url = said or url or _DEFAULTS[name]
+    url = said or url or (_by_default() if name == "inmemory" else _DEFAULTS[name])
     scheme = url.partition("://")[0]
     if url == "memory://":
         return InMemoryAdapter(clock.monotonic)
-    if scheme not in ("nats", "tls"):
+    if scheme not in _SCHEMES or scheme == "memory":
         near = get_close_matches(scheme, _SCHEMES, n=1) if len(scheme) < 20 else []
         hint = f"; did you mean {near[0]}://?" if near else ""
-        raise ValueError(f"{where}: it is none of memory://, nats://… and tls://…{hint}")
-    from aquilia.sockets.adapters.nats import NatsAdapter
-
+        raise ValueError(f"{where}: it is none of memory://, local://…, nats://… and tls://…{hint}")
     try:
+        if scheme == "local":
+            from aquilia.sockets.adapters.local import LocalAdapter
+
+            return LocalAdapter(url, clock)
+        from aquilia.sockets.adapters.nats import NatsAdapter
+
         return NatsAdapter(url, clock)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def _by_default() -> str:
+    """Where nothing was said: in memory, unless that is lost while the application is served: at each reload."""
+    if LOCAL_HOST not in os.environ:
+        return "memory://"
+    from aquilia.sockets.adapters.local_server import missing
+
+    if problem := missing():
+        logger.warning("what rooms remember, and what is stored, is lost at each reload: %s", problem)
+        return "memory://"
+    return "local://"

@@ -1,0 +1,86 @@
+"""The embedded adapter: `local://`, a NATS server with JetStream that Aquilia runs itself, for one machine."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from urllib.parse import parse_qsl, unquote
+
+from aquilia.clock import Clock
+from aquilia.sockets.adapters.base import Deliver
+from aquilia.sockets.adapters.local_host import url_of
+from aquilia.sockets.adapters.local_server import LocalServer, missing
+from aquilia.sockets.adapters.nats_broker import NatsBroker
+from aquilia.sockets.adapters.nats_connection import NatsConnection, Target
+from aquilia.sockets.adapters.nats_store import NatsStore
+
+__all__ = ["LocalAdapter", "LocalBroker", "local_server"]
+
+FOLDER = ".aquilia"
+"""In the working directory, if the URL names none."""
+
+
+def local_server(url: str) -> LocalServer:
+    """The server that `local://` or `local:///path/to/folder` names, not started; `?sync=always` survives power cuts.
+
+    Raises:
+        ValueError: the URL is wrong.
+    """
+    scheme, _, rest = url.partition("://")
+    path, _, query = rest.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    sync = options.pop("sync", None)
+    if scheme != "local" or options or sync not in (None, "always"):
+        raise ValueError(
+            "local:// is followed by nothing or by ?sync=always, after the folder if there is one"
+        )
+    if path and not path.startswith("/"):
+        raise ValueError(
+            f"local://{path}: a folder is written with its whole path, local:///path/to/folder; local:// alone "
+            f"is {FOLDER} in the working directory"
+        )
+    folder = Path(unquote(path)) if path.strip("/") else Path.cwd() / FOLDER
+    return LocalServer(folder, sync=sync is not None)
+
+
+class LocalAdapter:
+    """A broker and a store on a server that starts and stops with the broker.
+
+    Raises:
+        ValueError: the URL is wrong, or nats-server or nats-py is not installed.
+    """
+
+    def __init__(self, url: str = "local://", clock: Clock | None = None) -> None:
+        server = local_server(url)
+        if problem := missing():
+            raise ValueError(problem)
+        connection = NatsConnection(Target(()))
+        self.store = NatsStore(connection, clock or Clock.current())
+        self.broker = LocalBroker(connection, self.store, server)
+
+
+class LocalBroker(NatsBroker):
+    """See `NatsBroker`; its server lives between `start` and `stop`, unless another process has it for us."""
+
+    def __init__(self, connection: NatsConnection, store: NatsStore, server: LocalServer) -> None:
+        super().__init__(connection, store.start)
+        self.server = server
+
+    async def start(self, deliver: Deliver) -> None:
+        """See `Broker`.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE: the server does not start, or its folder is in use.
+        """
+        url = await asyncio.to_thread(url_of, self.server)
+        try:
+            self._connection.target = Target.parse(url)
+            await super().start(deliver)
+        except BaseException:
+            await asyncio.to_thread(self.server.stop)
+            raise
+
+    async def stop(self) -> None:
+        """See `Broker`."""
+        await super().stop()
+        await asyncio.to_thread(self.server.stop)
