@@ -58,6 +58,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/recorder.py",
         "sockets/figures.py",
         "sockets/families.py",
+        "sockets/room_answers.py",
     ),
     # machines
     2: (
@@ -134,6 +135,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/hub.py",
         "sockets/fanout.py",
         "sockets/following.py",
+        "sockets/gathering.py",
         "sockets/identities.py",
         "sockets/namespaces.py",
         "sockets/adapters/",

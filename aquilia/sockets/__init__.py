@@ -31,6 +31,7 @@ from aquilia.sockets.middleware import (
     RateLimitMiddleware,
     SocketMiddleware,
 )
+from aquilia.sockets.room_answers import RoomAnswers
 from aquilia.sockets.runtime import AquilaSockets
 from aquilia.sockets.schema import Schema, SchemaError
 
@@ -67,6 +68,7 @@ __all__ = [
     "RateLimitGuard",
     "RateLimitMiddleware",
     "RoleGuard",
+    "RoomAnswers",
     "Schema",
     "SchemaError",
     "ScopeGuard",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Set
 from contextvars import Context, copy_context
 from datetime import UTC, datetime
 from math import inf
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from starlette.datastructures import Headers, QueryParams
 
@@ -17,7 +17,7 @@ from aquilia.di import Scope, ScopeContainer
 from aquilia.sockets.codecs import Codec
 from aquilia.sockets.emits import Emits, emitted
 from aquilia.sockets.envelope import Profile
-from aquilia.sockets.faults import ClientFault, ws_ack_timeout, ws_connection_closed
+from aquilia.sockets.faults import ClientFault, SocketFault, ws_ack_timeout, ws_connection_closed
 from aquilia.sockets.hub_port import HubPort
 from aquilia.sockets.limits import Strikes, TokenBucket
 from aquilia.sockets.outbound import ConnectionState, DisconnectReason, Outbound, Variant
@@ -36,6 +36,19 @@ reading pauses."""
 
 T = TypeVar("T")
 Payload = TypeVar("Payload")
+
+
+class Owed(Protocol):
+    """What waits for an ack: a future, or what stands in the place of one."""
+
+    def done(self) -> bool:
+        """Whether it waits no longer."""
+
+    def set_result(self, result: Any, /) -> None:
+        """The ack has come, with this data."""
+
+    def set_exception(self, fault: SocketFault, /) -> None:
+        """The ack tells of an error, or will not come."""
 
 
 class Connection(Outbound):
@@ -113,7 +126,7 @@ class Connection(Outbound):
         self._inbox: list[Any] | None = None
         self._inbox_since = 0  # the value of bytes_received when it was last empty
         self._pump: Any = None
-        self._pending: dict[str, asyncio.Future[Any]] | None = None
+        self._pending: dict[str, Owed] | None = None
         self._requests = 0
         self._scope: ScopeContainer | None = None
         self._scope_lock: asyncio.Lock | None = None
@@ -277,7 +290,7 @@ class Connection(Outbound):
     def _closed(self, code: int, reason: str) -> DisconnectReason:
         ended = super()._closed(code, reason)
         self._inbox = None
-        for future in (self._pending or {}).values():
+        for future in list((self._pending or {}).values()):  # which some leave when they are told
             if not future.done():
                 future.set_exception(ws_connection_closed())
         return ended

@@ -10,6 +10,7 @@ from aquilia.controller import Controller
 from aquilia.sockets.emits import Emits, emitted
 from aquilia.sockets.history import Histories, Position
 from aquilia.sockets.hub_port import HistoryPage, HubPort, Member
+from aquilia.sockets.room_answers import RoomAnswers
 
 __all__ = ["SocketController"]
 
@@ -72,6 +73,41 @@ class SocketController(Controller):
         """Send an event to every connection of one identity in this namespace."""
         name, value = self._emitted(event, payload)
         await self._hub.publish(self.namespace, name, value, identity=id)
+
+    @overload
+    async def request_room(
+        self, room: str, event: str, payload: Any = None, *, timeout: float = 10.0, exclude: Any = None
+    ) -> RoomAnswers: ...
+    @overload
+    async def request_room(
+        self,
+        room: str,
+        event: Emits[Payload],
+        payload: Payload,
+        *,
+        timeout: float = 10.0,
+        exclude: Any = None,
+    ) -> RoomAnswers: ...
+    async def request_room(
+        self,
+        room: str,
+        event: str | Emits[Any],
+        payload: Any = None,
+        *,
+        timeout: float = 10.0,
+        exclude: Any = None,
+    ) -> RoomAnswers:
+        """Send an event that each member of a room must ack, but the connection `exclude` (or its id).
+
+        Those are asked that are in the room now, and in this process. Returns when all have answered or left, at
+        the latest after `timeout` seconds; who has not answered by then is `missing`, which is no error.
+
+        Raises:
+            SocketFault: WS_PUBLISH_FAILED, before anybody is asked.
+        """
+        name, value = self._emitted(event, payload)
+        asked_but = _connection_id(exclude)
+        return await self._hub.ask(self.namespace, room, name, value, timeout=timeout, exclude=asked_but)
 
     async def room_members(self, room: str) -> Sequence[Member]:
         """The connections in a room of this namespace."""

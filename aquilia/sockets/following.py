@@ -125,7 +125,9 @@ class Following:
 
     def _trim(self) -> None:
         """Keep no more for those who catch up than the log does."""
-        self._bytes = sum(delivery.size for delivery in self._recent)  # more variants of frames came meanwhile
+        self._bytes = sum(
+            delivery.size for delivery in self._recent
+        )  # more variants of frames came meanwhile
         gone = 0
         while self._bytes > self._most_bytes or len(self._recent) - gone > self._most:
             if gone == len(self._recent) - 1:

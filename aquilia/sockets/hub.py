@@ -23,9 +23,11 @@ from aquilia.sockets.faults import (
     ws_room_full,
 )
 from aquilia.sockets.following import Following
+from aquilia.sockets.gathering import ask_room
 from aquilia.sockets.history import History, Position
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Recovery
+from aquilia.sockets.room_answers import RoomAnswers
 
 __all__ = ["Hub"]
 
@@ -292,6 +294,20 @@ class Hub:
         audience = self._audience(publication)
         if audience is not None:
             await self._fanout.keep_pace(audience)
+
+    async def ask(
+        self,
+        namespace: str,
+        room: str,
+        event: str,
+        payload: Any,
+        *,
+        timeout: float,
+        exclude: str | None = None,
+    ) -> RoomAnswers:
+        """See `HubPort`."""
+        home, watch = self.homes.get(namespace), self._fanout.clock
+        return await ask_room(home, room, event, payload, timeout=timeout, exclude=exclude, stopwatch=watch)
 
     async def members(self, namespace: str, room: str) -> Sequence[Member]:
         """See `HubPort`."""

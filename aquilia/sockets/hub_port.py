@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from aquilia.clock import Clock
 from aquilia.sockets.history import History, Position
+from aquilia.sockets.room_answers import RoomAnswers
 
 __all__ = ["HistoryMessage", "HistoryPage", "HubPort", "Member", "Namespace", "Recovery"]
 
@@ -100,6 +101,22 @@ class HubPort(Protocol):
         """Send an event to the members of a room, to an identity, or to all of a namespace.
 
         `history` is how much the room keeps. It is the caller's to know: nobody needs to be in the room.
+        """
+
+    async def ask(
+        self,
+        namespace: str,
+        room: str,
+        event: str,
+        payload: Any,
+        *,
+        timeout: float,
+        exclude: str | None = None,
+    ) -> RoomAnswers:
+        """Send an event to the members of a room that are in this process, and wait for their acks.
+
+        Raises:
+            SocketFault: WS_PUBLISH_FAILED, if it cannot be written for one of them: then nobody is asked.
         """
 
     async def members(self, namespace: str, room: str) -> Sequence[Member]:
