@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 from nats_server import NatsServer
-from wire import eventually
 from workspaces import TIMEOUT, Workspace
 
 from aquilia.client import Client, Gap, GoAway, Message, Resumed
 
 CLIENTS = 200
+PATIENCE = 40.0
+"""Seconds: two hundred clients share a processor with their server, and perhaps with other tests."""
+PACE = 0.05
+"""Seconds between two messages: each goes to all of them."""
 HALL = """
 from aquilia.sockets import Connection, Event, History, Socket, SocketController
 
@@ -73,12 +76,20 @@ class Listener:
         self.heard.append(message.payload)
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds that nothing announces."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 async def speak(client: Client, stop: asyncio.Event) -> int:
     """Say numbers, one after the other, until told to stop; the last one."""
     number = 0
     while not stop.is_set():
         number += 1
-        assert await client.call("say", number, idempotent=True, timeout=TIMEOUT) == number
+        assert await client.call("say", number, idempotent=True, timeout=PATIENCE) == number
+        await asyncio.sleep(PACE)
     return number
 
 
@@ -91,18 +102,18 @@ async def test_a_restart_under_load_loses_nothing_and_doubles_nothing(hall: Work
             listeners = [Listener(url) for _ in range(CLIENTS)]
             for listener in listeners:
                 await clients.enter_async_context(listener.client)
-                await listener.client.call("enter", timeout=TIMEOUT)
+                await listener.client.call("enter", timeout=PATIENCE)
             speaker = await clients.enter_async_context(Client(url))
             speaking = asyncio.create_task(speak(speaker, stop))
-            await eventually(lambda: len(listeners[0].heard) >= 20)
+            await until(lambda: len(listeners[0].heard) >= 20)
             assert await server.end(signal.SIGTERM) == (0, "")
         words = ("--log-level", "warning", "--port", port)
         async with hall.serving(*words):
             before = len(listeners[0].heard)
-            await eventually(lambda: all(listener.resumed for listener in listeners))
+            await until(lambda: all(listener.resumed for listener in listeners))
             stop.set()
             last = await speaking
-            await eventually(lambda: all(listener.heard[-1] == last for listener in listeners))
+            await until(lambda: all(listener.heard[-1] == last for listener in listeners))
             assert last > before
     expected = list(range(1, last + 1))
     assert all(listener.heard == expected for listener in listeners)
@@ -156,8 +167,8 @@ async def test_a_reload_brings_its_clients_back_to_their_sessions(hall: Workspac
             await client.call("enter", timeout=TIMEOUT)
             await client.call("say", 1, timeout=TIMEOUT, idempotent=True)
             hall.write("modules/hall/controllers.py", HALL + "\n# changed\n")
-            await eventually(lambda: listener.resumed)
+            await until(lambda: listener.resumed)
             assert listener.asked[0].reconnect_in <= 0.2
             assert all(recovery.recovered for room, recovery in listener.resumed[0].rooms.items() if room)
             await client.call("say", 2, timeout=TIMEOUT, idempotent=True)
-            await eventually(lambda: listener.heard == [1, 2])
+            await until(lambda: listener.heard == [1, 2])
