@@ -48,7 +48,8 @@ class Application:
         wrappers: list[AsgiMiddleware] = []
         self.http = HttpRouter.build(self._http_apps(plan, problems, wrappers), self.faults)
         problems += self.http.problems
-        problems += self._hidden(plan.node.metrics)
+        problems += self._hidden("metrics", plan.node.metrics)
+        problems += self._hidden("health", plan.node.health)
         try:
             self.services = Services.build(
                 [service for app in registry.apps for service in app.services],
@@ -97,15 +98,15 @@ class Application:
             apps.append(HttpApp(app.manifest.name, controllers, [*found.chain, *([auth] if auth else [])]))
         return apps
 
-    def _hidden(self, metrics: str | None) -> list[Problem]:
-        """HTTP routes that nobody could reach, for metrics are there."""
+    def _hidden(self, setting: str, path: str | None) -> list[Problem]:
+        """HTTP routes that nobody could reach, for what a setting serves is there."""
         return [
             Problem(
                 route.where,
-                f"{metrics} is where the setting metrics serves: give one of the two another path",
+                f"{path} is where the setting {setting} serves: give one of the two another path",
             )
             for route in self.http.routes
-            if route.pattern == metrics
+            if route.pattern == path
         ]
 
     async def startup(self) -> None:
@@ -142,7 +143,7 @@ class Application:
     async def _serve(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
             await self.sockets(scope, receive, send)
-        elif (metrics := self.sockets.metrics_for(scope)) is not None:
-            await metrics(scope, receive, send)
+        elif (endpoint := self.sockets.endpoint_for(scope)) is not None:
+            await endpoint(scope, receive, send)
         else:
             await self.http(scope, receive, send)

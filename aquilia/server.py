@@ -17,11 +17,13 @@ import socket
 import ssl
 import stat
 import sys
+import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal, cast
 from urllib.parse import quote
 
@@ -34,7 +36,7 @@ from aquilia.asgi import Application
 from aquilia.logs import LogFormat, log_config
 from aquilia.sockets.artifact import Artifact
 from aquilia.sockets.compile import artifact_of
-from aquilia.sockets.runtime import SILENCE
+from aquilia.sockets.runtime import AquilaSockets
 from aquilia.sockets.transports.http import HTTPProtocol
 from aquilia.workspace import Workspace, environment, load_workspace
 
@@ -55,6 +57,8 @@ GC_THRESHOLD = 20_000
 """Allocations between two collections: messages are many objects and next to no cycles."""
 GRACE = 10
 """Seconds that requests and connections may still take when the server stops."""
+FORCED = 0.1
+"""Seconds between two looks for a second Ctrl-C."""
 
 
 class ServerError(Exception):
@@ -300,11 +304,15 @@ def serve(
     context: ssl.SSLContext | None = None,
     transport: Transport = "native",
     log_format: LogFormat = "text",
+    drain_delay: float = 0.0,
+    hand_over: bool = False,
     on_started: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve on these sockets until SIGINT or SIGTERM, after which clients are told to come back.
 
-    `on_started` is called when clients can connect.
+    For `drain_delay` seconds before that only the setting `health` says it. `hand_over`: another process listens on
+    the same sockets, so this one stops to accept before clients are told; else it answers `health` until they have
+    left. `on_started` is called when clients can connect.
 
     Raises:
         ServerError: the application did not start; the log says why.
@@ -323,7 +331,7 @@ def serve(
         + 1,  # a message one byte beyond a controller's bound is ours to refuse
         ws_per_message_deflate=False,
     )
-    server = _Server(config, on_started, application.sockets.tell_who_is_left)
+    server = _Server(config, application.sockets, on_started, drain_delay=drain_delay, hand_over=hand_over)
     with suppress(KeyboardInterrupt), _ending_cleanly():
         try:
             server.run(sockets=list(sockets))
@@ -334,11 +342,19 @@ def serve(
 
 class _Server(uvicorn.Server):
     def __init__(
-        self, config: uvicorn.Config, on_started: Callable[[], None], on_delay: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        clients: AquilaSockets,
+        on_started: Callable[[], None],
+        *,
+        drain_delay: float,
+        hand_over: bool,
     ) -> None:
         super().__init__(config)
+        self._clients = clients
         self._on_started = on_started
-        self._on_delay = on_delay
+        self._drain_delay = drain_delay
+        self._hand_over = hand_over
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets=sockets)
@@ -347,12 +363,31 @@ class _Server(uvicorn.Server):
         gc.set_threshold(GC_THRESHOLD)
         self._on_started()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._clients.not_ready()
+        super().handle_exit(sig, frame)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        timer = asyncio.get_running_loop().call_later(SILENCE, self._on_delay)
-        try:
-            await super().shutdown(sockets=sockets)
-        finally:
-            timer.cancel()
+        """uvicorn's, which closes the listeners first, begins when our clients have left."""
+        self._clients.not_ready()
+        await self._unless_forced(asyncio.sleep(self._drain_delay))
+        if self._hand_over:
+            for server in self.servers:
+                server.close()
+        begun = time.monotonic()
+        await self._unless_forced(self._clients.drain())
+        self.config.timeout_graceful_shutdown = max(1, GRACE - round(time.monotonic() - begun))
+        await super().shutdown(sockets=sockets)
+
+    async def _unless_forced(self, step: Coroutine[Any, Any, None]) -> None:
+        """A second Ctrl-C ends it at once."""
+        task = asyncio.get_running_loop().create_task(step)
+        while not task.done() and not self.force_exit:
+            await asyncio.wait([task], timeout=FORCED)
+        if not task.done():
+            task.cancel()
+        elif (error := task.exception()) is not None:
+            logging.getLogger("aquilia").error("the clients could not be told to leave", exc_info=error)
 
 
 @contextmanager

@@ -148,12 +148,13 @@ GROUPS: dict[int, tuple[str, ...]] = {
     7: (
         "sockets/__init__.py",  # exports all of its area, so it stands on top of it
         "sockets/refusal.py",
+        "sockets/drain.py",
+        "sockets/health.py",
         "sockets/runtime.py",
         "sockets/opening.py",
         "sockets/admin.py",
         "sockets/publisher.py",
         "sockets/audit.py",
-        "sockets/drain.py",
         "sockets/loadtest.py",
         "sockets/simulation.py",
         "sockets/compat.py",

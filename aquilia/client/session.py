@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from aquilia.client.advice import (
     Advice,
     Backoff,
@@ -79,7 +81,7 @@ class Session:
         self._pinged_at: float | None = None
         self._paused = False
         self._return_at: float | None = None
-        self._leave_by: float | None = None
+        self._asked_at: float | None = None  # to go away
         self._greeting = Connected(connection="", heartbeat=0)
         self._verdict: Verdict | None = None
 
@@ -120,7 +122,7 @@ class Session:
         return self.outgoing.next() if self._may_send() else None
 
     def _may_send(self) -> bool:
-        return self.phase is Phase.LIVE and self._leave_by is None
+        return self.phase is Phase.LIVE and self._asked_at is None
 
     def deadline(self) -> float | None:
         """When `tick` is due; None: not before something else happens."""
@@ -130,11 +132,13 @@ class Session:
         elif self.phase in (Phase.GREETING, Phase.RESUMING):
             moments.append(self._opened_at + self.options.open_timeout)
         elif self.phase is Phase.LIVE:
-            moments += [
-                self._silent_at(),
-                self._leave_by if self.outgoing.awaited and self._leave_by else self._return_at,
-            ]
+            moments += [self._silent_at(), self._leave_at()]
         return min((moment for moment in moments if moment is not None), default=None)
+
+    def _leave_at(self) -> float | None:
+        if self._asked_at is None:
+            return None
+        return self._asked_at + LEAVE_WITHIN if self.outgoing.awaited else self._asked_at
 
     def _silent_at(self) -> float | None:
         heartbeat = self._greeting.heartbeat
@@ -167,12 +171,9 @@ class Session:
                 return
             self._pinged_at = now
             self._urgent.append(self._encode(MessageEnvelope(type="control", event="ping")))
-        if self._return_at is not None and now >= self._return_at and self._leave_by is None:
-            self._leave_by = now + LEAVE_WITHIN
-        if self._leave_by is not None and (now >= self._leave_by or not self.outgoing.awaited):
-            self._leave(
-                Closing(CloseCode.GOING_AWAY, ""), self._returning("the server asked to go", delay=0.0)
-            )
+        leave_at = self._leave_at()
+        if leave_at is not None and now >= leave_at:
+            self._leave(Closing(CloseCode.GOING_AWAY, ""), self._returning("the server asked to go"))
 
     # The link
 
@@ -188,7 +189,7 @@ class Session:
         self._step(Phase.GREETING)
         self.link += 1
         self._opened_at = self._heard = now
-        self._live_since = self._pinged_at = self._return_at = self._leave_by = None
+        self._live_since = self._pinged_at = self._return_at = self._asked_at = None
         self._paused = False
         self._verdict = None
         hello: dict[str, Any] = {} if token is None else {"token": token}
@@ -217,7 +218,9 @@ class Session:
         """The link has ended. `ours`: the code is this side's, for what the server did wrong."""
         if self.phase not in LINKED:
             return
-        verdict = self._verdict or self._judged(code, reason, now, ours=ours)
+        verdict = self._verdict or self._judged(code, reason, ours=ours)
+        if self._return_at is not None:  # the server has spread it
+            verdict = msgspec.structs.replace(verdict, delay=max(0.0, self._return_at - now))
         self._urgent.clear()
         self.closing = None
         for call in self.outgoing.lost():
@@ -226,7 +229,7 @@ class Session:
             self._backoff.reset()
         self._settle(verdict, now)
 
-    def _judged(self, code: int, reason: str, now: float, *, ours: bool) -> Verdict:
+    def _judged(self, code: int, reason: str, *, ours: bool) -> Verdict:
         who = "this client closed the connection with" if ours else "the server closed the connection with"
         if code in (CloseCode.NO_STATUS, CloseCode.ABNORMAL):
             who = "the connection ended with"
@@ -241,8 +244,6 @@ class Session:
         delay = delay_told(reason)
         if delay is not None:
             delay += self._backoff.next()
-        elif self._return_at is not None:
-            delay = max(0.0, self._return_at - now)  # the server has spread it
         return Verdict(advice, code, reason, fault, delay)
 
     def refused(
@@ -270,9 +271,9 @@ class Session:
         """There is no link, and none is to be had."""
         self._settle(Verdict(Advice.STOP, CloseCode.ABNORMAL, fault.message, fault), now)
 
-    def _returning(self, message: str, *, delay: float | None = None) -> Verdict:
+    def _returning(self, message: str) -> Verdict:
         fault = ConnectionEnded(message, code="WS_UNREACHABLE", reason=message, retryable=True)
-        return Verdict(Advice.RETURN, CloseCode.ABNORMAL, message, fault, delay)
+        return Verdict(Advice.RETURN, CloseCode.ABNORMAL, message, fault)
 
     def close(self, now: float) -> None:
         """Be connected no more: what waits is dropped, and open calls fail."""
@@ -389,6 +390,7 @@ class Session:
             self._resumed(word.rooms, now)
         elif name == "goaway":
             self._return_at = now + word.reconnect_in / 1000
+            self._asked_at = now  # what is said from here on waits for the next link
             self._events.append(GoAway(reason=word.reason, reconnect_in=word.reconnect_in / 1000))
         else:
             self._events.append(getattr(self._reading, name)(word))

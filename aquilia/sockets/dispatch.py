@@ -65,6 +65,9 @@ class Ends(Protocol):
     async def gone(self, conn: Connection) -> None:
         """Give back what the connection held."""
 
+    def stopping(self) -> None:
+        """The server stops."""
+
 
 class Dispatcher:
     """Handles all messages of one controller's connections; implements `TransportEvents`.
@@ -337,7 +340,7 @@ class Dispatcher:
 
     def on_shutdown(self, conn: Connection) -> None:
         """See `TransportEvents`."""
-        conn._end(CloseCode.RESTART, "the server restarts")
+        self._ends.stopping()
 
     def on_closed(self, conn: Connection, code: int, reason: str) -> None:
         """See `TransportEvents`."""

@@ -169,7 +169,7 @@ class FlowDispatcher:
 
     def on_shutdown(self, request: FlowRequest) -> None:
         """See `TransportEvents`."""
-        request._accepted()._end(CloseCode.RESTART, "the server restarts")
+        self._ends.stopping()
 
     # The end
 

@@ -23,13 +23,15 @@ from aquilia.middleware import split
 from aquilia.sessions import SessionEngine
 from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.adapters.base import Adapter
-from aquilia.sockets.connection import Connection, ConnectionState
+from aquilia.sockets.connection import Connection
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.dispatch import Dispatcher
-from aquilia.sockets.faults import CloseCode, ws_overloaded
+from aquilia.sockets.drain import Drain
+from aquilia.sockets.faults import ws_overloaded
 from aquilia.sockets.figures import Figures
 from aquilia.sockets.flow import FlowDispatcher
+from aquilia.sockets.health import Health
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub import Hub
 from aquilia.sockets.idempotence import Promises
@@ -46,17 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AquilaSockets"]
 
-SHOWN = 5
-"""So many connections are named in a line of the log."""
-
 logger = logging.getLogger("aquilia.sockets")
-
-SHUTDOWN_GRACE = 10.0
-"""Seconds that clients may take to leave and handlers to end, when the application stops."""
-SILENCE = 1.0
-"""Seconds of waiting for them after which the log says for whom."""
-CUT_GRACE = 1.0
-"""Seconds until a connection that was cut off is known to be gone."""
 
 
 class AquilaSockets:
@@ -132,10 +124,24 @@ class AquilaSockets:
         )
         self.on_gone: Callable[[Connection], None] | None = None
         """Called when a connection has given back all that it held: for tests."""
-        self._leaving: set[Connection] = set()
-        self._left: asyncio.Future[None] | None = None
-        self._told = False
+        self._drain = Drain(self.hub, self._tasks, development=development)
+        self.health = Health(
+            self._drain,
+            # A host without a lifespan starts it at the first client.
+            connected=lambda: self._adapter.broker.connected or not self._started,
+            connections=lambda: self._entrance.connections,
+        )
+        """Answers whether new clients should be sent here: an ASGI application."""
+        self._endpoints: dict[str, ASGIApp] = {}
+        if self.metrics is not None and self.plan.node.metrics not in (None, "collect"):
+            self._endpoints[str(self.plan.node.metrics)] = self.metrics
+        if self.plan.node.health is not None:
+            if self.plan.node.health in self._endpoints:
+                where = f"health and metrics are both served at {self.plan.node.health}"
+                raise BootError([Problem("health", f"{where}: give one of the two another path")])
+            self._endpoints[self.plan.node.health] = self.health
         self._starting = asyncio.Lock()
+        self._started = False
         for app, contract in self.plan.contracts:
             kind = Dispatcher if contract.declaration.function is None else FlowDispatcher
             dispatcher = kind(
@@ -224,7 +230,7 @@ class AquilaSockets:
             SocketFault: WS_OVERLOADED, if the host has the containers and gives none: it is not running itself.
         """
         async with self._starting:
-            if self._entrance.open:
+            if self._started:
                 self._require_same_loop()
                 return
             if not self._owns_services and apps is None:
@@ -240,8 +246,8 @@ class AquilaSockets:
             await self.hub.start()
             if self.metrics is not None:
                 await self.metrics.start()
-            self._entrance.open = True
-            self._told = False
+            self._drain.reset()
+            self._entrance.open = self._started = True
 
     def _require_same_loop(self) -> None:
         if self._tasks.loop is not asyncio.get_running_loop():
@@ -250,12 +256,40 @@ class AquilaSockets:
                 " (in tests: with TestClient(app) as client)"
             )
 
-    async def shutdown(self) -> None:
-        """End every connection with 1012, let the handlers finish, and give everything back."""
+    def not_ready(self) -> None:
+        """Answer `health` with 503 from now on; clients may still come. Safe in a signal handler."""
+        self._drain.ready = False
+
+    async def drain(self) -> None:
+        """Let nobody in any more, tell each client when to come back, and end all connections with 1012.
+
+        It takes as long as the last handler, at most eleven seconds. For servers that do not tell us when they
+        begin to stop; `aq serve` and the native transport do it by themselves, `shutdown` where nobody did.
+        """
         async with self._starting:
-            if not self._entrance.open:
+            if not self._started:
                 return
             self._entrance.open = False
+            draining = self._drain.begin()
+        await asyncio.wait([draining])
+        draining.result()
+
+    def stopping(self) -> None:
+        """The server stops, and says so to each of its connections."""
+        if self._started:
+            self._entrance.open = False
+            self._drain.begin()
+
+    def tell_who_is_left(self) -> None:
+        """Log for whom an application that stops still waits; once, and not at all if for nobody."""
+        self._drain.tell_who_is_left()
+
+    async def shutdown(self) -> None:
+        """Drain, let the handlers finish, and give everything back."""
+        async with self._starting:
+            if not self._started:
+                return
+            self._started = self._entrance.open = False
             async with contextlib.AsyncExitStack() as rest:  # which is done whatever fails
                 if self._owns_services:
                     rest.push_async_callback(self.services.aclose)
@@ -264,62 +298,34 @@ class AquilaSockets:
                 rest.push_async_callback(self.hub.stop)
                 if self.metrics is not None:
                     rest.push_async_callback(self.metrics.stop)
-                await self._end_connections()
+                await self._drain.begin()
+                await self._drain.settle()
                 self._resumption.stop()
                 await self._namespaces.close()
             self._entrance.apps = {}
-
-    async def _end_connections(self) -> None:
-        """End all with 1012. When the time is over, who is still there is cut off, and the handlers cancelled."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + SHUTDOWN_GRACE
-        for home in self.hub.homes.values():
-            self._leaving.update(home.everyone())
-        if self._leaving:
-            for conn in self._leaving:
-                conn._end(CloseCode.RESTART, "the server restarts")
-            self._left = loop.create_future()
-            timer = loop.call_later(SILENCE, self.tell_who_is_left)
-            await asyncio.wait([self._left], timeout=SHUTDOWN_GRACE)
-            timer.cancel()
-            for conn in list(self._leaving):
-                conn._transport.abort()
-            await asyncio.wait([self._left], timeout=CUT_GRACE)
-        await self._tasks.settle(max(0.0, deadline - loop.time()))
-
-    def tell_who_is_left(self) -> None:
-        """Log for whom an application that stops still waits; once, and not at all if for nobody."""
-        conns = [conn for home in self.hub.homes.values() for conn in home.everyone()]
-        if conns and not self._told:
-            self._told = True
-            gone = [conn for conn in conns if conn.phase is ConnectionState.CLOSED]
-            there = [conn for conn in conns if conn.phase is not ConnectionState.CLOSED]
-            logger.warning(
-                "stopping; it waits for %s",
-                " and ".join(
-                    [*_named(there, "to take its close"), *_named(gone, "whose handlers still run")]
-                ),
-            )
+            self._drain.draining = False  # whoever comes now starts it anew
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """See the ASGI specification, version 3."""
         if scope["type"] == "websocket":
             await self._serve(scope, receive, send)
-        elif (metrics := self.metrics_for(scope)) is not None:
-            await metrics(scope, receive, send)
+        elif (endpoint := self.endpoint_for(scope)) is not None:
+            await endpoint(scope, receive, send)
         elif scope["type"] == "lifespan":
             await serve_lifespan(self.startup, self.shutdown, receive, send)
         else:
             fault = Fault("HTTP_NOT_FOUND", "only WebSockets are served here", status=404)
             await refusal(fault)(scope, receive, send)
 
-    def metrics_for(self, scope: ASGIScope) -> ASGIApp | None:
-        """What answers this request, if it is for the path of the setting `metrics`."""
-        served = scope["type"] == "http" and self.metrics and route_path(scope) == self.plan.node.metrics
-        return self.metrics if served else None
+    def endpoint_for(self, scope: ASGIScope) -> ASGIApp | None:
+        """What answers this request, if it is for the path of the settings `metrics` or `health`."""
+        return self._endpoints.get(route_path(scope)) if self._endpoints and scope["type"] == "http" else None
 
     async def _serve(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
+        if self._drain.draining:
+            await self._entrance.turn_away(scope, receive, send, ws_overloaded("the server stops"))
+            return
         try:
             await self.startup()
         except Exception as error:
@@ -334,9 +340,7 @@ class AquilaSockets:
         await self._namespaces.gone(conn)
         if self.on_gone is not None:
             self.on_gone(conn)
-        self._leaving.discard(conn)
-        if self._left is not None and not self._leaving and not self._left.done():
-            self._left.set_result(None)
+        self._drain.gone(conn)
 
     def live(self) -> dict[str, int]:
         """What is held now: for tests and diagnosis."""
@@ -347,15 +351,6 @@ class AquilaSockets:
             "rooms": sum(len(home.rooms) for home in homes),
             "tasks": len(self._tasks),
         }
-
-
-def _named(conns: Sequence[Connection], what: str) -> list[str]:
-    """Connections in words: how many, and which the first of them are."""
-    if not conns:
-        return []
-    shown = ", ".join(f"{conn.id} at {conn.namespace}" for conn in conns[:SHOWN])
-    more = f" and {len(conns) - SHOWN} more" if len(conns) > SHOWN else ""
-    return [f"{len(conns)} connection{'s'[: len(conns) > 1]} {what} ({shown}{more})"]
 
 
 def _misplaced(app: App) -> list[Problem]:

@@ -92,6 +92,8 @@ class NodeSettings:
     handshake_timeout: float = 10.0
     handler_timeout: float | None = None
     idempotence_ttl: float = 300.0
+    health: str | None = None
+    """The path at which load balancers ask whether the process takes clients."""
     metrics: str | None = None
     """The path at which metrics are served, or "collect": they are kept, and the host serves them."""
     sockets: SocketSettings = field(default_factory=SocketSettings)
@@ -373,6 +375,14 @@ def _metrics(place: _Place, value: Any) -> str | None:
     raise place.error(f"True, False, a path like '/internal/metrics', or 'collect' is needed, not {value!r}")
 
 
+def _health(place: _Place, value: Any) -> str | None:
+    if isinstance(value, bool):
+        return "/health" if value else None
+    if isinstance(value, str) and _PATH.fullmatch(value):
+        return value
+    raise place.error(f"True, False, or a path like '/internal/health' is needed, not {value!r}")
+
+
 def _strategy(place: _Place, value: Any) -> str:
     if problem := strategy_problem(value):
         raise place.error(problem)
@@ -403,6 +413,7 @@ _RULES: dict[str, _Rule] = {
     "handshake_timeout": _positive,
     "handler_timeout": _or_none(_positive),
     "idempotence_ttl": _remembering,
+    "health": _health,
     "metrics": _metrics,
     "guards": _chain(_guard_problems, "guards: "),
     "message_middleware": _chain(middleware_problems, "middleware: "),

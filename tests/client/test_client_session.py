@@ -114,20 +114,35 @@ def test_silence_is_met_with_a_ping_and_then_taken_for_a_dead_link() -> None:
     assert machine.phase is Phase.WAITING
 
 
-def test_goaway_is_followed_after_the_acks_that_are_due_at_the_moment_that_was_told() -> None:
+def test_goaway_is_followed_once_the_acks_are_there_and_the_client_comes_back_when_it_was_told() -> None:
     machine = welcomed(session())
     id = machine.call("put", None, now=0.0)
     written(machine)
     machine.received(system("goaway", reason="drain", reconnect_in=3000), 0.0)
     assert machine.take_events()[-2:] == [GoAway(reason="drain", reconnect_in=3.0), State.CONNECTED]
-    machine.tick(3.0)
+    machine.tick(0.5)
     assert machine.closing is None
-    machine.received(frame("ack", id=id, payload={"status": "ok"}), 3.5)
-    assert machine.deadline() == 3.0  # at once
-    machine.tick(3.5)
+    later = machine.call("put", None, now=0.5)
+    assert not machine.has_frames()
+    machine.received(frame("ack", id=id, payload={"status": "ok"}), 1.0)
+    assert machine.deadline() == 0.0  # at once
+    machine.tick(1.0)
     assert machine.closing is not None
-    machine.lost(1001, "", 3.6)
-    assert machine.deadline() == 3.6
+    machine.lost(1001, "", 1.1)
+    assert machine.deadline() == 3.0
+    machine.tick(3.0)
+    machine.opened(None, 3.0)
+    machine.received(system("welcome", connection="c", heartbeat=10), 3.0)
+    machine.received(system("resumed", rooms={}), 3.0)
+    assert written(machine)[-1]["id"] == later
+
+
+def test_a_close_behind_goaway_does_not_change_the_moment_that_was_told() -> None:
+    machine = welcomed(session())
+    machine.call("put", None, now=0.0)
+    machine.received(system("goaway", reason="restart", reconnect_in=3000), 0.0)
+    machine.lost(1012, '{"after": 2000}', 1.0)
+    assert machine.deadline() == 3.0
 
 
 def test_the_server_may_say_how_long_to_stay_away() -> None:

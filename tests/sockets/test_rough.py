@@ -105,8 +105,9 @@ def complaints() -> Iterator[Complaints]:
         counter.clear()
     with listening() as complaints:
         yield complaints
-    # asyncio's own word, when a server goes on writing to a connection that was reset
-    assert [text for text in complaints.take() if "socket.send() raised" not in text] == []
+    # asyncio's own word, when a server goes on writing to a connection that was reset; and ours for a slow handler
+    usual = ("socket.send() raised", "stopping; it waits for 1 connection whose handlers still run")
+    assert [text for text in complaints.take() if not any(words in text for words in usual)] == []
 
 
 def make(**settings: Any) -> AquilaSockets:

@@ -240,8 +240,13 @@ ROWS = [
     Row("room_size", "@Socket", 1, 2, one_member),
     Row("resume", "@Socket", False, True, nothing_to_come_back_to),
 ]
-ELSEWHERE = {("heartbeat", "manifest"), ("handshake_timeout", "manifest"), ("metrics", "manifest")}
-"""Shown by tests of their own, below, and in test_metrics_serving.py."""
+ELSEWHERE = {
+    ("heartbeat", "manifest"),
+    ("handshake_timeout", "manifest"),
+    ("metrics", "manifest"),
+    ("health", "manifest"),
+}
+"""Shown by tests of their own, below, and in test_metrics_serving.py and test_drain.py."""
 
 
 def said(where: str) -> list[Any]:

@@ -57,6 +57,7 @@ class _Options:
     host: str
     transport: Transport
     log_format: LogFormat
+    drain_delay: float = 0.0
 
     def context(self) -> ssl.SSLContext | None:
         return tls(self.certificate, self.key) if self.certificate else None
@@ -98,6 +99,14 @@ def serve_command(
     transport: Annotated[
         Transport, typer.Option(help="The WebSocket server: Aquilia's own, or uvicorn's.")
     ] = "native",
+    drain_delay: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help="How long only /health says that it stops, before clients are told.",
+        ),
+    ] = 0.0,
     workers: Annotated[int, typer.Option(min=1, help="How many processes; this version has one.")] = 1,
 ) -> None:
     """Serve the workspace in this folder, as compiled."""
@@ -115,7 +124,7 @@ def serve_command(
         raise typer.BadParameter("needs --ssl-certfile", param_hint="--ssl-keyfile")
     host = host or "127.0.0.1"
     options = _Options(
-        Path.cwd(), app, log_level, ssl_certfile, ssl_keyfile, uds, host, transport, log_format
+        Path.cwd(), app, log_level, ssl_certfile, ssl_keyfile, uds, host, transport, log_format, drain_delay
     )
     endpoint = Endpoint(host, 8000 if port is None else port, uds)
     try:
@@ -157,6 +166,8 @@ def _serve(
     booted: Booted,
     sockets: Sequence[socket.socket],
     context: ssl.SSLContext | None,
+    *,
+    hand_over: bool = False,
 ) -> None:
     serve(
         booted.application,
@@ -165,6 +176,8 @@ def _serve(
         context=context,
         transport=options.transport,
         log_format=options.log_format,
+        drain_delay=options.drain_delay,
+        hand_over=hand_over,
         on_started=partial(_announce, options, booted, sockets),
     )
 
@@ -189,7 +202,8 @@ def _serve_reloaded(options: _Options, sockets: list[socket.socket] | None) -> N
     """Runs in the child process, and ends with its parent, whatever happened to that."""
     threading.Thread(target=_end_after_parent, daemon=True).start()
     try:
-        _serve(options, boot(options.root, options.app), sockets or (), options.context())
+        booted = boot(options.root, options.app)
+        _serve(options, booted, sockets or (), options.context(), hand_over=True)
     except BootError as error:
         show_problems(error.problems, options.root)
         stderr.print("the server starts when they are mended")

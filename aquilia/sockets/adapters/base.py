@@ -80,6 +80,10 @@ class Broker(Protocol):
     """Set before `start`; called on the loop's thread when the way from the broker was broken and is there again:
     what was delivered may have holes."""
 
+    @property
+    def connected(self) -> bool:
+        """Whether it can be reached now, as far as is known. Asked between `start` and `stop`."""
+
     async def start(self, deliver: Deliver) -> None:
         """Connect; `deliver` is then called, on the event loop's thread, with what arrives."""
 

@@ -87,6 +87,11 @@ class NatsBroker:
         self.on_lost: Callable[[], None] | None = None
         """See `Broker`."""
 
+    @property
+    def connected(self) -> bool:
+        """See `Broker`."""
+        return self._connection.connected
+
     async def start(self, deliver: Deliver) -> None:
         """See `Broker`. Also finds out what the server can do.
 

@@ -184,7 +184,7 @@ class NatsConnection:
         self.target = target
         self.on_lost: Callable[[], None] | None = None
         self._client: Any = None
-        self._ready = False
+        self.connected = False
         self._stopped = True
         self._calls: dict[str, _Call] = {}
         self._numbers = count()
@@ -215,7 +215,7 @@ class NatsConnection:
     async def stop(self) -> None:
         """End it, and every call on it. Safe to call twice."""
         self._stopped = True
-        self._ready = False
+        self.connected = False
         client, self._client = self._client, None
         if self._restoring is not None:
             self._restoring.cancel()
@@ -293,12 +293,12 @@ class NatsConnection:
                         call.future.exception()  # who waited for it may be gone
             if client is not self._client:  # it broke meanwhile
                 raise _NATSError("the connection was lost again")
-        self._ready = client is self._client
+        self.connected = client is self._client
 
     def _lost(self, client: Any) -> None:
         if self._stopped or client is not self._client:
             return
-        self._ready = False
+        self.connected = False
         self._client = None
         logger.warning("the connection to NATS at %s is lost; connecting again", self.target)
         calls = list(self._calls.values())
@@ -327,7 +327,7 @@ class NatsConnection:
                     self._lost(broken)
                     await _close(broken)
             else:
-                if self._ready:
+                if self.connected:
                     break
             await asyncio.sleep(wait * random.uniform(0.5, 1))
             wait = min(longest, wait * 2)
@@ -373,10 +373,10 @@ class NatsConnection:
         self._calls[token] = call
         try:
             async with asyncio.timeout(OUTAGE):
-                if self._ready:
+                if self.connected:
                     await self._write(self._client, call)
                 while not (await asyncio.wait([call.future], timeout=RETRY))[0]:
-                    if again and self._ready:
+                    if again and self.connected:
                         call.resent = True
                         await self._write(self._client, call)
                 call.future.result()
@@ -393,7 +393,7 @@ class NatsConnection:
         if self._stopped:
             raise ws_adapter_unavailable("the connection to NATS is not open")
         self._require_size(data, None)
-        if self._ready:
+        if self.connected:
             await self._write(self._client, _Call(subject, data, None, "", again=False, batch=False))
         else:  # its turn comes with that of all who wait
             token = str(next(self._numbers))
@@ -426,7 +426,7 @@ class NatsConnection:
             raise ws_adapter_unavailable("the connection to NATS is not open")
         self._subscribers[subject] = receive
         try:
-            if self._ready:
+            if self.connected:
                 self._subscriptions[subject] = await self._client.subscribe(subject, future=_Sink(receive))
             await self.confirm()
         except BaseException:
@@ -437,7 +437,7 @@ class NatsConnection:
         """The opposite."""
         self._subscribers.pop(subject, None)
         subscription = self._subscriptions.pop(subject, None)
-        if subscription is not None and self._ready:
+        if subscription is not None and self.connected:
             with contextlib.suppress(Exception):  # gone with its connection
                 await subscription.unsubscribe()
 

@@ -1,0 +1,47 @@
+"""Health: whether new clients should be sent to this process, as load balancers ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from aquilia.sockets.drain import Drain
+
+__all__ = ["Health"]
+
+
+class Health:
+    """An ASGI application: 200 while the process takes clients, 503 while it drains or its broker is away.
+
+    The body is JSON: `{"status": "ready", "connections": n}`; or the status `draining` or `broker_lost`.
+    """
+
+    def __init__(
+        self, drain: Drain, *, connected: Callable[[], bool], connections: Callable[[], int]
+    ) -> None:
+        self._drain = drain
+        self._connected = connected
+        self._connections = connections
+
+    @property
+    def status(self) -> str:
+        """`ready`, `draining` or `broker_lost`."""
+        if not self._drain.ready:
+            return "draining"
+        return "ready" if self._connected() else "broker_lost"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a probe."""
+        headers = {"cache-control": "no-store"}
+        if scope["method"] not in ("GET", "HEAD"):
+            response = Response(status_code=405, headers={"allow": "GET, HEAD"})
+        elif (status := self.status) == "ready":
+            body = msgspec.json.encode({"status": status, "connections": self._connections()})
+            response = Response(body, 200, headers, media_type="application/json")
+        else:
+            body = msgspec.json.encode({"status": status})
+            response = Response(body, 503, headers, media_type="application/json")
+        await response(scope, receive, send)
