@@ -125,6 +125,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
     # process
     6: (
         "sockets/hub.py",
+        "sockets/budget.py",
         "sockets/fanout.py",
         "sockets/following.py",
         "sockets/identities.py",
