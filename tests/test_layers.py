@@ -133,6 +133,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
     6: (
         "sockets/home.py",
         "sockets/hub.py",
+        "sockets/budget.py",
         "sockets/fanout.py",
         "sockets/following.py",
         "sockets/gathering.py",

@@ -62,7 +62,8 @@ FAMILIES = {
             "aquilia_messages_dropped_total",
             "counter",
             ("pattern", "cause"),
-            "Messages that a client did not get: slow_consumer, disconnected, or conflated, which is no loss.",
+            "Messages that a client did not get: "
+            "slow_consumer, outbox_bytes, disconnected, or conflated, which is no loss.",
         ),
         Family(
             "aquilia_handler_seconds",

@@ -33,6 +33,8 @@ CLOCK_EVERY = 64
 SLICE = 0.004
 BACKLOG = 64
 """Publications that an audience may be behind before its publishers wait."""
+BACKLOG_BYTES = 1 << 22
+"""The same in bytes, each publication in its first encoding."""
 TURN_BYTES = 1 << 16
 """Bytes that may be published in one turn of the loop: they have to be written before more come."""
 
@@ -55,8 +57,8 @@ class Audience:
     """Connections that get the same publications: a room's members, or all of a namespace."""
 
     __slots__ = (
-        "backlog", "caught_up", "current", "early", "gone", "identities", "joined", "lock", "members", "meter",
-        "name", "rest", "subscribed", "tail", "turn", "waiting",
+        "backlog", "backlog_bytes", "caught_up", "current", "early", "gone", "identities", "joined", "lock",
+        "members", "meter", "name", "rest", "subscribed", "tail", "turn", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -68,6 +70,7 @@ class Audience:
         """Which of the members are whose, where that is known."""
         self.members: dict[str, Connection] = {}
         self.backlog: deque[Delivery] = deque()
+        self.backlog_bytes = 0
         self.current: Delivery | None = None
         self.rest: Iterator[Connection] = iter(())
         self.gone: set[Connection] = set()
@@ -104,11 +107,13 @@ class Audience:
 class Delivery:
     """A publication on its way to one audience, with its frames."""
 
-    __slots__ = ("_frames", "begun", "bytes", "key", "members", "publication", "strategy")
+    __slots__ = ("_frames", "begun", "bytes", "key", "members", "publication", "strategy", "weight")
 
     def __init__(self, publication: Publication, policy: Policy = (None, None)) -> None:
         self.publication = publication
         self.strategy, self.key = policy
+        self.weight = 0
+        """Bytes for which it counts while it waits for its turn."""
         self._frames: dict[Variant, bytes] = {}
 
     def measure(self, now: float) -> None:
@@ -212,7 +217,7 @@ class FanOut:
 
     async def keep_pace(self, audience: Audience) -> None:
         """Wait while an audience is far behind."""
-        if len(audience.backlog) >= BACKLOG:
+        if len(audience.backlog) >= BACKLOG or audience.backlog_bytes >= BACKLOG_BYTES:
             if audience.caught_up is None:
                 audience.caught_up = self._loop.create_future()
             await asyncio.shield(audience.caught_up)
@@ -240,7 +245,9 @@ class FanOut:
             first = next(iter(audience.members.values()))
             # What is in a log already cannot be refused any more.
             kept = delivery.publication.position is not None
-            self._published += len(delivery.frame(first)) if kept else delivery.check(first)
+            delivery.weight = len(delivery.frame(first)) if kept else delivery.check(first)
+            self._published += delivery.weight
+            audience.backlog_bytes += delivery.weight
         audience.backlog.append(delivery)
         if audience.current is None and len(audience.backlog) == 1:
             self._behind.append(audience)
@@ -270,6 +277,7 @@ class FanOut:
         """Bring one publication of an audience to its end. False: the time is up before that."""
         if audience.current is None:
             audience.current = audience.backlog.popleft()
+            audience.backlog_bytes -= audience.current.weight
             wanted = audience.current.publication.identity
             if wanted is None or audience.identities is None:
                 audience.rest = iter(tuple(audience.members.values()))
@@ -331,7 +339,9 @@ class FanOut:
         audience.current = None
         audience.rest = iter(())
         audience.gone.clear()
-        if audience.caught_up is not None and len(audience.backlog) < BACKLOG // 2:
+        if audience.caught_up is not None and (
+            len(audience.backlog) < BACKLOG // 2 and audience.backlog_bytes < BACKLOG_BYTES // 2
+        ):
             audience.caught_up.set_result(None)
             audience.caught_up = None
 

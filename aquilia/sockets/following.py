@@ -189,6 +189,13 @@ class Following:
         audience.waiting[conn.id] = conn
         self._start(self.catch_up(conn, self._before))
 
+    def step_back(self, conn: Connection) -> None:
+        """A live member reads too slowly, and fan-out has begun nothing that it has not: let it read the log."""
+        audience = self._audience
+        audience.remove(conn)
+        audience.waiting[conn.id] = conn
+        self._start(self.catch_up(conn, self.reached))
+
     async def judge(self, position: Position | None) -> Recovery:
         """Whether nothing behind a client's position is lost, and from where on it is to catch up.
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker, Publication
+from aquilia.sockets.budget import Budget
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.fanout import CLOCK_EVERY, SLICE, Audience, FanOut
 from aquilia.sockets.faults import (
@@ -28,6 +29,7 @@ from aquilia.sockets.history import History, Position
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Recovery
 from aquilia.sockets.room_answers import RoomAnswers
+from aquilia.sockets.settings import OUTBOX_BYTES
 
 __all__ = ["Hub"]
 
@@ -42,12 +44,20 @@ class Hub:
     """Implements the hub port on a broker. One per process."""
 
     def __init__(
-        self, broker: Broker, *, clock: Clock | None = None, stopwatch: Callable[[], float] = perf_counter
+        self,
+        broker: Broker,
+        *,
+        clock: Clock | None = None,
+        stopwatch: Callable[[], float] = perf_counter,
+        outbox_bytes: int = OUTBOX_BYTES,
     ) -> None:
         self.clock = clock or Clock()
         """See `HubPort`."""
         self._broker = broker
         self._fanout = FanOut(stopwatch)
+        self._budget = Budget(outbox_bytes, stopwatch)
+        self.weigh = self._budget.weigh
+        """See `HubPort`."""
         self.homes: dict[str, Home] = {}
         self._dirty: deque[Connection] = deque()
         self._flushing = False
@@ -398,6 +408,7 @@ class Hub:
         dirty = self._dirty
         for _ in range(min(len(dirty), CLOCK_EVERY)):  # more than a group says: a publication is on its way
             dirty.popleft()._flush()
+        self._budget.keep()
         if self._held:
             self._flushing = bool(dirty)
             if dirty:
@@ -411,6 +422,7 @@ class Hub:
             dirty.popleft()._flush()
             if turn % CLOCK_EVERY == CLOCK_EVERY - 1 and self._fanout.clock() >= deadline:
                 break
+        self._budget.keep()
         if dirty:
             self._loop.call_soon(self._flush)
         else:

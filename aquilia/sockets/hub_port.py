@@ -174,6 +174,9 @@ class HubPort(Protocol):
     def mark_dirty(self, conn: Any) -> None:
         """Frames wait in this connection's outbox: write them before the loop's turn is over."""
 
+    def weigh(self, conn: Any) -> None:
+        """What waits for this connection counts for the process: its transport takes no more, or takes again."""
+
     def hold(self) -> None:
         """A group of handlers is about to run: what they send is written together, at `release`."""
 

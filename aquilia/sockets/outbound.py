@@ -73,7 +73,7 @@ class Outbound:
 
     __slots__ = (
         "_blocked", "_close", "_codec", "_dirty", "_home", "_hub", "_idle", "_outbox", "_paused", "_profile",
-        "_timer", "_transport", "_variant", "_waiters", "bytes_sent", "id", "messages_sent", "phase",
+        "_timer", "_transport", "_variant", "_waiters", "_weight", "bytes_sent", "id", "messages_sent", "phase",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +101,8 @@ class Outbound:
         self._waiters: list[asyncio.Future[None]] | None = None
         self._close: DisconnectReason | None = None
         self._dirty = self._blocked = self._paused = False
+        self._weight = 0
+        """Bytes that the process's bound counts for it."""
         self._idle = True
         """Open, with nothing waiting: what comes next may be written at once."""
 
@@ -138,7 +140,7 @@ class Outbound:
         if not queued:
             self._count_dropped()
             if outbox.overflowed:
-                self._overflow()
+                self._overflow("slow_consumer", len(outbox) + 1)
                 return
         if not self._dirty:
             self._mark_dirty()
@@ -182,9 +184,18 @@ class Outbound:
         if dropped:
             self._home.recorder.dropped(self._home.pattern, "slow_consumer", dropped)
 
-    def _overflow(self) -> None:
+    def _give_way(self, volume: int) -> None:
+        """The process holds too much for slow clients: drop so many bytes of it here, or end the connection."""
+        outbox = self._outbox
+        if outbox.give_way(volume):
+            dropped, outbox.dropped = outbox.dropped, 0
+            self._home.recorder.dropped(self._home.pattern, "outbox_bytes", dropped)
+        else:
+            self._overflow("outbox_bytes", len(outbox))
+
+    def _overflow(self, cause: str, lost: int) -> None:
         fault = ws_slow_consumer()
-        self._home.recorder.dropped(self._home.pattern, "slow_consumer", len(self._outbox) + 1)
+        self._home.recorder.dropped(self._home.pattern, cause, lost)
         self._outbox.clear()
         self._end(CloseCode.TOO_SLOW, fault.message)
         # It reads nothing: there is nothing to wait for.
@@ -206,11 +217,16 @@ class Outbound:
     def _flush(self) -> None:
         """Hand what waits to the transport, as far as it takes it."""
         self._dirty = False
-        if self._blocked or self.phase is _CLOSED:
+        if self.phase is _CLOSED:
+            return
+        if self._blocked:
+            self._hub.weigh(self)
             return
         outbox = self._outbox
         while not outbox.empty and not self._blocked:
             self._write(outbox.take(FLUSH_BYTES, self._gap_frame))
+        if self._blocked or self._weight:
+            self._hub.weigh(self)
         if self._close is None:
             self._idle = not self._blocked
         elif outbox.empty:
@@ -285,6 +301,8 @@ class Outbound:
         if unread := len(self._outbox):
             self._home.recorder.dropped(self._home.pattern, "disconnected", unread)
         self._outbox.clear()
+        if self._weight:
+            self._hub.weigh(self)
         self._wake()
         return self._close
 

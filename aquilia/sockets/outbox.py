@@ -175,7 +175,9 @@ class Outbox:
                 return False
             fits = self.dropped == before
         droppable = strategy in _DROPPABLE
-        if key is None and droppable is self._bare_droppable:
+        own = self._limits.strategy
+        # Under `drop_newest`, what is bare may give way to the process's bound, and so others are marked.
+        if key is None and (strategy == own or (droppable is self._bare_droppable and own != "drop_newest")):
             frames.append(frame)
         else:
             self._append_marked(frames, _Marked(frame, droppable, key))
@@ -262,6 +264,20 @@ class Outbox:
         self._look()
         return taken
 
+    @property
+    def strategy(self) -> Strategy:
+        """That of the connection."""
+        return self._limits.strategy
+
+    def give_way(self, volume: int) -> bool:
+        """Drop about so many bytes of what a strategy may drop, oldest first. False: there are none."""
+        before = self.dropped
+        dropping = self._limits.strategy not in ("buffer", "disconnect")
+        left = max(0, self.waiting_bytes - self._urgent_bytes - volume)
+        self._drop_oldest(self._queue(), self._size, left, least=0, bare=dropping)
+        self._look()
+        return self.dropped != before
+
     def clear(self) -> None:
         """Forget all that waits: it was taken, or the connection is gone."""
         self._frames = self._passed = self._latest = None
@@ -302,8 +318,11 @@ class Outbox:
             queue.append(_Gap(1))
             self._gaps += 1
 
-    def _drop_oldest(self, frames: deque[_Entry], size: int, volume: int, *, least: int) -> None:
+    def _drop_oldest(
+        self, frames: deque[_Entry], size: int, volume: int, *, least: int, bare: bool = False
+    ) -> None:
         """Drop what may give way, oldest first, until so much is left or `least` messages."""
+        bare = bare or self._bare_droppable
         # What cannot be dropped is gone past once, not again for each message: answers may be many.
         passed = self._passed
         if passed is None:
@@ -311,11 +330,11 @@ class Outbox:
         while (
             frames
             and self._size > least
-            and (self._bare_droppable or self._droppable)
+            and (bare or self._droppable)
             and (self._size > size or self.waiting_bytes - self._urgent_bytes > volume)
         ):
             oldest = frames.popleft()
-            if self._bare_droppable and isinstance(oldest, bytes):
+            if bare and isinstance(oldest, bytes):
                 lost = oldest
             elif isinstance(oldest, _Marked) and oldest.droppable:
                 lost = self._unmarked(oldest)

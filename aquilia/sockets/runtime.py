@@ -103,7 +103,7 @@ class AquilaSockets:
         except ValueError as error:
             raise BootError([Problem("adapter", str(error))]) from error
         self._engine = engine or FaultEngine()
-        self.hub = Hub(self._adapter.broker, clock=clock)
+        self.hub = Hub(self._adapter.broker, clock=clock, outbox_bytes=self.plan.node.outbox_bytes)
         self._tasks = TaskSet()
         self._resumption = Resumption(self._adapter, self.hub, self.recorder, clock=clock, tasks=self._tasks)
         promises = Promises(

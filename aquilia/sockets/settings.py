@@ -23,6 +23,7 @@ from aquilia.sockets.outbox import Backpressure
 
 __all__ = [
     "ADAPTERS",
+    "OUTBOX_BYTES",
     "AppChain",
     "NodeSettings",
     "SettingsError",
@@ -32,6 +33,8 @@ __all__ = [
 ]
 
 ADAPTERS = ("inmemory", "local", "nats")
+OUTBOX_BYTES = 1 << 28
+"""Bytes that may wait for slow clients in a process, if nobody says otherwise."""
 _PLANNED_ADAPTERS = ("redis", "kafka")
 _SCHEMES = {"memory": "inmemory", "local": "local", "nats": "nats", "tls": "nats"}
 
@@ -87,6 +90,7 @@ class NodeSettings:
     """Where its server is. It may hold a password."""
     max_connections: int = 10_000
     max_namespaces: int = 10_000
+    outbox_bytes: int = OUTBOX_BYTES
     allowed_hosts: tuple[str, ...] | None = None
     heartbeat: float = 25.0
     handshake_timeout: float = 10.0
@@ -402,6 +406,7 @@ _RULES: dict[str, _Rule] = {
     "store_url": _not_yet("a store apart from the adapter"),
     "max_connections": _count,
     "max_namespaces": _count,
+    "outbox_bytes": _count,
     "message_rate_limit": _or_none(_positive),
     "max_message_size": _message_size,
     "backpressure": _backpressure,

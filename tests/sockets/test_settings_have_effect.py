@@ -223,6 +223,7 @@ class Row:
 ROWS = [
     Row("max_connections", "both", 1, 2, one_connection, adds_up=True),
     Row("max_namespaces", "manifest", 1, 2, one_namespace),
+    Row("outbox_bytes", "manifest", 100, 10_000, impatient_with_slow_readers),
     Row("message_rate_limit", "both", 0.01, 100, one_message),
     Row("max_message_size", "both", 100, 1000, small_messages),
     Row("backpressure", "both", {"buffer_size": 2}, {"buffer_size": 3}, impatient_with_slow_readers),

@@ -1,0 +1,89 @@
+"""What waits for slow clients in the process as a whole, and who gives way when that is too much.
+
+Only connections whose transport takes nothing more are counted, when the loop's turn is over: a client that reads
+costs nothing here. A frame that waits for many counts for each of them, though it is in memory once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from aquilia.sockets.following import Following
+from aquilia.sockets.outbound import Outbound
+
+__all__ = ["Budget"]
+
+SLICE = 0.004
+"""Seconds that giving way may take from the loop at a stretch."""
+
+
+class Budget:
+    """The bytes in the outboxes of blocked connections, `limit` at most. One per process.
+
+    From seven eighths of it on, who can read a room's log later is put back to it; beyond it those who hold the
+    most give way, down to seven eighths.
+    """
+
+    def __init__(self, limit: int, clock: Callable[[], float]) -> None:
+        self._limit = limit
+        self._mark = limit - limit // 8
+        self._clock = clock
+        self._holders: set[Outbound] = set()
+        self._warned = False
+        self._turns: Iterator[Outbound] | None = None
+        """Whose turn to give way it is, while that is going on."""
+        self.total = 0
+        """Bytes that wait."""
+
+    def weigh(self, conn: Outbound) -> None:
+        """What waits for a connection has changed, or whether it counts has."""
+        weight = conn._outbox.waiting_bytes if conn._blocked else 0
+        self.total += weight - conn._weight
+        if weight:
+            self._holders.add(conn)
+        elif conn._weight:
+            self._holders.discard(conn)
+        conn._weight = weight
+
+    def keep(self) -> None:
+        """Make the largest give way, if it is too much. Called when the loop's turn is over."""
+        if self.total <= self._mark:
+            self._warned = self._warned and self.total > self._limit // 2
+        elif not self._warned:
+            self._warned = True
+            for conn in tuple(self._holders):
+                _put_back(conn)
+        if self.total > self._limit and self._turns is None:
+            self._turns = iter(sorted(self._holders, key=_weight, reverse=True))
+            self._relieve()
+
+    def _relieve(self) -> None:
+        deadline = self._clock() + SLICE
+        for conn in self._turns or ():
+            if self.total <= self._mark:
+                break
+            if conn._weight:
+                conn._give_way(self.total - self._mark)
+                self.weigh(conn)
+            if self._clock() >= deadline:
+                asyncio.get_running_loop().call_soon(self._relieve)
+                return
+        self._turns = None
+
+
+def _weight(conn: Outbound) -> int:
+    return conn._weight
+
+
+def _put_back(conn: Any) -> None:
+    """Let a member under `buffer` read the logs of its rooms, rather than wait for more of them here."""
+    outbox = conn._outbox
+    if outbox.strategy != "buffer" or not outbox.half_full or not conn._variant.v1 or conn._close is not None:
+        return
+    for name in conn._rooms:
+        room = conn._home.rooms[name]
+        # While a publication is on its way, it is not known here whether this one has it.
+        if isinstance(room.tail, Following) and room.current is None and room.members.get(conn.id) is conn:
+            room.tail.step_back(conn)
