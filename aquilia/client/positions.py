@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from aquilia.client.notices import Position, Recovery
+from aquilia.client.notices import Gap, Left, Position, Recovery
 
-__all__ = ["DIRECT", "Positions"]
+__all__ = ["DIRECT", "Positions", "losses"]
 
 DIRECT = ""
 """The name of the log of what is sent to this client directly."""
@@ -55,17 +55,35 @@ class Positions:
         if position is not None:
             self.pass_by(room, position)
 
-    def resumed(self, rooms: dict[str, Recovery]) -> list[str]:
-        """Take over what the server made of this client's rooms; those that it did not bring back, in order."""
-        lost = [room for room in self._at if room not in rooms]
+    def resumed(self, rooms: dict[str, Recovery], *, anew: bool = False) -> list[str]:
+        """Take over what the server made of this client's rooms; those that it did not bring back, in order.
+
+        A session that begins `anew` is in no room, whatever is told of them.
+        """
         before, self._at = self._at, {}
         for room, recovery in rooms.items():
-            known, told = before.get(room), recovery.position
-            self._at[room] = known if told is None and recovery.recovered else _later(known, told)
-        return lost
+            if recovery.recovered:
+                self._at[room] = _later(before.get(room), recovery.position)
+            elif not anew or room == DIRECT:
+                # Also if that is before what was seen: this is how far the log goes now.
+                self._at[room] = recovery.position
+        return [room for room in before if room not in self._at]
 
 
 def _later(known: Position | None, told: Position | None) -> Position | None:
     if known is None or told is None:
-        return told
+        return told or known
     return known if known.epoch == told.epoch and known.offset > told.offset else told
+
+
+def losses(rooms: dict[str, Recovery], lost: list[str]) -> list[Gap | Left]:
+    """What the user is told behind a reconnection: what was not recovered, and which rooms it brought not back."""
+    news: list[Gap | Left] = [
+        Gap(cause="not_recovered", room=room, position=recovery.position)
+        for room, recovery in rooms.items()
+        if not recovery.recovered
+    ]
+    for room in lost:
+        gone = Gap(cause="not_recovered", room=room) if room == DIRECT else Left(room=room, resumed=False)
+        news.append(gone)
+    return news

@@ -25,10 +25,10 @@ from aquilia.client.advice import (
 )
 from aquilia.client.faults import AckTimeout, ClientFault, ConnectionEnded, ConnectionLost
 from aquilia.client.frames import RecoveryWord, WelcomeWord, named, position_of
-from aquilia.client.notices import Connected, Disconnected, Gap, GoAway, Left, Recovery, Resumed, State
+from aquilia.client.notices import Connected, Disconnected, GoAway, Recovery, Resumed, State
 from aquilia.client.options import Options
 from aquilia.client.outgoing import Outgoing, Outgoings
-from aquilia.client.positions import DIRECT, Positions
+from aquilia.client.positions import Positions, losses
 from aquilia.client.reading import Reading
 from aquilia.client.steps import LINKED, STEPS, Answered, CallFailed, Closing, Event, Phase, Verdict
 from aquilia.sockets.codecs import Codec
@@ -83,6 +83,7 @@ class Session:
         self._return_at: float | None = None
         self._asked_at: float | None = None  # to go away
         self._greeting = Connected(connection="", heartbeat=0)
+        self._anew = True  # another session, as the connection's name tells
         self._verdict: Verdict | None = None
 
     # What to do
@@ -400,6 +401,7 @@ class Session:
             raise SocketFault("WS_MESSAGE_INVALID", "a second welcome")
         self._resume = word.resume
         expires = None if word.expires is None else word.expires / 1000
+        self._anew = word.connection != self._greeting.connection
         self._greeting = Connected(connection=word.connection, heartbeat=word.heartbeat, expires=expires)
         if self._asked:
             self._step(Phase.RESUMING)
@@ -421,15 +423,10 @@ class Session:
         self._renewed = False
         self._live_since = now
         self._events.append(self._greeting)
-        lost = self.positions.resumed(rooms)
+        lost = self.positions.resumed(rooms, anew=self._anew)
         if self._asked:
             self._events.append(Resumed(rooms=rooms))
-        for room, recovery in rooms.items():
-            if not recovery.recovered:
-                self._events.append(Gap(cause="not_recovered", room=room, position=recovery.position))
-        for room in lost:
-            news = Gap(cause="not_recovered", room=room) if room == DIRECT else Left(room=room, resumed=False)
-            self._events.append(news)
+        self._events += losses(rooms, lost)
 
     # What the user says
 

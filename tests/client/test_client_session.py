@@ -80,6 +80,31 @@ def test_what_was_not_recovered_is_told() -> None:
     assert Left(room="b", resumed=False) in events
 
 
+def test_a_session_that_begins_anew_is_in_no_room() -> None:
+    machine = welcomed(session(), system("joined", room="a", epoch="e", offset=4), system("joined", room="b"))
+    machine.lost(1006, "", 1.0)
+    machine.tick(99.0)
+    machine.opened(None, 99.0)
+    machine.take_events()
+    machine.received(system("welcome", connection="another", heartbeat=10, resume="r9"), 99.0)
+    machine.received(system("resumed", rooms={"a": {"recovered": False}}), 99.0)
+    events = machine.take_events()
+    assert [event for event in events if isinstance(event, Left)] == [
+        Left(room="a", resumed=False),
+        Left(room="b", resumed=False),
+    ]
+    assert machine.positions.rooms == {}
+
+
+def test_a_log_that_has_gone_back_is_followed_from_where_it_is() -> None:
+    machine = welcomed(session(), system("joined", room="a", epoch="e", offset=9))
+    machine.lost(1006, "", 1.0)
+    machine.tick(99.0)
+    told = system("resumed", rooms={"a": {"recovered": False, "epoch": "e", "offset": 2}})
+    welcomed(machine, told, said(3), now=99.0)
+    assert (machine.doubles, machine.positions.rooms) == (0, {"a": Position("e", 3)})
+
+
 def test_a_call_in_flight_is_lost_and_an_idempotent_one_goes_again_with_its_id_before_what_waited() -> None:
     machine = welcomed(session())
     lost = machine.call("pay", 1, now=0.0)
