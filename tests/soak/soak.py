@@ -41,8 +41,9 @@ SILENCE = 20.0
 class Server:
     """A node: a process that is killed, and started again on its port."""
 
-    def __init__(self, port: int, nats: str, log: Path) -> None:
+    def __init__(self, port: int, nats: str, history: int, log: Path) -> None:
         self.port = port
+        self._history = history
         self._nats = nats
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -51,7 +52,7 @@ class Server:
         command = [sys.executable, "-m", "uvicorn", "soak_app:app", "--port", str(self.port)]
         command += ["--ws", "aquilia.sockets.transports.native:NativeProtocol", "--log-level", "warning"]
         path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
-        env = {**os.environ, "PYTHONPATH": path, "SOAK_NATS": self._nats}
+        env = {**os.environ, "PYTHONPATH": path, "SOAK_NATS": self._nats, "SOAK_HISTORY": str(self._history)}
         with self._log.open("ab") as output:
             return subprocess.Popen(command, env=env, stdout=output, stderr=output)
 
@@ -381,7 +382,9 @@ async def staged(options: argparse.Namespace, folder: Path) -> AsyncIterator[Soa
         stack.callback(nats.kill)
         url = nats.url("soak")
         for n in range(options.servers):
-            servers.append(Server(stack.enter_context(reserved_port()), url, folder / f"server{n}.log"))
+            servers.append(
+                Server(stack.enter_context(reserved_port()), url, options.history, folder / f"server{n}.log")
+            )
             stack.callback(servers[-1].kill)
             await servers[-1].start()
         yield Soak(options, servers, nats)
@@ -433,6 +436,7 @@ def asked(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rooms", type=int, default=3)
     parser.add_argument("--batch", type=int, default=10, help="messages in a call")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--history", type=int, default=200_000, help="messages that a room keeps; few: gaps")
     parser.add_argument("--verbose", action="store_true", help="print what the servers logged")
     options = parser.parse_args(words)
     options.messages = options.messages or (20_000 if options.short else 1_000_000)

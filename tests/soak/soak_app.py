@@ -6,7 +6,7 @@ import os
 
 from aquilia.sockets import AquilaSockets, Connection, Event, History, Socket, SocketController, Subscribe
 
-SIZE = int(os.environ.get("SOAK_HISTORY", "200000"))
+SIZE = int(os.environ["SOAK_HISTORY"])
 
 
 @Socket("/soak", history=History(size=SIZE, ttl=3600))
