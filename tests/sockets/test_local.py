@@ -119,6 +119,17 @@ async def test_a_killed_keeper_is_replaced_and_leaves_no_server_behind(local: Lo
     assert await payloads(local) == [0, 1]
 
 
+async def test_a_signal_to_all_of_the_service_leaves_the_application_its_broker(local: LocalAdapter) -> None:
+    pid = local.broker.server.pid
+    keeper = status(pid)[1]
+    for each in (keeper, pid):
+        os.kill(each, signal.SIGTERM)
+    await another_server(local, pid)
+    assert status(local.broker.server.pid)[1] == keeper
+    await local.broker.publish(publication(0), HISTORY)
+    assert await payloads(local) == [0]
+
+
 async def test_the_log_of_the_server_is_in_ours_at_its_level(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -116,7 +116,7 @@ def say(words: str) -> None:
 
 if __name__ == "__main__":
     # A signal for the whole service or its group is for the application, which needs its broker until it has ended.
+    # A handler, for what is ignored stays ignored in the server.
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, signal.SIG_IGN)
-    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signal.signal(each, lambda *_: None)
     Keeper(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])).run()
