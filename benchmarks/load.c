@@ -3,7 +3,8 @@
  *   load echo    each connection keeps --depth messages in flight, and sends one for each answer
  *   load open    --rate messages a second over all connections, whether answers come or not; latency counts from
  *                the time at which a message was due, so that a server which stalls cannot slow its own clock
- *   load fanout  one connection publishes, and again when every connection has got the message
+ *   load fanout  one connection publishes, and again when every connection has got the message; the last --frozen
+ *                of them have joined, and read nothing from then on
  *   load idle    hold the connections for --seconds
  *
  * Every mode first opens all connections; with --join each sends that message, and has joined when the answer comes.
@@ -42,7 +43,7 @@ struct connection {
 static struct {
     enum { ECHO, OPEN, FANOUT, IDLE } mode;
     int port;
-    unsigned connections, depth;
+    unsigned connections, depth, frozen;
     double seconds, warmup, rate, patience;
     const char *path, *header, *message, *join, *expect;
 } asked = {.connections = 1, .depth = 1, .seconds = 5, .warmup = 1, .rate = 1000, .patience = 30, .path = "/"};
@@ -256,6 +257,9 @@ static void dial(struct connection *c, const char *request, size_t size)
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(asked.port)};
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     c->stream = (struct stream){.fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), .epoll = epoll};
+    int narrow = 4096; /* what a frozen one does not read is soon the server's to keep */
+    if (c->stream.fd >= 0 && c - connections >= asked.connections - asked.frozen)
+        setsockopt(c->stream.fd, SOL_SOCKET, SO_RCVBUF, &narrow, sizeof narrow);
     int refused = c->stream.fd < 0 || connect(c->stream.fd, (struct sockaddr *)&address, sizeof address);
     if (refused && errno != EINPROGRESS) {
         fail(c, 1006, strerror(errno));
@@ -271,7 +275,7 @@ static void usage(const char *problem)
     fprintf(stderr,
             "%s\nusage: load echo|open|fanout|idle --port P [--path /] [--header TEXT] [--connections N]\n"
             "  [--message TEXT] [--join TEXT] [--expect TEXT] [--seconds S] [--warmup S] [--patience S]\n"
-            "  [--depth D (echo)] [--rate R (open)]\n",
+            "  [--depth D (echo)] [--rate R (open)] [--frozen N (fanout)]\n",
             problem);
     exit(2);
 }
@@ -351,6 +355,9 @@ static uint64_t run_open(uint64_t warm, uint64_t end)
 
 static void run_fanout(uint64_t warm, uint64_t end)
 {
+    for (unsigned i = asked.connections - asked.frozen; i < asked.connections; i++)
+        epoll_ctl(epoll, EPOLL_CTL_DEL, connections[i].stream.fd, NULL);
+    joined -= asked.frozen;
     while (now < end && connections[0].phase == READY) {
         if (!measuring && now >= warm)
             start_measuring();
@@ -406,6 +413,7 @@ static void read_options(int argc, char **argv)
         {"port", 1, 0, 'p'},    {"path", 1, 0, 'u'},    {"connections", 1, 0, 'c'}, {"depth", 1, 0, 'd'},
         {"seconds", 1, 0, 's'}, {"warmup", 1, 0, 'w'},  {"rate", 1, 0, 'r'},        {"message", 1, 0, 'm'},
         {"join", 1, 0, 'j'},    {"expect", 1, 0, 'e'},  {"patience", 1, 0, 't'},    {"header", 1, 0, 'h'},
+        {"frozen", 1, 0, 'f'},
         {0},
     };
     int mode = 0, option;
@@ -427,6 +435,7 @@ static void read_options(int argc, char **argv)
         case 'h': asked.header = optarg; break;
         case 'm': asked.message = optarg; break;
         case 'j': asked.join = optarg; break;
+        case 'f': asked.frozen = atoi(optarg); break;
         case 'e': asked.expect = optarg; break;
         case 't': asked.patience = atof(optarg); break;
         default: usage("an option is unknown");
@@ -434,6 +443,8 @@ static void read_options(int argc, char **argv)
     if (asked.port < 1 || asked.port > 65535 || asked.connections < 1 || asked.connections > 1000000 ||
         asked.depth < 1 || asked.depth > 10000 || asked.rate <= 0 || asked.seconds <= 0 || asked.warmup < 0)
         usage("a number is out of its range");
+    if (asked.frozen >= asked.connections || (asked.frozen && asked.mode != FANOUT))
+        usage("--frozen is for fanout, and leaves one that reads");
     if (!asked.message && asked.mode != IDLE)
         usage("--message is needed");
 }

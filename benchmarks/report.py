@@ -42,12 +42,13 @@ COLUMNS: dict[str, tuple[str, Format]] = {
     "connect_seconds": ("seconds to connect all", seconds),
 }
 
-HEADLINES = {"echo": "rate", "open": "p99", "fanout": "rate", "idle": "bytes"}
+HEADLINES = {"echo": "rate", "open": "p99", "fanout": "rate", "frozen": "p99", "idle": "bytes"}
 """The figure of a scenario that goes into ratios and the plot."""
 SHOWN = {
     "echo": ("rate", "p50", "p99"),
     "open": ("p50", "p99", "rate"),
     "fanout": ("rate", "p50", "p99"),
+    "frozen": ("p50", "p99", "bytes"),
     "idle": ("bytes", "connect_seconds"),
 }
 
@@ -71,6 +72,7 @@ def _titles(kind: str, asked: Result) -> str:
         "echo": f"Echo: {connections} connections, {asked['depth']} in flight each",
         "open": f"Steady load: {asked['rate']:,} messages/s over {connections} connections",
         "fanout": f"Fan-out: a room of {connections}",
+        "frozen": f"Slow members: a room of {connections}, of whom {asked.get('frozen', 0):,} do not read",
         "idle": f"Memory: {connections} connections that have joined",
     }[kind]
 
@@ -85,6 +87,10 @@ MEANINGS = {
     "fanout": (
         "One member publishes; when all members have the message, it publishes again. Messages/s counts deliveries, "
         "a latency is the time until the last member has the message."
+    ),
+    "frozen": (
+        "As above, with messages of two kilobytes, until the last of those who read has the message. Bytes are of "
+        "all connections, in the middle of the run: what waits for those who do not read is in them."
     ),
     "idle": (
         "The growth of the server's resident memory, divided by the connections. Buffers of the kernel are not in "
@@ -192,7 +198,7 @@ def _scenarios(results: Result) -> Iterator[str]:
         if own != results["seconds"]:
             yield f"Each run takes {own:g} s."
             yield ""
-        yield from _table(results, scenario, SHOWN[kind], busy=kind in ("echo", "fanout"))
+        yield from _table(results, scenario, SHOWN[kind], busy=kind in ("echo", "fanout", "frozen"))
         yield from _failures(results, scenario, peers)
         yield ""
 

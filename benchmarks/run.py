@@ -44,6 +44,7 @@ def message(event: str, text: str, **more: object) -> str:
 
 ECHO = ("--message", message("echo", "hello"), "--expect", '"echo"')
 PUBLISH = ("--message", message("pub", "hello"), "--expect", '"pub"')
+LARGE = ("--message", message("pub", "x" * 2000), "--expect", '"pub"')
 JOIN = ("--join", message("join", "all", id="1", ack=True))
 
 
@@ -58,6 +59,8 @@ class Scenario:
     depth: int = 1
     rate: int = 0
     scales: bool = True
+    frozen: int = 0
+    """So many of the connections join and then read nothing."""
     stretch: float = 1
     """Takes so many times the seconds of the others."""
 
@@ -66,6 +69,8 @@ class Scenario:
         seconds *= self.stretch
         words = [self.mode, "--port", str(port), "--connections", str(self.connections), *self.options]
         words += ["--depth", str(self.depth), "--seconds", str(seconds), "--warmup", str(seconds / 5)]
+        if self.frozen:
+            words += ["--frozen", str(self.frozen)]
         if self.rate:
             words += ["--rate", str(self.rate)]
         return words if header is None else [*words, "--header", header]
@@ -75,13 +80,17 @@ class Scenario:
         most = limit - RESERVED_FILES
         if self.connections <= most:
             return self
-        return replace(self, connections=most, rate=self.rate * most // self.connections)
+        return self._scaled(most)
 
     def quick(self) -> Scenario:
         """A tenth of it, where it is about many connections."""
         if not self.scales:
             return self
-        return replace(self, connections=self.connections // 10, rate=self.rate // 10)
+        return self._scaled(self.connections // 10)
+
+    def _scaled(self, connections: int) -> Scenario:
+        rate, frozen = (number * connections // self.connections for number in (self.rate, self.frozen))
+        return replace(self, connections=connections, rate=rate, frozen=frozen)
 
 
 SCENARIOS = (
@@ -90,6 +99,8 @@ SCENARIOS = (
     Scenario("open", "open", 10_000, (*JOIN, *ECHO), rate=50_000, stretch=2),
     Scenario("fanout-5000", "fanout", 5_000, (*JOIN, *PUBLISH)),
     Scenario("fanout-10000", "fanout", 10_000, (*JOIN, *PUBLISH)),
+    Scenario("frozen-none", "fanout", 4_000, (*JOIN, *LARGE)),
+    Scenario("frozen-1000", "fanout", 5_000, (*JOIN, *LARGE), frozen=1_000),
     Scenario("idle", "idle", 10_000, JOIN),
 )
 
@@ -340,6 +351,7 @@ def run(asked: argparse.Namespace) -> Result:
                 "connections": entry.connections,
                 "depth": entry.depth,
                 "rate": entry.rate,
+                "frozen": entry.frozen,
                 "seconds": entry.stretch * seconds,
             }
             for entry in scaled

@@ -12,6 +12,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from random import uniform
 from typing import Any
 
 from starlette.types import Receive, Send
@@ -25,7 +26,7 @@ __all__ = ["ASGITransport"]
 logger = logging.getLogger("aquilia.sockets")
 
 CLOSE_TIMEOUT = 5.0
-"""Seconds that the closing handshake may take."""
+"""Seconds that the closing handshake may take; up to a fifth more, lest many end in one turn of the loop."""
 HIGH_WATER, LOW_WATER = 1 << 16, 1 << 14
 """Bytes that wait to be sent, above which `write` says False, and below which it may go on."""
 TURN = 64
@@ -179,7 +180,7 @@ class ASGITransport:
 
     async def _close(self) -> None:
         if self._writer is not None:
-            await asyncio.wait([self._writer], timeout=CLOSE_TIMEOUT)
+            await asyncio.wait([self._writer], timeout=CLOSE_TIMEOUT * uniform(1, 1.2))
         if self._served is not None:
             self._served.cancel()  # out of its `receive`: Granian sends no close while one is under way
 
