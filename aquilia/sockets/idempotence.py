@@ -12,6 +12,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from operator import itemgetter
 from typing import Any
 from uuid import uuid4
 
@@ -238,5 +239,16 @@ def _store_key(conn: Connection, envelope: MessageEnvelope) -> str:
 
 def _digest(conn: Connection, envelope: MessageEnvelope) -> bytes:
     """Of the event and the payload, whatever codec they came in."""
-    plain = msgspec.to_builtins(conn._codec.plain(envelope.payload), str_keys=True)
+    plain = conn._codec.plain(envelope.payload)
+    try:
+        plain = msgspec.to_builtins(plain, str_keys=True)
+    except TypeError:  # maps of MessagePack and CBOR may have keys that JSON has no text for
+        plain = msgspec.to_builtins(_in_lists(plain), str_keys=True)
     return hashlib.sha256(msgspec.json.encode([envelope.event, plain], order="sorted")).digest()
+
+
+def _in_lists(value: Any) -> Any:
+    """The same for equal values, and without maps."""
+    if isinstance(value, dict):
+        return sorted(([repr(key), _in_lists(item)] for key, item in value.items()), key=itemgetter(0))
+    return [_in_lists(item) for item in value] if isinstance(value, list | tuple) else value

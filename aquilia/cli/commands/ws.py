@@ -1,4 +1,4 @@
-"""`aq ws …`: the sockets, from what was compiled."""
+"""`aq ws …`: the sockets, from what was compiled, and what their rooms remember."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from aquilia.cli.commands.replay import replay_command
 from aquilia.cli.console import columns, fail, print_json, stdout
 from aquilia.cli.shape import shape
 from aquilia.sockets.artifact import (
@@ -23,12 +24,17 @@ from aquilia.sockets.artifact import (
 
 __all__ = ["app"]
 
-app = typer.Typer(name="ws", help="Look at the sockets, as compiled.", no_args_is_help=True)
+app = typer.Typer(
+    name="ws", help="Look at the sockets, as compiled, and at what rooms remember.", no_args_is_help=True
+)
 
 
 @app.callback()
 def _group() -> None:
     pass
+
+
+app.command("replay")(replay_command)
 
 
 @app.command("inspect")
