@@ -18,7 +18,7 @@ from typing import Any
 from starlette.types import Receive, Send
 
 from aquilia.sockets.faults import CloseCode
-from aquilia.sockets.tasks import TaskSet
+from aquilia.sockets.tasks import TaskSet, pass_on
 from aquilia.sockets.transports.base import TransportEvents
 
 __all__ = ["ASGITransport"]
@@ -188,7 +188,8 @@ class ASGITransport:
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._send({"type": "websocket.close", "code": code, "reason": reason})
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            pass_on(error)  # a server that stops may cancel what it was asked to send, and not us
             logger.debug("a close of a connection that is gone: %r", error)
 
     def abort(self) -> None:
