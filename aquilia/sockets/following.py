@@ -43,7 +43,7 @@ class Following:
     """The log of one room, and who has which part of it. See the head of this module."""
 
     __slots__ = (
-        "_audience", "_before", "_bytes", "_fanout", "_follower", "_lock", "_loop", "_losses", "_most",
+        "_audience", "_before", "_bytes", "_fanout", "_follower", "_lock", "_loop", "_losses", "_marks", "_most",
         "_most_bytes", "_namespace",
         "_policy", "_read", "_reading", "_recent", "_release", "_since", "_tasks", "_users", "history", "reached",
     )  # fmt: skip
@@ -75,6 +75,7 @@ class Following:
         self._losses = 0
         """How often the broker was lost."""
         self._lock = asyncio.Lock()
+        self._marks: dict[Connection, object] = {}
         self._recent: list[Delivery] = []
         """The end of the log, without a hole from `_since` to `reached`, while somebody is catching up."""
         self._since: Position | None = None
@@ -216,9 +217,11 @@ class Following:
         waiting = self._audience.waiting
         pending: deque[Delivery] = deque()
         self._use()
+        # One that left and joined meanwhile has another such call, and this one is of no use any more.
+        mark = self._marks[conn] = object()
         try:
             turn_ends = self._fanout.clock() + SLICE
-            while waiting.get(conn.id) is conn and conn._close is None:
+            while waiting.get(conn.id) is conn and self._marks.get(conn) is mark and conn._close is None:
                 if conn._outbox.half_full:
                     conn._flush()
                     if conn._outbox.half_full:
@@ -239,8 +242,10 @@ class Following:
                     await asyncio.sleep(0)
                     turn_ends = self._fanout.clock() + SLICE
         finally:
-            if waiting.get(conn.id) is conn:
-                del waiting[conn.id]
+            if self._marks.get(conn) is mark:
+                del self._marks[conn]
+                if waiting.get(conn.id) is conn:
+                    del waiting[conn.id]
             self._unuse()
 
     def _push(self, conn: Connection, pending: deque[Delivery]) -> Position:

@@ -189,3 +189,27 @@ async def test_a_broker_that_fails_in_the_midst_of_a_return_leaves_nothing_behin
     await turns()
     assert told.recovered
     assert heard(again) == ["one"]
+
+
+async def test_a_slow_member_that_leaves_and_joins_and_is_slow_again_gets_only_what_is_for_it(
+    street: Street,
+) -> None:
+    (conn,) = await street.members(1, profile=V1_JSON, buffer_size=4)
+    other, *_ = await street.members(1, profile=V1_JSON)  # who keeps the room open
+    wire: Any = conn._transport
+    wire.open = False
+    for number in range(20):
+        await street.publish(number)
+    await turns()
+    await conn.leave("r")
+    await conn.join("r")
+    for number in range(20, 40):
+        await street.publish(number)
+    await turns()
+    wire.open = True
+    conn._writable()
+    await turns(50)
+    got = heard(conn)
+    assert got == [*range(len(got) - 20), *range(20, 40)]
+    assert len(got) < 30  # of what it had not read when it left, it gets nothing any more
+    assert heard(other) == list(range(40))
