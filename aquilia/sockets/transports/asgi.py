@@ -189,7 +189,9 @@ class ASGITransport:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await self._send({"type": "websocket.close", "code": code, "reason": reason})
         except (Exception, asyncio.CancelledError) as error:
-            pass_on(error)  # a server that stops may cancel what it was asked to send, and not us
+            # It may be cut off meanwhile, by `abort`; and a server that stops may cancel what it was asked to send.
+            if not (self._aborted and self._served is not None and self._served.uncancel() == 0):
+                pass_on(error)
             logger.debug("a close of a connection that is gone: %r", error)
 
     def abort(self) -> None:
