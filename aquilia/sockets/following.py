@@ -13,6 +13,7 @@ import logging
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from aquilia.sockets.adapters.base import Broker, Publication
@@ -44,8 +45,8 @@ class Following:
 
     __slots__ = (
         "_audience", "_before", "_bytes", "_fanout", "_follower", "_lock", "_loop", "_losses", "_marks", "_most",
-        "_most_bytes", "_namespace",
-        "_policy", "_read", "_reading", "_recent", "_release", "_since", "_tasks", "_users", "history", "reached",
+        "_most_bytes", "_namespace", "_policy", "_read", "_reading", "_recent", "_release",
+        "_since", "_tasks", "_users", "history", "reached",
     )  # fmt: skip
 
     def __init__(
@@ -67,7 +68,7 @@ class Following:
         self._audience = audience
         self._namespace = namespace
         self._policy = policy
-        self._read = broker.read
+        self._read = partial(broker.read, namespace, audience.name or "", history, limit=PAGE)
         self._fanout = fanout
         self._loop = loop
         self._follower: Follower[Publication] = Follower(head)
@@ -151,9 +152,7 @@ class Following:
             while (wants := follower.wants) is not None:
                 losses = self._losses
                 try:
-                    page = await self._read(
-                        self._namespace, self._audience.name or "", self.history, since=wants, limit=PAGE
-                    )
+                    page = await self._read(since=wants)
                 except SocketFault as fault:
                     logger.warning("the log of a room cannot be read: %s", fault)
                     await asyncio.sleep(PAUSE)
@@ -185,17 +184,16 @@ class Following:
 
     def put_back(self, conn: Connection) -> None:
         """A live member reads too slowly for what fan-out is about to send: let it read the log instead."""
-        audience = self._audience
-        audience.remove(conn)
-        audience.waiting[conn.id] = conn
-        self._start(self.catch_up(conn, self._before))
+        self._hold_back(conn, self._before)
 
     def step_back(self, conn: Connection) -> None:
         """A live member reads too slowly, and fan-out has begun nothing that it has not: let it read the log."""
-        audience = self._audience
-        audience.remove(conn)
-        audience.waiting[conn.id] = conn
-        self._start(self.catch_up(conn, self.reached))
+        self._hold_back(conn, self.reached)
+
+    def _hold_back(self, conn: Connection, position: Position) -> None:
+        self._audience.remove(conn)
+        self._audience.waiting[conn.id] = conn
+        self._start(self.catch_up(conn, position))
 
     async def judge(self, position: Position | None) -> Recovery:
         """Whether nothing behind a client's position is lost, and from where on it is to catch up.
@@ -269,7 +267,7 @@ class Following:
             if page is not None:
                 pending.extend(page)
                 return position if page or self._covers(position) else before
-            rest = await self._read(self._namespace, self._audience.name or "", self.history, limit=PAGE)
+            rest = await self._read()
         except SocketFault as fault:
             logger.warning("the log of a room cannot be read: %s", fault)
             await asyncio.sleep(PAUSE)
@@ -296,9 +294,7 @@ class Following:
         async with self._lock:
             if self._covers(position):  # somebody else has read it meanwhile
                 return []
-            page = await self._read(
-                self._namespace, self._audience.name or "", self.history, since=position, limit=PAGE
-            )
+            page = await self._read(since=position)
             if not page.complete or position.epoch != self.reached.epoch:
                 return None
             found = self._begun(page.publications)
