@@ -32,8 +32,9 @@ from starlette.datastructures import Address, FormData, Headers, QueryParams
 from starlette.formparsers import MultiPartException
 from starlette.requests import HTTPConnection, Request
 
-from aquilia.di import ScopeContainer, location
+from aquilia.di import ScopeContainer
 from aquilia.http_faults import http_invalid_form, http_unsupported_media_type
+from aquilia.source import SourceLocation
 from aquilia.validation import decode_json
 
 __all__ = [
@@ -118,7 +119,7 @@ class Route:
     @property
     def where(self) -> str:
         """The file and the line of the handler."""
-        return location(self.function)
+        return str(SourceLocation.of(self.function))
 
 
 def routes_of(controller: type[Controller]) -> list[Route]:

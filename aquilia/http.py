@@ -38,7 +38,6 @@ from aquilia.di import (
     ScopeContainer,
     Services,
     constructor_dependencies,
-    location,
 )
 from aquilia.exchange import Reply, bounded, route_path
 from aquilia.faults import FaultEngine
@@ -48,6 +47,7 @@ from aquilia.lifespan import undone_by
 from aquilia.middleware import Endpoint, Middleware, compose
 from aquilia.patterns import PatternError, PatternTable, compile_pattern, normalise_path
 from aquilia.responses import fault_response
+from aquilia.source import SourceLocation
 
 __all__ = ["HttpApp", "HttpRouter"]
 
@@ -188,7 +188,7 @@ class HttpRouter:
     def _add_controller(self, app: HttpApp, controller: type[Controller]) -> None:
         problems = list(_problems_of_controller(controller))
         if problems:
-            self.problems += [Problem(location(controller), each) for each in problems]
+            self.problems += [Problem(str(SourceLocation.of(controller)), each) for each in problems]
             return
         self._controllers[controller] = app.name
         for route in routes_of(controller):

@@ -17,9 +17,9 @@ from aquilia.di import (
     Services,
     call_dependencies,
     constructor_dependencies,
-    location,
     service,
 )
+from aquilia.source import SourceLocation
 
 T = TypeVar("T")
 
@@ -73,14 +73,17 @@ def test_a_missing_provider_is_told_with_the_chain_and_near_misses():
     assert (problem.kind, other.kind) == ("missing", "missing")
     assert names(problem) == ["ChatSocket", "Repo", "Database"]
     assert names(other) == ["ChatSocket", "Audit", "Database"]
-    assert [link.where for link in problem.chain[:2]] == [location(ChatSocket), location(Repo)]
-    assert problem.near == (f"DataBase ({location(DataBase)})",)
+    assert [link.where for link in problem.chain[:2]] == [
+        str(SourceLocation.of(ChatSocket)),
+        str(SourceLocation.of(Repo)),
+    ]
+    assert problem.near == (f"DataBase ({SourceLocation.of(DataBase)})",)
     text = str(problem)
     assert text.startswith(
         "ChatSocket → Repo → Database: nothing provides Database, which Repo needs as 'database'"
     )
     assert "did you mean DataBase (" in text
-    assert f"nothing provides it; defined at {location(Database)}" in text
+    assert f"nothing provides it; defined at {SourceLocation.of(Database)}" in text
 
 
 def test_the_chain_of_a_handler_names_the_method():
@@ -255,7 +258,10 @@ def test_a_type_is_provided_once():
     (problem,) = problems_of(first_database, second_database, first_database)
     assert problem.kind == "duplicate"
     assert problem.message == "Database is provided twice: keep one of them"
-    assert [link.where for link in problem.chain] == [location(first_database), location(second_database)]
+    assert [link.where for link in problem.chain] == [
+        str(SourceLocation.of(first_database)),
+        str(SourceLocation.of(second_database)),
+    ]
 
 
 def test_what_is_passed_in_is_provided_by_nothing_else():
@@ -353,7 +359,7 @@ def test_a_subclass_of_a_service_is_not_one_by_itself():
 
     (problem,) = problems_of(Special)
     assert problem.kind == "declaration"
-    assert problem.chain[0].where == location(Special)
+    assert problem.chain[0].where == str(SourceLocation.of(Special))
 
 
 def test_abstract_classes_and_protocols_are_no_services():

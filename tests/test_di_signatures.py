@@ -20,9 +20,9 @@ from aquilia.di import (
     Services,
     call_dependencies,
     constructor_dependencies,
-    location,
     service,
 )
+from aquilia.source import SourceLocation
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -166,7 +166,7 @@ def test_every_parameter_that_does_not_say_what_it_is_is_told_with_its_place():
         def __init__(self, plain, /, other, *rest: int, good: Database, **more: int) -> None: ...
 
     text = message(constructor_dependencies, Vague)
-    place = location(Vague.__init__)
+    place = str(SourceLocation.of(Vague.__init__))
     assert f"Vague.__init__ ({place}) takes 'plain' by position only" in text
     assert f"Vague.__init__ ({place}) has no annotation for parameter 'other'" in text
     assert "takes *rest: 'int': services are injected into named parameters only" in text
@@ -188,7 +188,7 @@ def test_a_forward_reference_to_nothing_is_told_with_its_parameter():
     async def handle(self, conn, payload, it: Nowhere, that: Database.Missing) -> None: ...  # noqa: F821
 
     text = message(call_dependencies, handle, skip=3)
-    assert f"parameter 'it' of handle ({location(handle)}) is annotated 'Nowhere'" in text
+    assert f"parameter 'it' of handle ({SourceLocation.of(handle)}) is annotated 'Nowhere'" in text
     assert "parameter 'that' of handle" in text
 
 
@@ -217,7 +217,7 @@ def wrong_factories():
 @pytest.mark.parametrize(("factory", "expected"), wrong_factories().items())
 def test_a_factory_says_what_it_provides(factory, expected):
     text = message(Services.build, [service(factory)])
-    assert expected.format(f"({location(factory)})") in text
+    assert expected.format(f"({SourceLocation.of(factory)})") in text
 
 
 async def test_a_factory_that_says_what_it_provides_elsewhere_needs_no_annotation():
@@ -255,10 +255,10 @@ def test_only_classes_and_functions_are_services():
 
 
 def test_places_are_given_as_far_as_they_are_known():
-    assert location(test_places_are_given_as_far_as_they_are_known).startswith(f"{__file__}:")
-    assert location(Database) == f"{__file__}:{_line_of('class Database: ...')}"
-    assert location(int) == "<unknown>"
-    assert Consumer(Database, Scope.APP, ()).where == location(Database)
+    assert str(SourceLocation.of(test_places_are_given_as_far_as_they_are_known)).startswith(f"{__file__}:")
+    assert str(SourceLocation.of(Database)) == f"{__file__}:{_line_of('class Database: ...')}"
+    assert str(SourceLocation.of(int)) == "<unknown>"
+    assert Consumer(Database, Scope.APP, ()).where == str(SourceLocation.of(Database))
     assert Consumer(Database, Scope.APP, (), "here").where == "here"
 
 

@@ -44,6 +44,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "logs.py",
         "middleware.py",
         "responses.py",
+        "source.py",
         "validation.py",
     ),
     # values

@@ -18,12 +18,13 @@ from typing import Any
 import msgspec
 
 from aquilia.aquilary import BootError, Problem, qualified_name
-from aquilia.di import location, service_declaration
+from aquilia.di import service_declaration
 from aquilia.di.problems import name_of
 from aquilia.di.signatures import return_type
 from aquilia.patterns import normalise_path
 from aquilia.server import Booted, boot
 from aquilia.sockets.artifact import Artifact
+from aquilia.source import SourceLocation
 
 __all__ = ["AppView", "Examination", "RouteView", "ServiceView", "examine"]
 
@@ -140,7 +141,7 @@ def _service(target: Any, app: str) -> ServiceView:
     assert declared is not None  # else the workspace would not have booted
     scope = "transient" if declared.scope is None else str(declared.scope)
     provides = declared.provides or (target if inspect.isclass(target) else return_type(target),)
-    return ServiceView(tuple(map(name_of, provides)), scope, app, location(target))
+    return ServiceView(tuple(map(name_of, provides)), scope, app, str(SourceLocation.of(target)))
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from aquilia.di.declaration import (
     service,
     service_declaration,
 )
-from aquilia.di.problems import DIError, Link, Problem, location
+from aquilia.di.problems import DIError, Link, Problem
 from aquilia.di.services import Services
 from aquilia.di.signatures import Dependency, call_dependencies, constructor_dependencies
 
@@ -33,7 +33,6 @@ __all__ = [
     "Services",
     "call_dependencies",
     "constructor_dependencies",
-    "location",
     "service",
     "service_declaration",
 ]

@@ -9,8 +9,9 @@ from typing import Any, get_origin
 
 from aquilia.di.declaration import Scope, service_declaration
 from aquilia.di.graph import Provider, key_of
-from aquilia.di.problems import DIError, Link, Problem, location, name_of
+from aquilia.di.problems import DIError, Link, Problem, name_of
 from aquilia.di.signatures import Dependency, call_dependencies, constructor_dependencies, return_type
+from aquilia.source import SourceLocation
 
 __all__ = ["Collection"]
 
@@ -31,7 +32,9 @@ class Collection:
         declaration = service_declaration(target)
         if declaration is None:
             message = f"{name_of(target)} is listed as a service, but has no @service"
-            self.problems.append(Problem("declaration", message, (Link(name_of(target), location(target)),)))
+            self.problems.append(
+                Problem("declaration", message, (Link(name_of(target), str(SourceLocation.of(target))),))
+            )
             self.broken.add(target)
             return
         try:
@@ -48,7 +51,7 @@ class Collection:
             self.problems += error.problems
             self.broken.update(keys)
         else:
-            where = location(target)
+            where = str(SourceLocation.of(target))
             self.add(Provider(name_of(keys[0]), where, declaration.scope, keys, dependencies, target))
 
     def add(self, provider: Provider) -> None:
@@ -90,7 +93,7 @@ def _keys(target: Any, provides: Sequence[Any]) -> tuple[Any, ...]:
     if inspect.isabstract(target) or getattr(target, "_is_protocol", False):
         wrong.append("is abstract, so that no instance of it can be made: declare a class that implements it")
     if wrong:
-        label = f"{name_of(target)} ({location(target)})"
+        label = f"{name_of(target)} ({SourceLocation.of(target)})"
         raise DIError([Problem("declaration", f"{label} {message}") for message in wrong])
     return tuple(dict.fromkeys(_key(key) for key in keys))
 

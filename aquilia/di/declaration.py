@@ -10,8 +10,9 @@ from typing import Any, Literal, TypeVar, get_args, overload
 
 from dishka import BaseScope, new_scope
 
-from aquilia.di.problems import DIError, Problem, location, name_of
+from aquilia.di.problems import DIError, Problem, name_of
 from aquilia.di.signatures import Dependency
+from aquilia.source import SourceLocation
 
 __all__ = ["Consumer", "Scope", "ScopeName", "ServiceDeclaration", "service", "service_declaration"]
 
@@ -64,7 +65,7 @@ class Consumer:
 
     def __post_init__(self) -> None:
         if not self.where:
-            object.__setattr__(self, "where", location(self.target))
+            object.__setattr__(self, "where", str(SourceLocation.of(self.target)))
 
 
 @overload
@@ -112,8 +113,7 @@ def _scope(name: str, target: Any) -> Scope | None:
     names = get_args(ScopeName)
     if name not in names:
         near = get_close_matches(str(name), names, n=1)
-        message = (
-            f"{name_of(target)} ({location(target)}) has the scope {name!r}; accepted are {', '.join(names)}"
-        )
+        label = f"{name_of(target)} ({SourceLocation.of(target)})"
+        message = f"{label} has the scope {name!r}; accepted are {', '.join(names)}"
         raise DIError([Problem("declaration", message, near=tuple(repr(found) for found in near))])
     return None if name == "transient" else Scope[name.upper()]

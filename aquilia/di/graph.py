@@ -12,8 +12,9 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from dishka.dependency_source.type_match import get_typevar_replacement, is_broader_or_same_type
 
 from aquilia.di.declaration import Consumer, Scope, service_declaration
-from aquilia.di.problems import Link, Problem, location, name_of
+from aquilia.di.problems import Link, Problem, name_of
 from aquilia.di.signatures import Dependency, substitute
+from aquilia.source import SourceLocation
 
 __all__ = ["Graph", "Provider", "key_of", "provider_of_consumer"]
 
@@ -148,7 +149,7 @@ class Graph:
         key = key_of(dependency.type)
         needs = f", which {path[-1].name} needs as {dependency.name!r}" if path else ""
         message = f"nothing provides {name_of(key)}{needs}{self._advice(key)}"
-        declared_at = location(key) if isinstance(key, type) else "<unknown>"
+        declared_at = str(SourceLocation.of(key)) if isinstance(key, type) else "<unknown>"
         where = _NOWHERE if declared_at == "<unknown>" else f"{_NOWHERE}; defined at {declared_at}"
         chain = (*(step.link() for step in path), Link(name_of(key), where))
         return Problem("missing", message, chain, self._near(key))

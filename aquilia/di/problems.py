@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-__all__ = ["DIError", "Link", "Problem", "ProblemKind", "location", "name_of"]
+__all__ = ["DIError", "Link", "Problem", "ProblemKind", "name_of"]
 
 ProblemKind = Literal[
     "declaration",  # @service itself: a scope that does not exist, a target that cannot be one
@@ -64,18 +63,6 @@ class DIError(Exception):
             return str(self.problems[0])
         listed = "\n".join(f"{number}. {problem}" for number, problem in enumerate(self.problems, 1))
         return f"{len(self.problems)} problems with the services\n{listed}"
-
-
-def location(target: Any) -> str:
-    """The `file:line` of a function or class, as far as Python knows it."""
-    target = inspect.unwrap(target)
-    code = getattr(target, "__code__", None)
-    if code is not None:
-        return f"{code.co_filename}:{code.co_firstlineno}"
-    try:
-        return f"{inspect.getsourcefile(target)}:{inspect.getsourcelines(target)[1]}"
-    except (OSError, TypeError):
-        return "<unknown>"
 
 
 def name_of(key: Any) -> str:

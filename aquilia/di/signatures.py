@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from inspect import Parameter
 from typing import Any, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
-from aquilia.di.problems import DIError, Problem, location, name_of
+from aquilia.di.problems import DIError, Problem, name_of
+from aquilia.source import SourceLocation
 
 __all__ = ["Dependency", "call_dependencies", "constructor_dependencies", "return_type", "substitute"]
 
@@ -54,7 +55,7 @@ def constructor_dependencies(cls: type) -> tuple[Dependency, ...]:
         parameters = list(inspect.signature(function).parameters.values())[1:]
         modules.insert(0, _globals(function))
         name = f"{name_of(cls)}.{function.__name__}"
-    found = _dependencies(parameters, modules, f"{name} ({location(function or cls)})")
+    found = _dependencies(parameters, modules, f"{name} ({SourceLocation.of(function or cls)})")
     return tuple(Dependency(each.name, substitute(each.type, arguments), each.required) for each in found)
 
 
@@ -66,7 +67,9 @@ def call_dependencies(function: Callable[..., Any], *, skip: int) -> tuple[Depen
     parameters = list(inspect.signature(function).parameters.values())
     passed = [parameter for parameter in parameters if parameter.kind in _POSITIONAL][:skip]
     injected = [parameter for parameter in parameters if parameter not in passed]
-    return _dependencies(injected, [_globals(function)], f"{name_of(function)} ({location(function)})")
+    return _dependencies(
+        injected, [_globals(function)], f"{name_of(function)} ({SourceLocation.of(function)})"
+    )
 
 
 def return_type(factory: Callable[..., Any]) -> Any:
@@ -74,7 +77,7 @@ def return_type(factory: Callable[..., Any]) -> Any:
 
     Raises `DIError` where the function does not say.
     """
-    label = f"{name_of(factory)} ({location(factory)})"
+    label = f"{name_of(factory)} ({SourceLocation.of(factory)})"
     annotation = inspect.signature(factory).return_annotation
     if annotation in (Parameter.empty, None, "None"):
         message = f"{label} has no return annotation: it says what the service provides"

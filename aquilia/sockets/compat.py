@@ -24,8 +24,9 @@ from inspect import isfunction
 from typing import Any, TypeVar
 
 from aquilia.sockets.controller import SocketController
-from aquilia.sockets.declaration import SocketDeclaration, SourceLocation, declare_socket
+from aquilia.sockets.declaration import SocketDeclaration, declare_socket
 from aquilia.sockets.flow_request import FlowRequest
+from aquilia.source import SourceLocation
 
 __all__ = ["Flow", "FlowRequest"]
 

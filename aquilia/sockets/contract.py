@@ -23,7 +23,6 @@ from aquilia.sockets.declaration import (
     GuardDeclaration,
     Handler,
     SocketDeclaration,
-    SourceLocation,
     handlers_of,
     socket_declaration,
 )
@@ -32,6 +31,7 @@ from aquilia.sockets.guards import guard_checks, guard_problems
 from aquilia.sockets.middleware import middleware_problems, span_problem
 from aquilia.sockets.schema import PayloadType, SchemaError, payload_type
 from aquilia.sockets.settings import AppChain, NodeSettings, SettingsError, SocketSettings, socket_settings
+from aquilia.source import SourceLocation
 
 __all__ = ["EventContract", "HookContract", "SocketContract", "read_contract"]
 

@@ -6,10 +6,11 @@ controller has no side effect.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from aquilia.source import SourceLocation
 
 __all__ = [
     "ConnectDeclaration",
@@ -19,7 +20,6 @@ __all__ = [
     "EventKind",
     "GuardDeclaration",
     "SocketDeclaration",
-    "SourceLocation",
     "handler_declaration",
     "socket_declaration",
 ]
@@ -29,27 +29,6 @@ EventKind = Literal["event", "subscribe", "unsubscribe"]
 
 _HANDLER = "__aquilia_handler__"
 _SOCKET = "__aquilia_socket__"
-
-
-@dataclass(frozen=True, slots=True)
-class SourceLocation:
-    """Where a declaration stands: what an error message points at."""
-
-    file: str
-    line: int
-
-    @classmethod
-    def of(cls, target: Callable[..., Any] | type) -> SourceLocation:
-        """The place of a function or class, as far as Python knows it."""
-        try:
-            file = inspect.getsourcefile(target) or "<unknown>"
-            line = inspect.getsourcelines(target)[1]
-        except (OSError, TypeError):
-            return cls("<unknown>", 0)
-        return cls(file, line)
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from aquilia.sockets.answers import fault_of
 from aquilia.sockets.codecs import CODECS
 from aquilia.sockets.connection import Connection, DisconnectReason
 from aquilia.sockets.contract import EventContract, HookContract, SocketContract
-from aquilia.sockets.declaration import Handler, SourceLocation
+from aquilia.sockets.declaration import Handler
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_overloaded
 from aquilia.sockets.figures import Distribution, Tally
@@ -22,6 +22,7 @@ from aquilia.sockets.guards import Check, guard_checks, judge, passes
 from aquilia.sockets.idempotence import Promises
 from aquilia.sockets.keeping import saving
 from aquilia.sockets.middleware import Handle, wrap
+from aquilia.source import SourceLocation
 
 __all__ = ["Hook", "Route", "RouteCompiler", "connection_container"]
 

@@ -402,6 +402,31 @@ async def test_an_error_in_a_foreign_application_is_500_before_and_1011_after_th
             assert client.close_code == 1011
 
 
+async def test_an_application_that_refuses_after_the_server_has_is_told_that_the_client_is_gone() -> None:
+    asked, stopping, told = asyncio.Event(), asyncio.Event(), asyncio.Queue[Exception]()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["type"] == "websocket.connect"
+        asked.set()
+        await stopping.wait()
+        try:
+            await send({"type": "websocket.http.response.start", "status": 429, "headers": []})
+        except Exception as error:
+            told.put_nowait(error)
+            raise
+
+    async def open_and_refuse(base: str) -> int:
+        async with RawSocket.open(f"{base}/slow") as raw:
+            stopping.set()
+            return raw.status
+
+    async with serving(slow, ws=NativeProtocol, lifespan="off") as base:
+        status = asyncio.create_task(open_and_refuse(base))
+        await asked.wait()
+    assert await status == 503
+    assert isinstance(await told.get(), OSError)
+
+
 async def test_mounted_in_fastapi_the_hosts_middleware_sees_the_handshake(app: AquilaSockets) -> None:
     host = FastAPI(lifespan=app.lifespan)
     host.mount("/live", app)

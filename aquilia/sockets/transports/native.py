@@ -138,13 +138,17 @@ class NativeProtocol(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The client left before the upgrade."""
         self._state.connections.discard(cast(Any, self))
+        self._lose()
+
+    def shutdown(self) -> None:
+        """The server stops: it answers by itself, and for the application its client has gone."""
+        self._respond(503, [], b"")
+        self._lose()
+
+    def _lose(self) -> None:
         self._gone = True
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-    def shutdown(self) -> None:
-        """The server stops."""
-        self._respond(503, [], b"")
 
     def _begin(self, head: bytes) -> None:
         lines = head.split(b"\r\n")
@@ -261,12 +265,12 @@ class NativeProtocol(asyncio.Protocol):
         if self._transport is not None and not self._handed_over:
             await self._bridged().send(message)
             return
+        if self._gone and not self._handed_over:
+            raise OSError("the client has gone")
         if self._handed_over or self._denied:
             raise RuntimeError(
                 f"unexpected ASGI message {message['type']!r}: the WebSocket is no longer ours"
             )
-        if self._gone:
-            raise OSError("the client has gone")
         match message["type"]:
             case "websocket.accept":
                 self._accept(message)
