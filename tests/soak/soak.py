@@ -3,8 +3,9 @@
 Publishers note which numbers were acked to them, subscribers note what they are given. Afterwards each subscriber has
 each acked number of its rooms once and in order, but where it was told of a gap; anything else ends this with 1.
 
-    python tests/soak/soak.py            # 10 kills, 1,000,000 messages
-    python tests/soak/soak.py --short    # 3 kills, 20,000 messages
+    python tests/soak/soak.py                 # 10 kills, 1,000,000 messages, two servers on NATS
+    python tests/soak/soak.py --broker local  # the same on one server with local://
+    python tests/soak/soak.py --short         # 3 kills, 20,000 messages
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +23,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "sockets")]
@@ -38,13 +40,37 @@ SILENCE = 20.0
 """Seconds without anything new after which what has not come is lost."""
 
 
+class Broker(Protocol):
+    """What holds the logs: it is killed, and started again."""
+
+    def kill(self) -> None: ...
+
+    def start(self) -> None: ...
+
+
+class LocalBroker:
+    """The server that an application has by `local://`, which starts it again by itself."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = f"local://{folder}"
+
+    def kill(self) -> None:
+        for file in self.folder.glob("nats-server_*.ports"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(file.stem.rpartition("_")[2]), signal.SIGKILL)
+
+    def start(self) -> None:
+        """The application does."""
+
+
 class Server:
     """A node: a process that is killed, and started again on its port."""
 
-    def __init__(self, port: int, nats: str, history: int, log: Path) -> None:
+    def __init__(self, port: int, url: str, history: int, log: Path) -> None:
         self.port = port
         self._history = history
-        self._nats = nats
+        self._url = url
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -52,7 +78,7 @@ class Server:
         command = [sys.executable, "-m", "uvicorn", "soak_app:app", "--port", str(self.port)]
         command += ["--ws", "aquilia.sockets.transports.native:NativeProtocol", "--log-level", "warning"]
         path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
-        env = {**os.environ, "PYTHONPATH": path, "SOAK_NATS": self._nats, "SOAK_HISTORY": str(self._history)}
+        env = {**os.environ, "PYTHONPATH": path, "SOAK_URL": self._url, "SOAK_HISTORY": str(self._history)}
         with self._log.open("ab") as output:
             return subprocess.Popen(command, env=env, stdout=output, stderr=output)
 
@@ -201,9 +227,9 @@ class Report:
 class Soak:
     """One run."""
 
-    def __init__(self, options: argparse.Namespace, servers: list[Server], nats: NatsServer) -> None:
+    def __init__(self, options: argparse.Namespace, servers: list[Server], broker: Broker) -> None:
         self.options = options
-        self.servers, self.nats = servers, nats
+        self.servers, self.broker = servers, broker
         self.random = random.Random(options.seed)
         rooms = [f"room {n}" for n in range(options.rooms)]
         self.subscribers = [
@@ -271,10 +297,10 @@ class Soak:
                 await self._kill_broker()
 
     async def _kill_broker(self) -> None:
-        self.nats.kill()
+        self.broker.kill()
         print(f"{self._acked():>9} acked: killed the broker", flush=True)
         await asyncio.sleep(self.random.random())
-        await asyncio.to_thread(self.nats.start)
+        await asyncio.to_thread(self.broker.start)
 
     async def _disturb(self) -> None:
         while True:
@@ -376,18 +402,23 @@ def _excused(place: Place | None, gaps: list[tuple[Place | None, Place | None]])
 @contextlib.asynccontextmanager
 async def staged(options: argparse.Namespace, folder: Path) -> AsyncIterator[Soak]:
     """The broker and the servers, started."""
-    nats = NatsServer(folder / "nats")
     servers: list[Server] = []
     with contextlib.ExitStack() as stack:
-        stack.callback(nats.kill)
-        url = nats.url("soak")
-        for n in range(options.servers):
+        broker: Broker
+        if options.broker == "local":
+            broker = local = LocalBroker(folder / "local")
+            url, count = local.url, 1
+        else:
+            broker = nats = NatsServer(folder / "nats")
+            stack.callback(nats.kill)
+            url, count = nats.url("soak"), options.servers
+        for n in range(count):
             servers.append(
                 Server(stack.enter_context(reserved_port()), url, options.history, folder / f"server{n}.log")
             )
             stack.callback(servers[-1].kill)
             await servers[-1].start()
-        yield Soak(options, servers, nats)
+        yield Soak(options, servers, broker)
 
 
 async def main(options: argparse.Namespace) -> int:
@@ -428,11 +459,12 @@ def asked(words: list[str] | None = None) -> argparse.Namespace:
     """What the command line asks for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--short", action="store_true", help="3 kills, 20,000 messages")
+    parser.add_argument("--broker", choices=["nats", "local"], default="nats")
     parser.add_argument("--messages", type=int)
     parser.add_argument("--kills", type=int)
     parser.add_argument("--subscribers", type=int, default=20)
     parser.add_argument("--publishers", type=int, default=12)
-    parser.add_argument("--servers", type=int, default=2)
+    parser.add_argument("--servers", type=int, default=2, help="with nats; local has one")
     parser.add_argument("--rooms", type=int, default=3)
     parser.add_argument("--batch", type=int, default=10, help="messages in a call")
     parser.add_argument("--seed", type=int, default=1)

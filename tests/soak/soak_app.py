@@ -1,4 +1,4 @@
-"""The application under the soak: rooms that remember, over NATS."""
+"""The application under the soak: rooms that remember."""
 
 from __future__ import annotations
 
@@ -28,4 +28,4 @@ class Soak(SocketController):
             await self.publish_room(room, "said", number)
 
 
-app = AquilaSockets.from_controllers([Soak], adapter="nats", adapter_url=os.environ["SOAK_NATS"])
+app = AquilaSockets.from_controllers([Soak], adapter_url=os.environ["SOAK_URL"])

@@ -6,12 +6,15 @@ import asyncio
 import sys
 from pathlib import Path
 
+import pytest
+
 SOAK = Path(__file__).parent.parent / "soak" / "soak.py"
 
 
-async def test_nothing_is_lost_or_doubled_when_servers_and_broker_are_killed() -> None:
+@pytest.mark.parametrize("broker", ["nats", "local"])
+async def test_nothing_is_lost_or_doubled_when_servers_and_broker_are_killed(broker: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(SOAK), "--short"),
+        *(sys.executable, str(SOAK), "--short", "--broker", broker),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
