@@ -44,8 +44,9 @@ __all__ = ["Promises"]
 
 logger = logging.getLogger("aquilia.sockets")
 
-SHORTEST_CLAIM, LONGEST_CLAIM = 5.0, 60.0
-"""Seconds that a claim lives; it is renewed three times within them while its handler runs."""
+CLAIM = 10.0
+"""Seconds that a claim lives; it is renewed three times within them while its handler runs. So long a repeat waits if
+the process that has it is dead."""
 
 
 class _Keyed(MessageEnvelope, kw_only=True, dict=True, gc=True):
@@ -60,10 +61,9 @@ class _Keyed(MessageEnvelope, kw_only=True, dict=True, gc=True):
 class Promises:
     """The promised messages that this process handles. One for all dispatchers."""
 
-    def __init__(self, store: Store, *, ttl: float, handler_timeout: float | None) -> None:
+    def __init__(self, store: Store, *, ttl: float) -> None:
         self._store = store
         self._ttl = ttl
-        self._claim_ttl = min(max(handler_timeout or LONGEST_CLAIM, SHORTEST_CLAIM), LONGEST_CLAIM)
         self._owner = uuid4().hex
         self._claims = 0
         self._kept: set[Connection] = set()
@@ -119,7 +119,7 @@ class Promises:
         owner = f"{self._owner}-{self._claims}"
         try:
             there: bytes | None = None
-            while not await self._store.compare_and_swap(key, there, running(owner, digest), self._claim_ttl):
+            while not await self._store.compare_and_swap(key, there, running(owner, digest), CLAIM):
                 there = await self._store.get(key)
                 found = read(there)
                 if found is not None and step(found, digest) is not Step.HANDLE:
@@ -155,7 +155,7 @@ class Promises:
     ) -> Any:
         claim = running(owner, digest)
         self._here[key] = ended = asyncio.get_running_loop().create_future()
-        renewing = _Renewal(self._store, key, claim, self._claim_ttl)
+        renewing = _Renewal(self._store, key, claim)
         try:
             data = await handle(conn, envelope)
             await self._record(key, claim, done(owner, digest, data))
@@ -192,16 +192,16 @@ class Promises:
     async def _release(self, key: str, claim: bytes) -> None:
         """Let a repeat run the handler again: soon, or when the claim ends by itself."""
         with suppress(Exception):
-            await self._store.compare_and_swap(key, claim, free(self._owner), SHORTEST_CLAIM)
+            await self._store.compare_and_swap(key, claim, free(self._owner), CLAIM)
 
 
 class _Renewal:
     """Renews a claim for as long as its handler runs. Without a task, unless that is long."""
 
-    def __init__(self, store: Store, key: str, claim: bytes, ttl: float) -> None:
-        self._store, self._key, self._claim, self._ttl = store, key, claim, ttl
+    def __init__(self, store: Store, key: str, claim: bytes) -> None:
+        self._store, self._key, self._claim = store, key, claim
         self._task: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(ttl / 3, self._begin)
+        self._timer = asyncio.get_running_loop().call_later(CLAIM / 3, self._begin)
 
     def _begin(self) -> None:
         self._task = asyncio.ensure_future(self._renew())
@@ -209,11 +209,11 @@ class _Renewal:
     async def _renew(self) -> None:
         while True:
             try:
-                if not await self._store.compare_and_swap(self._key, self._claim, self._claim, self._ttl):
+                if not await self._store.compare_and_swap(self._key, self._claim, self._claim, CLAIM):
                     return
             except Exception:
                 logger.exception("a claim cannot be renewed")
-            await asyncio.sleep(self._ttl / 3)
+            await asyncio.sleep(CLAIM / 3)
 
     def stop(self) -> None:
         self._timer.cancel()

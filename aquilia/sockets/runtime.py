@@ -106,11 +106,7 @@ class AquilaSockets:
         self.hub = Hub(self._adapter.broker, clock=clock, outbox_bytes=self.plan.node.outbox_bytes)
         self._tasks = TaskSet()
         self._resumption = Resumption(self._adapter, self.hub, self.recorder, clock=clock, tasks=self._tasks)
-        promises = Promises(
-            self._adapter.store,
-            ttl=self.plan.node.idempotence_ttl,
-            handler_timeout=self.plan.node.handler_timeout,
-        )
+        promises = Promises(self._adapter.store, ttl=self.plan.node.idempotence_ttl)
         self._namespaces = Namespaces(
             self.hub, self.services, self.recorder, limit=self.plan.node.max_namespaces
         )

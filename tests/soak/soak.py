@@ -422,6 +422,9 @@ async def staged(options: argparse.Namespace, folder: Path) -> AsyncIterator[Soa
 
 
 async def main(options: argparse.Namespace) -> int:
+    running = asyncio.current_task()
+    assert running is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)  # no server stays behind
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
         async with staged(options, Path(folder)) as soak:

@@ -189,7 +189,7 @@ async def test_a_claim_that_is_not_renewed_ends_and_the_message_is_handled_elsew
             await eventually(lambda: RUNS)
             client.socket.transport.abort()
         async with arriving(other, client.welcome["resume"]) as again:
-            store.now += 60.1  # the process that has it is as good as dead
+            store.now += 10.1  # the process that has it is as good as dead
             await again.send("pay", 5, id="i")
             await eventually(lambda: len(RUNS) == 2)
             GATE[0].set()
@@ -238,7 +238,7 @@ async def test_a_store_that_fails_behind_the_effect_takes_no_answer_away(
         assert await acked(client) == {"status": "ok", "data": 1}
         assert "an answer cannot be kept" in caplog.text
         store.away = False
-        store.now += 60.1
+        store.now += 10.1
         await client.send("pay", 5, id="i")
         assert await acked(client) == {"status": "ok", "data": 2}
 

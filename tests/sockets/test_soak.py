@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+PATIENCE = 110.0
 SOAK = Path(__file__).parent.parent / "soak" / "soak.py"
 
 
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("broker", ["nats", "local"])
 async def test_nothing_is_lost_or_doubled_when_servers_and_broker_are_killed(broker: str) -> None:
     process = await asyncio.create_subprocess_exec(
@@ -19,7 +21,7 @@ async def test_nothing_is_lost_or_doubled_when_servers_and_broker_are_killed(bro
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        async with asyncio.timeout(55):
+        async with asyncio.timeout(PATIENCE):
             told, _ = await process.communicate()
     finally:
         if process.returncode is None:
