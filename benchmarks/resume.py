@@ -1,9 +1,13 @@
-"""Measure how long it takes until all are back: `python benchmarks/resume.py --clients 5000`.
+"""Measure how long it takes until all are back: `python benchmarks/resume.py [--clients 5000] [--out FILE]`.
 
-Clients of protocol v1 sit in one room with history, on one server, pinned to one core; this program, pinned to
-another, has all their connections reset at once. While they are away, messages are published. A client is back when
-it has all of them, in order and once; its time counts from the reset. Clients are as slim as can be, and come back
-at once: real ones spread their attempts.
+Clients of protocol v1 sit in one room with history. Then they lose their connections, all at once:
+
+- cut: on one server, in memory, pinned to one core; this program, pinned to another, resets the connections;
+- killed: on one of two servers on NATS, which is killed; they come to the other one. All servers share one core.
+
+While they are away, messages are published. A client is back when it has all of them, in order and once; its time
+counts from the reset, or the kill. Clients are as slim as can be, and come back at once: real ones spread their
+attempts.
 """
 
 from __future__ import annotations
@@ -12,13 +16,17 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import socket
 import struct
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 HERE = Path(__file__).resolve().parent
 UPGRADE = (
@@ -27,6 +35,9 @@ UPGRADE = (
     b"Sec-WebSocket-Protocol: aquilia.v1.json\r\n\r\n"
 )
 MISSED = 10
+CORES = os.sched_getaffinity(0)
+
+Figures = dict[str, float]
 
 
 def frame(message: dict[str, Any]) -> bytes:
@@ -122,20 +133,24 @@ class Member(asyncio.Protocol):
                 await asyncio.sleep(0.05)
 
 
-async def measure(port: int, clients: int) -> None:
-    """All of it."""
+async def measure(
+    port: int, clients: int, *, other: int = 0, kill: Callable[[], None] | None = None
+) -> Figures:
+    """Cut them all off, by a `kill` of their server if there is an `other`, and wait until they are back. Seconds."""
     loop = asyncio.get_running_loop()
     members = [Member() for _ in range(clients)]
     for start in range(0, clients, 100):
         await asyncio.gather(*(member.connect(port) for member in members[start : start + 100]))
     publisher = Member()
-    await publisher.connect(port)
+    await publisher.connect(other or port)
     for member in members:
         member.wanted, member.whole = MISSED, loop.create_future()
         member.transport.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
         )
     began = time.perf_counter()
+    if kill is not None:
+        kill()
     for member in members:
         member.transport.abort()
     for number in range(MISSED):
@@ -144,33 +159,94 @@ async def measure(port: int, clients: int) -> None:
 
     async def back(member: Member) -> None:
         async with gate:
-            await member.come_back(port)
+            await member.come_back(other or port)
 
     await asyncio.gather(*(back(member) for member in members))
     times = sorted([await member.whole - began for member in members])
-    shown = {"p50": times[clients // 2], "p99": times[int(clients * 0.99)], "last": times[-1]}
-    print(f"{clients} clients back, {MISSED} messages each:", *(f"{k} {v:.2f} s" for k, v in shown.items()))
+    return {"p50": times[clients // 2], "p99": times[int(clients * 0.99)], "last": times[-1]}
+
+
+class Started:
+    """Processes on the first core, ended at the end."""
+
+    def __init__(self) -> None:
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in reversed(self._processes):
+            process.kill()
+            process.wait()
+
+    def process(self, port: int, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+        """Start one, and wait until it listens."""
+        words = ["taskset", "-c", str(min(CORES)), *command]
+        process = subprocess.Popen(words, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
+        self._processes.append(process)
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            if process.poll() is not None:
+                raise SystemExit(f"{command[0]} ended with {process.returncode}")
+            time.sleep(0.05)
+        return process
+
+    def server(self, port: int, **environment: str) -> subprocess.Popen[bytes]:
+        """One of ours."""
+        app = str(HERE / "servers" / "aquilia_app.py")
+        return self.process(port, sys.executable, app, str(port), "native", "history", **environment)
+
+
+def free_port() -> int:
+    """A port that nobody has."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def cut(clients: int) -> Figures:
+    """Reset the connections to one server."""
+    with Started() as started:
+        port = free_port()
+        started.server(port)
+        return asyncio.run(measure(port, clients))
+
+
+def killed(clients: int) -> Figures:
+    """Kill one of two servers."""
+    with Started() as started, tempfile.TemporaryDirectory() as folder:
+        nats, port, other = free_port(), free_port(), free_port()
+        binary = Path(sysconfig.get_path("scripts")) / "nats-server"
+        started.process(nats, str(binary), "-a", "127.0.0.1", "-p", str(nats), "-js", "-sd", folder)
+        environment = {"AQ_WS_ADAPTER_URL": f"nats://127.0.0.1:{nats}/resume"}
+        process = started.server(port, **environment)
+        started.server(other, **environment)
+        return asyncio.run(measure(port, clients, other=other, kill=process.kill))
 
 
 def main() -> None:
-    """Run the server and the clients, each on its core."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """See the head of this file."""
+    parser = argparse.ArgumentParser(description="Cut many clients off at once, and see how they come back.")
     parser.add_argument("--clients", type=int, default=5000)
-    clients = parser.parse_args().clients
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = [sys.executable, str(HERE / "servers" / "aquilia_app.py"), str(port), "native", "history"]
-    cores = sorted(os.sched_getaffinity(0))
-    process = subprocess.Popen(["taskset", "-c", str(cores[0]), *server])
-    try:
-        os.sched_setaffinity(0, {cores[-1]})
-        while socket.socket().connect_ex(("127.0.0.1", port)):
-            time.sleep(0.05)
-        asyncio.run(measure(port, clients))
-    finally:
-        process.terminate()
-        process.wait()
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
+    asked = parser.parse_args()
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    os.sched_setaffinity(0, {max(CORES)})
+    rounds: dict[str, list[Figures]] = {"cut": [], "killed": []}
+    for way in [cut, killed] * asked.rounds:
+        seen = way(asked.clients)
+        rounds[way.__name__].append(seen)
+        shown = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in seen.items())
+        print(
+            f"{way.__name__}: {asked.clients:,} clients are back with {MISSED} messages each: {shown}",
+            flush=True,
+        )
+    if asked.out is not None:
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        figures = {"clients": asked.clients, "missed": MISSED, "rounds": rounds}
+        asked.out.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":
