@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import Any
 
+from occasions import sections
 from peers import AQUILIA, BARE, FLOOR, FULL, HISTORY
 
 __all__ = ["DISTURBED", "figures", "headline", "report"]
@@ -102,7 +103,16 @@ MEANINGS = {
 def report(results: Result) -> str:
     """The page, in Markdown."""
     return (
-        "\n".join([*_opening(results), *_summary(results), *_scenarios(results), *_closing(results)]) + "\n"
+        "\n".join(
+            [
+                *_opening(results),
+                *_summary(results),
+                *_scenarios(results),
+                *sections(results),
+                *_closing(results),
+            ]
+        )
+        + "\n"
     )
 
 

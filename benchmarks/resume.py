@@ -3,7 +3,8 @@
 Clients of protocol v1 sit in one room with history. Then they lose their connections, all at once:
 
 - cut: on one server, in memory, pinned to one core; this program, pinned to another, resets the connections;
-- killed: on one of two servers on NATS, which is killed; they come to the other one. All servers share one core.
+- killed: on one of two servers on NATS, which is killed; they come to the other one. Both share a core, and
+  NATS takes what it finds.
 
 While they are away, messages are published. A client is back when it has all of them, in order and once; its time
 counts from the reset, or the kill. Clients are as slim as can be, and come back at once: real ones spread their
@@ -167,7 +168,7 @@ async def measure(
 
 
 class Started:
-    """Processes on the first core, ended at the end."""
+    """Processes, ended at the end; servers of ours are on the first core."""
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -182,8 +183,7 @@ class Started:
 
     def process(self, port: int, *command: str, **environment: str) -> subprocess.Popen[bytes]:
         """Start one, and wait until it listens."""
-        words = ["taskset", "-c", str(min(CORES)), *command]
-        process = subprocess.Popen(words, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
         self._processes.append(process)
         while socket.socket().connect_ex(("127.0.0.1", port)):
             if process.poll() is not None:
@@ -194,7 +194,8 @@ class Started:
     def server(self, port: int, **environment: str) -> subprocess.Popen[bytes]:
         """One of ours."""
         app = str(HERE / "servers" / "aquilia_app.py")
-        return self.process(port, sys.executable, app, str(port), "native", "history", **environment)
+        words = ("taskset", "-c", str(min(CORES)), sys.executable, app, str(port), "native", "history")
+        return self.process(port, *words, **environment)
 
 
 def free_port() -> int:
@@ -216,8 +217,11 @@ def killed(clients: int) -> Figures:
     """Kill one of two servers."""
     with Started() as started, tempfile.TemporaryDirectory() as folder:
         nats, port, other = free_port(), free_port(), free_port()
+        anywhere = ("taskset", "-c", ",".join(map(str, sorted(CORES))))
         binary = Path(sysconfig.get_path("scripts")) / "nats-server"
-        started.process(nats, str(binary), "-a", "127.0.0.1", "-p", str(nats), "-js", "-sd", folder)
+        started.process(
+            nats, *anywhere, str(binary), "-a", "127.0.0.1", "-p", str(nats), "-js", "-sd", folder
+        )
         environment = {"AQ_WS_ADAPTER_URL": f"nats://127.0.0.1:{nats}/resume"}
         process = started.server(port, **environment)
         started.server(other, **environment)

@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from occasions import OCCASIONS, observe
 from peers import BUILD, HERE, PEERS, ROOT, Peer, machine, versions
 from plot import plot
 from report import DISTURBED, report
@@ -303,7 +304,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each run, without the warm-up")
     parser.add_argument("--report", action="store_true", help="only write the page again, from results.json")
     asked = parser.parse_args()
-    known = {entry.name for entry in (*SCENARIOS, *PEERS)}
+    known = {entry.name for entry in (*SCENARIOS, *PEERS)} | OCCASIONS.keys()
     for name in asked.only or ():
         if name not in known:
             parser.error(f"--only {name}: known are {', '.join(sorted(known))}")
@@ -319,9 +320,12 @@ def run(asked: argparse.Namespace) -> Result:
     notes = [] if not asked.quick else ["A quick run: a tenth of the connections, and one short round."]
     if (load := os.getloadavg()[0]) > 0.5:
         notes.append(f"The machine was not quiet before it began: its load was {load:.1f}.")
-    scenarios, peers = list(SCENARIOS), list(PEERS)
+    scenarios, peers, occasions = list(SCENARIOS), list(PEERS), list(OCCASIONS)
     if asked.only:
-        scenarios = [entry for entry in scenarios if entry.name in asked.only] or scenarios
+        occasions = [name for name in OCCASIONS if name in asked.only]
+        scenarios = [entry for entry in scenarios if entry.name in asked.only] or (
+            [] if occasions else scenarios
+        )
         peers = [entry for entry in peers if entry.name in asked.only] or peers
     scenarios = [entry.quick() if asked.quick else entry for entry in scenarios]
     scaled = [entry.for_files(limit) for entry in scenarios]
@@ -357,6 +361,7 @@ def run(asked: argparse.Namespace) -> Result:
             for entry in scaled
         },
         "runs": measure_all(scaled, peers, rounds, seconds),
+        "occasions": {name: observe(name, BUILD, quick=asked.quick) for name in occasions},
     }
 
 

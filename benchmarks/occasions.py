@@ -1,0 +1,96 @@
+"""What is no steady load: programs of their own, each run once by `run.py`, and their parts of the page."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+__all__ = ["OCCASIONS", "observe", "sections"]
+
+HERE = Path(__file__).resolve().parent
+BAR = 40
+"""Signs of the longest bar of a plot."""
+
+Result = dict[str, Any]
+
+
+def observe(name: str, folder: Path, *, quick: bool) -> Result:
+    """Run a program; its figures, or why it has none."""
+    out = folder / f"{name}.json"
+    out.unlink(missing_ok=True)
+    words = OCCASIONS[name][0] if quick else ()
+    print(f"{name}:", flush=True)
+    process = subprocess.run([sys.executable, str(HERE / f"{name}.py"), "--out", str(out), *words])
+    if not out.exists():
+        return {"failed": f"{name}.py ended with {process.returncode}"}
+    seen: Result = json.loads(out.read_text())
+    return seen
+
+
+def sections(results: Result) -> Iterator[str]:
+    """The parts of the page, in Markdown."""
+    for name, seen in results.get("occasions", {}).items():
+        title, lines = OCCASIONS[name][1:]
+        yield f"## {title}"
+        yield ""
+        yield from [f"No figures: {seen['failed']}."] if "failed" in seen else lines(seen)
+        yield ""
+
+
+def _resume(seen: Result) -> Iterator[str]:
+    rounds = seen["rounds"]
+    yield (
+        f"{seen['clients']:,} members of a room with history lose their connections at the same moment, and come "
+        f"back at once; {seen['missed']} messages are published meanwhile. A client is back when it has all of them, in "
+        "order and once. Cut: one server, in memory, whose connections are reset. Killed: one of two servers on one "
+        "NATS is killed, and all come to the other. Seconds from there; the clients are one program on one core."
+    )
+    yield ""
+    yield "|  | p50, s | p99, s | the last, s |"
+    yield "|---|---:|---:|---:|"
+    for way, each in rounds.items():
+        cells = [_spread([figures[key] for figures in each]) for key in ("p50", "p99", "last")]
+        yield f"| {way} | {' | '.join(cells)} |"
+
+
+def _restart(seen: Result) -> Iterator[str]:
+    earliest, latest = seen["told"]
+    back = seen["back"]
+    yield (
+        f"The only process, on `local://`, is stopped by SIGTERM and started again, under load: {seen['clients']:,} "
+        "clients of `aquilia.client`, 50 to a room with history. It asked them to come back within "
+        f"{earliest:.1f} to {latest:.1f} s. It had ended after {seen['ended']:.1f} s, and the next one listened "
+        f"after {seen['listening']:.1f} s."
+    )
+    yield ""
+    yield (
+        f"{seen['said']:,} messages, {seen['heard']:,} times heard: {seen['lost']} lost, {seen['doubled']} doubled, "
+        f"{seen['gaps']} gaps. Back again: half of the clients after {back['median']:.1f} s, 99 % after "
+        f"{back['p99']:.1f} s, the last after {back['last']:.1f} s; at most {seen['most_in_a_second']:,} within one "
+        f"second. {seen['attempts_failed']:,} attempts found no server."
+    )
+    yield ""
+    yield "Clients that came back, in each half second:"
+    yield ""
+    yield "```"
+    halves = [sum(seen["connects"][step : step + 5]) for step in range(0, len(seen["connects"]), 5)]
+    for half, count in enumerate(halves):
+        yield f"{half / 2:5.1f} s {count:6,} {'█' * round(BAR * count / max(halves))}".rstrip()
+    yield "```"
+
+
+def _spread(values: Sequence[float]) -> str:
+    middle = f"{median(values):.2f}"
+    return f"{middle} ({min(values):.2f}–{max(values):.2f})" if len(values) > 1 else middle
+
+
+OCCASIONS: dict[str, tuple[Sequence[str], str, Callable[[Result], Iterator[str]]]] = {
+    "resume": (("--clients", "500", "--rounds", "1"), "Coming back: all at once", _resume),
+    "restart": (("--clients", "200"), "A restart of the only process", _restart),
+}
+"""Words that make it quick, the title of its part, and what writes that."""
