@@ -38,6 +38,8 @@ CLOSE_GRACE = 3.0
 """Seconds that a client may take for its close and what was sent before, until it is cut off."""
 RATE = 500
 """Clients that come back each second, about: what one process accepts beside its work."""
+LEAVING = 2_000
+"""Clients that leave each second, about."""
 SHORTEST, LONGEST = 1.0, 30.0
 """Bounds of the seconds over which they are spread."""
 AT_ONCE = 0.2
@@ -132,6 +134,7 @@ class Drain:
         conns = [conn for home in self._hub.homes.values() for conn in home.everyone()]
         if not conns:
             return
+        self._gone_at = min(self._deadline, self._gone_at + len(conns) / LEAVING)
         times = reconnection_times(len(conns), within=self._within)
         self._leaving = dict(zip(conns, times, strict=True))
         self._left = loop.create_future()

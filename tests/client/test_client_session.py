@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aquilia.client import ConnectionEnded, ConnectionLost, Gap, GoAway, Left, Position, State
+from aquilia.client.frames import words_in
 from aquilia.client.options import Options
 from aquilia.client.session import Session
 from aquilia.client.steps import Answered, CallFailed, Phase
@@ -265,6 +266,11 @@ def test_what_is_no_message_ends_the_connection_for_good() -> None:
         assert machine.closing.code == code
         machine.lost(code, "", 1.0)
         assert isinstance(machine.ended, ConnectionEnded)
+
+
+def test_sessions_share_what_reads_the_words_of_a_codec() -> None:
+    assert words_in("json") is words_in("json")
+    assert words_in("json") is not words_in("cbor")
 
 
 rooms = st.sampled_from(["a", "b", ""])

@@ -132,7 +132,7 @@ async def told(*, development: bool) -> list[float]:
 async def test_clients_come_back_when_this_process_has_left_and_the_next_one_has_booted() -> None:
     times = await told(development=False)
     assert 1.4 < min(times) < 1.6
-    assert 2.4 < max(times) < 2.5
+    assert 2.4 < max(times) < 2.6
 
 
 async def test_in_development_they_come_back_at_once() -> None:
@@ -149,7 +149,7 @@ async def test_whoever_is_kept_by_a_handler_is_told_that_it_takes_longer() -> No
         _, reason = await ann.closed()
         await draining
     # The process leaves no earlier than it closes this one: half a second is over, the boot is not.
-    assert json.loads(reason)["after"] == goaway["payload"]["reconnect_in"] - 500
+    assert json.loads(reason)["after"] == pytest.approx(goaway["payload"]["reconnect_in"] - 500, abs=2)
 
 
 # Health
