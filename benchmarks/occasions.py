@@ -46,9 +46,9 @@ def _resume(seen: Result) -> Iterator[str]:
     rounds = seen["rounds"]
     yield (
         f"{seen['clients']:,} members of a room with history lose their connections at the same moment, and come "
-        f"back at once; {seen['missed']} messages are published meanwhile. A client is back when it has all of them, in "
-        "order and once. Cut: one server, in memory, whose connections are reset. Killed: one of two servers on one "
-        "NATS is killed, and all come to the other. Seconds from there; the clients are one program on one core."
+        f"back at once; {seen['missed']} messages are published meanwhile. A client is back when it has all of them, "
+        "in order and once. Cut: one server, in memory, whose connections are reset. Killed: one of two servers on "
+        "one NATS is killed, and all come to the other. Seconds from there; the clients are one program on one core."
     )
     yield ""
     yield "|  | p50, s | p99, s | the last, s |"

@@ -15,6 +15,8 @@ __all__ = ["Advice", "Backoff", "advice_of_code", "advice_of_status", "delay_tol
 
 LONGEST = 3600.0
 """Seconds: the longest delay that a server can ask for."""
+RESTART_PATIENCE = 30.0
+"""Seconds for which a server that restarts is tried without waiting longer each time."""
 _MOST_DOUBLINGS = 30
 
 
@@ -116,10 +118,30 @@ class Backoff:
         self._base = base
         self._cap = cap
         self._random = random
+        self._level = base
         self.attempts = 0
+        self.return_at: float | None = None
+        """The moment at which a server that restarts wants to see this client: it has spread them."""
 
-    def next(self) -> float:
+    def restarting(self, told: float, now: float) -> None:
+        """A server that restarts asks to stay away for so many seconds, perhaps once more than it did before.
+
+        Its successor may be late, and nobody shall wait longer for each attempt that came before it: for
+        RESTART_PATIENCE seconds each waits for anything up to `told`. That is longer the more clients there are,
+        so they do not overrun it.
+        """
+        self.return_at = max(self.return_at or 0.0, now + told)
+        self._level = min(max(self._level, told), self._cap)
+
+    def met(self) -> None:
+        """Somebody is there again: what it refuses from here on has other reasons."""
+        self.return_at = None
+        self._level = self._base
+
+    def next(self, now: float) -> float:
         """The delay before the next attempt."""
+        if self.return_at is not None and now < self.return_at + RESTART_PATIENCE:
+            return self._random() * self._level
         ceiling: float = min(self._cap, self._base * 2 ** min(self.attempts, _MOST_DOUBLINGS))
         self.attempts += 1
         return self._random() * ceiling

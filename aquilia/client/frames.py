@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any
 
 import msgspec
@@ -10,12 +11,13 @@ import msgspec
 from aquilia.client.faults import ServerFault
 from aquilia.client.notices import Position
 from aquilia.sockets.codecs import Codec
+from aquilia.sockets.codecs import codec as codec_named
 from aquilia.sockets.envelope import MAX_EVENT_LENGTH
 from aquilia.sockets.explanation import READ_FAILURES
 from aquilia.sockets.faults import ws_message_invalid
 from aquilia.sockets.payload import typed_payload
 
-__all__ = ["AckWord", "ErrorWord", "Words", "named", "position_of"]
+__all__ = ["AckWord", "ErrorWord", "Words", "named", "position_of", "words_in"]
 
 _Offset = Annotated[int, msgspec.Meta(ge=0)]
 _Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -102,6 +104,12 @@ class AckWord(msgspec.Struct):
 
 class _RawAck(AckWord):
     data: msgspec.Raw = None  # type: ignore[assignment]
+
+
+@cache
+def words_in(name: str) -> Words:
+    """The readers for the codec of that name, which all clients share: making them takes milliseconds."""
+    return Words(codec_named(name))
 
 
 class Words:

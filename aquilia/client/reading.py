@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from aquilia.client.frames import GapWord, PlaceWord, PresenceWord, Words, position_of
+from aquilia.client.frames import GapWord, PlaceWord, PresenceWord, position_of, words_in
 from aquilia.client.notices import Gap, Joined, Left, Notice, Presence, Rejected
 from aquilia.client.positions import DIRECT, Positions
 from aquilia.sockets.codecs import Codec
@@ -23,7 +23,7 @@ class Reading:
     """Reads one client's events and room words. Each method raises WS_MESSAGE_INVALID for what does not read."""
 
     def __init__(self, codec: Codec, positions: Positions) -> None:
-        self.words = Words(codec)
+        self.words = words_in(codec.name)
         self._positions = positions
         self.doubles = 0
         """How many messages were dropped because they had come before."""

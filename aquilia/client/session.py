@@ -80,7 +80,6 @@ class Session:
         self._live_since: float | None = None
         self._pinged_at: float | None = None
         self._paused = False
-        self._return_at: float | None = None
         self._asked_at: float | None = None  # to go away
         self._greeting = Connected(connection="", heartbeat=0)
         self._anew = True  # another session, as the connection's name tells
@@ -190,7 +189,8 @@ class Session:
         self._step(Phase.GREETING)
         self.link += 1
         self._opened_at = self._heard = now
-        self._live_since = self._pinged_at = self._return_at = self._asked_at = None
+        self._live_since = self._pinged_at = self._asked_at = None
+        self._backoff.met()
         self._paused = False
         self._verdict = None
         hello: dict[str, Any] = {} if token is None else {"token": token}
@@ -219,9 +219,11 @@ class Session:
         """The link has ended. `ours`: the code is this side's, for what the server did wrong."""
         if self.phase not in LINKED:
             return
-        verdict = self._verdict or self._judged(code, reason, ours=ours)
-        if self._return_at is not None:  # the server has spread it
-            verdict = msgspec.structs.replace(verdict, delay=max(0.0, self._return_at - now))
+        if code == CloseCode.RESTART and (told := delay_told(reason)) is not None:
+            self._backoff.restarting(told, now)
+        verdict = self._verdict or self._judged(code, reason, now, ours=ours)
+        if (return_at := self._backoff.return_at) is not None:
+            verdict = msgspec.structs.replace(verdict, delay=max(0.0, return_at - now))
         self._urgent.clear()
         self.closing = None
         for call in self.outgoing.lost():
@@ -230,7 +232,7 @@ class Session:
             self._backoff.reset()
         self._settle(verdict, now)
 
-    def _judged(self, code: int, reason: str, *, ours: bool) -> Verdict:
+    def _judged(self, code: int, reason: str, now: float, *, ours: bool) -> Verdict:
         who = "this client closed the connection with" if ours else "the server closed the connection with"
         if code in (CloseCode.NO_STATUS, CloseCode.ABNORMAL):
             who = "the connection ended with"
@@ -244,7 +246,7 @@ class Session:
         )
         delay = delay_told(reason)
         if delay is not None:
-            delay += self._backoff.next()
+            delay += self._backoff.next(now)
         return Verdict(advice, code, reason, fault, delay)
 
     def refused(
@@ -259,7 +261,7 @@ class Session:
             reason=message,
             retryable=advice in (Advice.RETURN, Advice.RENEW),
         )
-        delay = None if retry_after is None else retry_after + self._backoff.next()
+        delay = None if retry_after is None else retry_after + self._backoff.next(now)
         self._settle(Verdict(advice, CloseCode.ABNORMAL, str(fault), fault, delay), now)
 
     def unreachable(self, message: str, now: float, *, cause: Exception | None = None) -> None:
@@ -299,7 +301,7 @@ class Session:
         if advice is not Advice.RETURN:
             self._stop(verdict)
             return
-        delay = self._backoff.next() if verdict.delay is None else verdict.delay
+        delay = self._backoff.next(now) if verdict.delay is None else verdict.delay
         self._retry_at = now + delay
         self._step(Phase.WAITING)
         self._events.append(Disconnected(code=verdict.code, reason=verdict.reason, retry_in=delay))
@@ -390,7 +392,7 @@ class Session:
         elif name == "resumed":
             self._resumed(word.rooms, now)
         elif name == "goaway":
-            self._return_at = now + word.reconnect_in / 1000
+            self._backoff.restarting(word.reconnect_in / 1000, now)
             self._asked_at = now  # what is said from here on waits for the next link
             self._events.append(GoAway(reason=word.reason, reconnect_in=word.reconnect_in / 1000))
         else:

@@ -1,9 +1,10 @@
 """Leaving well: how a process that stops parts from its clients.
 
-Nobody is let in any more. Each client of v1 is told `goaway`, with the moment at which it should come back: these are
-spread, so that the next process is not overrun. Clients of ours wait for the acks that are due, and leave. Whoever is
-left half a second later is closed with 1012 and what remains of its delay, as soon as no handler works for it; plain
-clients, which know no `goaway`, right away. Whoever does not take its close is cut off.
+Nobody is let in any more. Each client of v1 is told `goaway`, with the moment at which it should come back: these
+begin when the next process may be there, which boots once this one has left, and are spread, so that it is not
+overrun. Clients of ours wait for the acks that are due, and leave. Whoever is left half a second later is closed with
+1012 and what remains of its delay, as soon as no handler works for it; plain clients, which know no `goaway`, right
+away. Whoever does not take its close is cut off.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from aquilia.sockets.boot import USUAL_BOOT
 from aquilia.sockets.connection import Connection, ConnectionState
 from aquilia.sockets.faults import CloseCode
 from aquilia.sockets.hub import Hub
 from aquilia.sockets.tasks import TaskSet
 
-__all__ = ["SILENCE", "Drain", "reconnection_times"]
+__all__ = ["SILENCE", "Drain", "come_back", "reconnection_times"]
 
 logger = logging.getLogger("aquilia.sockets")
 
@@ -36,6 +38,8 @@ CLOSE_GRACE = 3.0
 """Seconds that a client may take for its close and what was sent before, until it is cut off."""
 RATE = 500
 """Clients that come back each second, about: what one process accepts beside its work."""
+LEAVING = 2_000
+"""Clients that leave each second, about."""
 SHORTEST, LONGEST = 1.0, 30.0
 """Bounds of the seconds over which they are spread."""
 AT_ONCE = 0.2
@@ -52,7 +56,7 @@ _GOLDEN = 0.6180339887498949
 
 
 def reconnection_times(count: int, *, within: float | None = None) -> list[float]:
-    """When each of so many clients should come back, in seconds from now: evenly over `within`, 500 a second if None.
+    """When each of so many clients should come back, in seconds: evenly over `within`, 500 a second if None.
 
     They follow the golden ratio (an additive recurrence), so neighbours, such as the clients of one namespace, are
     spread as well as the whole.
@@ -70,11 +74,15 @@ class Drain:
         self.draining = False
         self._hub = hub
         self._tasks = tasks
+        self._boot: float | None = None
+        self._development = development
         self._within = AT_ONCE if development else None
         self._grace = AT_ONCE if development else GOAWAY_GRACE
         self._running: asyncio.Task[None] | None = None
+        self._gone_at = 0.0
+        """When this process has left, about: the next one begins then."""
         self._leaving: dict[Connection, float] = {}
-        """With the moment at which each should come back."""
+        """With the seconds that each should wait once the next process serves."""
         self._left: asyncio.Future[None] | None = None
         self._deadline = 0.0
         self._told = False
@@ -85,16 +93,33 @@ class Drain:
         self._running = self._left = None
         self._told = False
 
+    def booted(self, seconds: float) -> None:
+        """So long the process took until it served, and so will the next. Only its first start tells."""
+        if self._boot is None:
+            self._boot = seconds
+
     def begin(self) -> asyncio.Task[None]:
         """End all connections; a second call joins the first."""
         if self._running is None:
             self.ready, self.draining = False, True
-            self._running = asyncio.get_running_loop().create_task(self._run())
+            loop = asyncio.get_running_loop()
+            self._gone_at = loop.time() + self._grace
+            self._running = loop.create_task(self._run())
         return self._running
 
     async def settle(self) -> None:
         """Let what still runs finish in the rest of the time, then cancel it."""
         await self._tasks.settle(max(0.0, self._deadline - asyncio.get_running_loop().time()))
+
+    def absence(self) -> float | None:
+        """Seconds until the next process serves, about; None while this one does."""
+        return self._absence(asyncio.get_running_loop().time()) if self.draining else None
+
+    def _absence(self, now: float) -> float:
+        if self._development:  # whoever waits for a reload has its port kept
+            return 0.0
+        boot = USUAL_BOOT if self._boot is None else self._boot
+        return max(0.0, self._gone_at - now) + boot
 
     def gone(self, conn: Connection) -> None:
         """A connection has given back what it held."""
@@ -109,8 +134,9 @@ class Drain:
         conns = [conn for home in self._hub.homes.values() for conn in home.everyone()]
         if not conns:
             return
+        self._gone_at = min(self._deadline, self._gone_at + len(conns) / LEAVING)
         times = reconnection_times(len(conns), within=self._within)
-        self._leaving = {conn: now + time for conn, time in zip(conns, times, strict=True)}
+        self._leaving = dict(zip(conns, times, strict=True))
         self._left = loop.create_future()
         timer = loop.call_later(SILENCE, self.tell_who_is_left)
         self._ask(now)
@@ -121,9 +147,10 @@ class Drain:
         await asyncio.wait([self._left], timeout=CUT_GRACE)
 
     def _ask(self, now: float) -> None:
-        for conn, moment in self._leaving.items():
+        absence = self._absence(now)
+        for conn, time in self._leaving.items():
             if _may_be_asked(conn):
-                conn._system("goaway", {"reason": "restart", "reconnect_in": _milliseconds(moment - now)})
+                conn._system("goaway", {"reason": "restart", "reconnect_in": _milliseconds(absence + time)})
 
     async def _end_those_who_stay(self, begun: float) -> None:
         """Close each when its time has come, and cut it off where it does not go. Until all have gone, or the end."""
@@ -139,7 +166,7 @@ class Drain:
                         conn._transport.abort()
                         closed[conn] = math.inf
                 elif conn._close is not None or self._may_end(conn, now, begun):
-                    conn._end(CloseCode.RESTART, _come_back(self._leaving[conn] - now))
+                    conn._end(CloseCode.RESTART, come_back(self._absence(now) + self._leaving[conn]))
                     closed[conn] = now
             await asyncio.wait([self._left], timeout=TURN)
             now = loop.time()
@@ -176,10 +203,11 @@ def _may_be_asked(conn: Connection) -> bool:
 
 
 def _milliseconds(seconds: float) -> int:
-    return max(0, round(seconds * 1000))
+    return round(seconds * 1000)
 
 
-def _come_back(seconds: float) -> str:
+def come_back(seconds: float) -> str:
+    """The reason of a close that asks the client to stay away for so long."""
     return msgspec.json.encode({"after": _milliseconds(seconds)}).decode()
 
 

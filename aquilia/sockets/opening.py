@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,7 @@ from aquilia.sockets.codecs import codec as codec_named
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.dispatch import Dispatcher
+from aquilia.sockets.drain import come_back
 from aquilia.sockets.envelope import Profile
 from aquilia.sockets.faults import CloseCode, ws_internal_error, ws_namespace_not_found, ws_overloaded
 from aquilia.sockets.flow import FlowDispatcher
@@ -117,6 +119,7 @@ class Entrance:
         engine: FaultEngine,
         recorder: Recorder,
         tasks: TaskSet,
+        absence: Callable[[], float | None],
     ) -> None:
         self.open = False
         self.apps: dict[str, ScopeContainer] = {}
@@ -129,6 +132,8 @@ class Entrance:
         self._engine = engine
         self._recorder = recorder
         self._tasks = tasks
+        self._absence = absence
+        """Seconds until the next process serves; None while this one does not leave."""
         self._table: PatternTable[_Served] = PatternTable()
         self._served: dict[str, _Served] = {}
 
@@ -200,7 +205,9 @@ class Entrance:
                 return
             await self._upgrade(door, admission, response)
             if not self.open:  # the end came while the upgrade was being sent
-                await door.send({"type": "websocket.close", "code": int(CloseCode.RESTART)})
+                reason = come_back(self._absence() or 0.0)
+                close = {"type": "websocket.close", "code": int(CloseCode.RESTART), "reason": reason}
+                await door.send(close)
                 return
             transport: Any
             if door.native is not None:
@@ -239,6 +246,8 @@ class Entrance:
 
     async def _refuse(self, door: _Door, response: Response, *, by_close: bool = True) -> None:
         self._recorder.handshake(door.pattern, code_of(response))
+        if response.status_code == 503 and (absence := self._absence()) is not None:
+            response.headers["retry-after"] = str(math.ceil(absence))  # RFC 9110 section 10.2.3
         await refuse(door.scope, door.send, response, by_close=by_close and wants_v1(door.offered))
 
     def _is_full(self, served: _Served) -> bool:

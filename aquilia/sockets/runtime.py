@@ -23,6 +23,7 @@ from aquilia.middleware import split
 from aquilia.sessions import SessionEngine
 from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.adapters.base import Adapter
+from aquilia.sockets.boot import boot_time
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
@@ -117,6 +118,7 @@ class AquilaSockets:
             engine=self._engine,
             recorder=self.recorder,
             tasks=self._tasks,
+            absence=lambda: self._drain.absence(),
         )
         self.on_gone: Callable[[Connection], None] | None = None
         """Called when a connection has given back all that it held: for tests."""
@@ -225,6 +227,10 @@ class AquilaSockets:
             RuntimeError: if it was started in another event loop, and not shut down there.
             SocketFault: WS_OVERLOADED, if the host has the containers and gives none: it is not running itself.
         """
+        await self._start(apps)
+        self._drain.booted(boot_time(self.hub.clock))
+
+    async def _start(self, apps: Mapping[str, ScopeContainer] | None = None) -> None:
         async with self._starting:
             if self._started:
                 self._require_same_loop()
@@ -323,7 +329,7 @@ class AquilaSockets:
             await self._entrance.turn_away(scope, receive, send, ws_overloaded("the server stops"))
             return
         try:
-            await self.startup()
+            await self._start()  # nothing new, but in a host without a lifespan
         except Exception as error:
             logger.error("the sockets cannot start: %s", error)
             await self._entrance.turn_away(scope, receive, send, error)

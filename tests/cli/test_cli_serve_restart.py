@@ -96,7 +96,7 @@ async def speak(client: Client, stop: asyncio.Event) -> int:
 async def test_a_restart_under_load_loses_nothing_and_doubles_nothing(hall: Workspace) -> None:
     stop = asyncio.Event()
     async with contextlib.AsyncExitStack() as clients:
-        async with hall.serving("--log-level", "warning") as server:
+        async with hall.serving("--log-level", "error") as server:  # a busy machine is a warning
             port = server.url.rpartition(":")[2]
             url = server.sockets[0].replace(":name", "a")
             listeners = [Listener(url) for _ in range(CLIENTS)]
@@ -107,7 +107,7 @@ async def test_a_restart_under_load_loses_nothing_and_doubles_nothing(hall: Work
             speaking = asyncio.create_task(speak(speaker, stop))
             await until(lambda: len(listeners[0].heard) >= 20)
             assert await server.end(signal.SIGTERM) == (0, "")
-        words = ("--log-level", "warning", "--port", port)
+        words = ("--log-level", "error", "--port", port)
         async with hall.serving(*words):
             before = len(listeners[0].heard)
             await until(lambda: all(listener.resumed for listener in listeners))
@@ -118,8 +118,10 @@ async def test_a_restart_under_load_loses_nothing_and_doubles_nothing(hall: Work
     expected = list(range(1, last + 1))
     assert all(listener.heard == expected for listener in listeners)
     assert not any(listener.gaps for listener in listeners)
-    moments = sorted(listener.asked[0].reconnect_in for listener in listeners)
-    tenths = [sum(n / 10 <= moment < (n + 1) / 10 for moment in moments) for n in range(10)]
+    moments = [listener.asked[0].reconnect_in for listener in listeners]
+    first = min(moments)
+    assert first > 0.5  # which the process takes to leave; the rest is what it took to boot
+    tenths = [sum(n / 10 <= moment - first < (n + 1) / 10 for moment in moments) for n in range(10)]
     assert min(tenths) >= CLIENTS / 20, tenths
     assert max(tenths) <= CLIENTS / 5, tenths
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aquilia.client import ConnectionEnded, ConnectionLost, Gap, GoAway, Left, Position, State
+from aquilia.client.frames import words_in
 from aquilia.client.options import Options
 from aquilia.client.session import Session
 from aquilia.client.steps import Answered, CallFailed, Phase
@@ -170,6 +172,74 @@ def test_a_close_behind_goaway_does_not_change_the_moment_that_was_told() -> Non
     assert machine.deadline() == 3.0
 
 
+def test_a_server_that_takes_longer_to_leave_says_so_in_its_close() -> None:
+    machine = welcomed(session())
+    machine.call("put", None, now=0.0)
+    machine.received(system("goaway", reason="restart", reconnect_in=3000), 0.0)
+    machine.lost(1012, '{"after": 2500}', 2.0)
+    assert machine.deadline() == 4.5
+
+
+def waits(machine: Session, now: float, attempts: int) -> list[float]:
+    """The seconds before each attempt, where nobody is there."""
+    seconds = []
+    for _ in range(attempts):
+        machine.tick(now)
+        machine.unreachable("nobody", now)
+        due = machine.deadline()
+        assert due is not None
+        seconds.append(due - now)
+        now = due
+    return seconds
+
+
+def leave(machine: Session, how: str, after: float) -> None:
+    """Be asked to come back in so many seconds, at the moment 0."""
+    milliseconds = round(after * 1000)
+    if how == "goaway":
+        machine.received(system("goaway", reason="restart", reconnect_in=milliseconds), 0.0)
+        machine.tick(0.0)
+        machine.lost(1001, "", 0.0)
+    else:
+        machine.lost(1012, f'{{"after": {milliseconds}}}', 0.0)
+    assert machine.deadline() == after
+
+
+@pytest.mark.parametrize("how", ["goaway", "close"])
+def test_a_restarted_server_that_is_late_is_tried_without_waiting_longer_each_time_for_half_a_minute(
+    how: str,
+) -> None:
+    machine = welcomed(session())
+    leave(machine, how, 3.0)
+    assert waits(machine, 3.0, 14) == [3.0] * 10 + [0.5, 1, 2, 4]
+
+
+def test_clients_of_a_small_server_try_again_soon_and_those_of_a_large_one_do_not_overrun_it() -> None:
+    for after, wait in ((0.1, 0.5), (1.5, 1.5), (29.0, 29.0), (500.0, 30.0)):
+        machine = welcomed(session())
+        leave(machine, "goaway", after)
+        assert waits(machine, after, 1) == [wait]
+
+
+def test_a_server_that_restarts_may_say_when_it_is_back() -> None:
+    machine = welcomed(session())
+    leave(machine, "goaway", 1.0)
+    machine.tick(1.0)
+    machine.refused(503, "WS_OVERLOADED", "the server stops", 1.0, retry_after=2.0)
+    assert machine.deadline() == 4.0
+    assert waits(machine, 4.0, 2) == [1.0, 1.0]
+
+
+def test_once_somebody_was_there_failures_count_as_ever() -> None:
+    machine = welcomed(session())
+    leave(machine, "goaway", 5.0)
+    machine.tick(5.0)
+    machine.opened(None, 5.0)
+    machine.lost(1013, "", 5.0)
+    assert machine.deadline() == 5.5
+    assert waits(machine, 5.5, 3) == [1, 2, 4]
+
+
 def test_the_server_may_say_how_long_to_stay_away() -> None:
     machine = welcomed(session())
     machine.lost(4529, '{"after": 10000}', 1.0)
@@ -196,6 +266,11 @@ def test_what_is_no_message_ends_the_connection_for_good() -> None:
         assert machine.closing.code == code
         machine.lost(code, "", 1.0)
         assert isinstance(machine.ended, ConnectionEnded)
+
+
+def test_sessions_share_what_reads_the_words_of_a_codec() -> None:
+    assert words_in("json") is words_in("json")
+    assert words_in("json") is not words_in("cbor")
 
 
 rooms = st.sampled_from(["a", "b", ""])

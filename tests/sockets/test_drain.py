@@ -16,6 +16,7 @@ from aquilia.aquilary import BootError, Registry
 from aquilia.asgi import Application
 from aquilia.sockets import AquilaSockets, Connection, Event, Socket, SocketController
 from aquilia.sockets.drain import reconnection_times
+from aquilia.testing import sockets_test
 
 GATES: list[asyncio.Event] = []
 
@@ -29,6 +30,11 @@ class Desk(SocketController):
         await conn.send_event("begun")
         await gate.wait()
         return "done"
+
+    @Event("think")
+    async def think(self, conn: Connection) -> None:
+        await conn.send_event("begun")
+        await asyncio.sleep(1.2)
 
 
 def desk(**settings: Any) -> AquilaSockets:
@@ -74,7 +80,7 @@ async def test_a_client_of_v1_is_asked_to_go_before_it_is_closed() -> None:
         code, reason = await ann.closed()
         await draining
     assert goaway["payload"]["reason"] == "restart"
-    assert 0 <= goaway["payload"]["reconnect_in"] <= 1000
+    assert 500 < goaway["payload"]["reconnect_in"] <= 500 + 10_000 + 1000
     assert code == 1012
     assert json.loads(reason)["after"] <= goaway["payload"]["reconnect_in"]
 
@@ -85,7 +91,7 @@ async def test_a_plain_client_is_closed_with_the_delay_as_its_reason() -> None:
         await app.drain()
         code, reason = await ann.closed()
     assert code == 1012
-    assert 0 <= json.loads(reason)["after"] <= 1000
+    assert 500 < json.loads(reason)["after"] <= 500 + 10_000 + 1000
 
 
 @pytest.mark.parametrize("profile", ["plain", "v1.json"])
@@ -104,14 +110,46 @@ async def test_a_handler_that_runs_still_acks(profile: str) -> None:
         await draining
 
 
-async def test_nobody_is_let_in_any_more() -> None:
+async def test_nobody_is_let_in_any_more_and_all_are_told_when_the_next_process_may_be_there() -> None:
     app = desk()
     async with serving(app) as base:
         await app.drain()
         for profile in ("plain", "v1.json"):
-            with pytest.raises(websockets.InvalidStatus, match="503"):
+            with pytest.raises(websockets.InvalidStatus, match="503") as refused:
                 async with Client.connect(f"{base}/desk/a", profile):
                     pass
+            assert 1 <= int(refused.value.response.headers["Retry-After"]) <= 11
+
+
+async def told(*, development: bool) -> list[float]:
+    """The seconds that a hundred clients are told, where nothing is known of the process: a test has no boot."""
+    async with sockets_test(Desk, development=development) as t:
+        clients = [await t.connect("/desk/a") for _ in range(100)]
+        await t.application.shutdown()
+        return [json.loads((await client.closed()).text)["after"] / 1000 for client in clients]
+
+
+async def test_clients_come_back_when_this_process_has_left_and_the_next_one_has_booted() -> None:
+    times = await told(development=False)
+    assert 1.4 < min(times) < 1.6
+    assert 2.4 < max(times) < 2.6
+
+
+async def test_in_development_they_come_back_at_once() -> None:
+    assert max(await told(development=True)) <= 0.2
+
+
+async def test_whoever_is_kept_by_a_handler_is_told_that_it_takes_longer() -> None:
+    app = desk()
+    async with serving(app) as base, Client.connect(f"{base}/desk/a", "v1.json") as ann:
+        await ann.send("think")
+        await ann.expect("begun")
+        draining = asyncio.create_task(app.drain())
+        goaway = await ann.expect("goaway")
+        _, reason = await ann.closed()
+        await draining
+    # The process leaves no earlier than it closes this one: half a second is over, the boot is not.
+    assert json.loads(reason)["after"] == pytest.approx(goaway["payload"]["reconnect_in"] - 500, abs=2)
 
 
 # Health
