@@ -262,11 +262,12 @@ class Soak:
     async def run(self) -> Report:
         await asyncio.gather(*(subscriber.enter() for subscriber in self.subscribers))
         reading = [asyncio.create_task(subscriber.read()) for subscriber in self.subscribers]
-        publishing = asyncio.gather(*(publisher.publish() for publisher in self.publishers))
-        rough = [asyncio.create_task(self._kill()), asyncio.create_task(self._disturb())]
-        await publishing
-        await rough[0]
-        rough[1].cancel()
+        rough = asyncio.create_task(self._disturb())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._kill())
+            for publisher in self.publishers:
+                group.create_task(publisher.publish())
+        rough.cancel()
         for subscriber in self.subscribers:
             subscriber.moving.set()
         await self._settle()
@@ -277,7 +278,7 @@ class Soak:
             await subscriber.client.close()
         for task in reading:
             task.cancel()
-        await asyncio.gather(*reading, *rough, return_exceptions=True)
+        await asyncio.gather(*reading, rough, return_exceptions=True)
         return self._judge()
 
     async def _kill(self) -> None:

@@ -41,7 +41,7 @@ class NatsServer:
         self._process = subprocess.Popen(
             [*command, *self._options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             for file in ports.glob("*.ports"):
                 if text := file.read_text():
