@@ -168,7 +168,7 @@ class Resumption:
         resumable.log = direct.log
         if not direct.recovered and conn._home.durable:
             direct = await self._redeliver(conn, resumable, position)
-        if record.phase == "live" and former is None:
+        if not known:  # its owner is on another node, even if an older one was here
             await self._tell(conn, owner)
         self._recorder.resumed(conn._home.pattern, "resumed")
         return Succession(record, vacated, direct)

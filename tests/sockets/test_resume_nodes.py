@@ -157,6 +157,21 @@ async def test_a_node_that_hears_nothing_learns_it_at_its_next_write(town: Town)
                 assert (await client.request("rooms"))["data"] == []
 
 
+async def test_a_session_that_went_there_and_back_ends_on_the_node_between(town: Town) -> None:
+    async with serving(town.node()) as one, serving(town.node()) as other:
+        async with arriving(one) as first:
+            token = first.welcome["resume"]
+            town.wires.cut = True  # the first one does not hear that the second one has its session
+            async with arriving(other, token) as second:
+                await second.expect("resumed")
+                town.wires.cut = False
+                async with arriving(one, token) as third:
+                    await third.expect("resumed")
+                    assert (await first.closed())[0] == 4410
+                    assert (await second.closed())[0] == 4410
+                    assert (await third.request("rooms"))["data"] == []
+
+
 async def test_of_many_that_resume_at_once_one_stays(town: Town) -> None:
     async with serving(town.node()) as one, serving(town.node()) as other:
         async with arriving(one) as former:
