@@ -166,10 +166,13 @@ class Resumption:
         kind = conn._variant
         direct = self.logs.go_on(log, record, position, owner=owner, kind=kind, known=known, now=now)
         resumable.log = direct.log
-        if not direct.recovered and conn._home.durable:
-            direct = await self._redeliver(conn, resumable, position)
-        if not known:  # its owner is on another node, even if an older one was here
-            await self._tell(conn, owner)
+        try:
+            if not direct.recovered and conn._home.durable:
+                direct = await self._redeliver(conn, resumable, position)
+        finally:
+            if not known:  # its owner is on another node, even if an older one was here
+                # Also if this connection has ended meanwhile: who took over from it told nobody there.
+                self._tasks.start(self._tell(conn.namespace, session, owner))
         self._recorder.resumed(conn._home.pattern, "resumed")
         return Succession(record, vacated, direct)
 
@@ -431,12 +434,12 @@ class Resumption:
             conn._transport.close(CloseCode.TAKEN_OVER, fault.message)
         return tuple(self._hub.forget(conn))
 
-    async def _tell(self, conn: Connection, owner: str) -> None:
+    async def _tell(self, namespace: str, session: str, owner: str) -> None:
         """Other nodes may have the former connection: they look at their record now, else they do so in a while."""
         try:
-            await self._hub.tell_taken_over(conn.namespace, conn.id, owner)
+            await self._hub.tell_taken_over(namespace, session, owner)
         except SocketFault as fault:
-            logger.warning("the former connection of %s hears of it later: %s", conn.id, fault)
+            logger.warning("the former connection of %s hears of it later: %s", session, fault)
 
     def _heard(self, namespace: str, session: str, owner: str) -> None:
         conn = self._hub.find(namespace, session)

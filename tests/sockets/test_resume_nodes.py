@@ -50,6 +50,9 @@ class Wires:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.cut = False
+        self.waiting = 0
+        self.free = asyncio.Event()
+        self.free.set()
 
 
 class Node(InMemoryBroker):
@@ -59,6 +62,9 @@ class Node(InMemoryBroker):
         wires.nodes.append(self)
 
     async def publish(self, publication: Publication, history: Any = None) -> Any:
+        self.wires.waiting += 1
+        await self.wires.free.wait()
+        self.wires.waiting -= 1
         for node in [self] if self.wires.cut else self.wires.nodes:
             await InMemoryBroker.publish(node, publication, history)
 
@@ -170,6 +176,23 @@ async def test_a_session_that_went_there_and_back_ends_on_the_node_between(town:
                     assert (await first.closed())[0] == 4410
                     assert (await second.closed())[0] == 4410
                     assert (await third.request("rooms"))["data"] == []
+
+
+async def test_who_has_gone_before_the_former_connection_was_told_has_ended_it_all_the_same(
+    town: Town,
+) -> None:
+    node = town.node()
+    async with serving(node) as one, serving(town.node()) as other:
+        async with arriving(other) as former:
+            town.wires.free.clear()
+            async with Client.connect(f"{one}/room", "v1.json", hello=False) as client:
+                await client.send("hello", {"resume": {"token": former.welcome["resume"]}}, type="control")
+                await eventually(lambda: town.wires.waiting > 0)
+                client.socket.transport.abort()
+                await eventually(lambda: node.live()["connections"] == 0)
+            town.wires.free.set()
+            async with asyncio.timeout(1):  # a look at the store may come two seconds later
+                assert (await former.closed())[0] == 4410
 
 
 async def test_of_many_that_resume_at_once_one_stays(town: Town) -> None:
