@@ -19,6 +19,8 @@ from aquilia.sockets.adapters.base import Publication
 from aquilia.sockets.adapters.inmemory import InMemoryBroker, InMemoryStore
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_adapter_unavailable
+from aquilia.sockets.recorder import Counters
+from aquilia.sockets.resume import Record
 from aquilia.testing import SocketsTest, sockets_test
 
 V1 = "aquilia.v1.json"
@@ -74,8 +76,16 @@ class Shared(InMemoryStore):
 
     away = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
+
     async def _reach(self) -> None:
+        self.asked += 1
         await asyncio.sleep(0)
+        await self.answers.wait()
         if self.away:
             raise ws_adapter_unavailable("the store is away")
 
@@ -96,14 +106,31 @@ class Adapter:
         self.store = store
 
 
+class Late(Counters):
+    """Lets a store answer when a connection has just ended."""
+
+    def __init__(self, store: Shared) -> None:
+        super().__init__()
+        self.store = store
+
+    def closed(self, pattern: str, code: int) -> None:
+        super().closed(pattern, code)
+        self.store.answers.set()
+
+
 class Town:
     def __init__(self) -> None:
         self.wires = Wires()
         self.store = Shared()
 
-    def node(self) -> AquilaSockets:
+    def node(self, recorder: Counters | None = None) -> AquilaSockets:
         registry = Registry.build([AppManifest("town", controllers=[Room], auth=Passwords())])
-        return AquilaSockets(registry, adapter=Adapter(Node(self.wires), self.store))
+        return AquilaSockets(registry, adapter=Adapter(Node(self.wires), self.store), recorder=recorder)
+
+    def sessions(self) -> list[str]:
+        """The phases of all that are in the store."""
+        found = [Record.read(data) for key, (data, _) in self.store._values.items() if key != "resume-key"]
+        return [record.phase for record in found if record is not None]
 
 
 @pytest.fixture
@@ -193,6 +220,21 @@ async def test_who_has_gone_before_the_former_connection_was_told_has_ended_it_a
             town.wires.free.set()
             async with asyncio.timeout(1):  # a look at the store may come two seconds later
                 assert (await former.closed())[0] == 4410
+
+
+async def test_a_session_that_is_written_when_its_client_has_just_gone_is_away(town: Town) -> None:
+    async with serving(town.node(Late(town.store))) as base:
+        async with arriving(base) as client:  # the key that signs is there from here on
+            await client.socket.close()
+        await eventually(lambda: town.sessions() == [])
+        town.store.answers.clear()
+        before = town.store.asked
+        async with Client.connect(f"{base}/room", "v1.json", hello=False) as client:
+            await client.send("hello", {}, type="control")
+            await eventually(lambda: town.store.asked > before)
+            client.socket.transport.abort()
+            await eventually(town.sessions)
+        await eventually(lambda: town.sessions() == ["away"])
 
 
 async def test_of_many_that_resume_at_once_one_stays(town: Town) -> None:
