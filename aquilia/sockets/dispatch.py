@@ -356,6 +356,8 @@ class Dispatcher:
             if conn._resumable is not None:
                 await conn._resumable.keeper.leave(conn, reason.code)
             await self._end_pump(conn, by_server=by_server)
+            if conn._resumable is not None:  # its session was written while it ended
+                await conn._resumable.keeper.leave(conn, reason.code)
             for hook in self._on_disconnect if conn._started else ():
                 try:
                     await hook.run(conn, reason)

@@ -31,6 +31,8 @@ logger = logging.getLogger("aquilia.sockets")
 
 PAGE = 256
 """Entries that are read from the log at a time."""
+HELD = 1 << 17
+"""Bytes of entries, about, that wait for a member to take more: beyond them, they are read again."""
 RECENT = 4096
 RECENT_BYTES = 8 << 20
 """Entries, and bytes of their frames, that are shared by those who catch up at the same time, at most."""
@@ -214,6 +216,7 @@ class Following:
         """Send a waiting member what is behind its position, then make it live; returns early if it has left."""
         waiting = self._audience.waiting
         pending: deque[Delivery] = deque()
+        limit = PAGE
         self._use()
         # One that left and joined meanwhile has another such call, and this one is of no use any more.
         mark = self._marks[conn] = object()
@@ -223,6 +226,9 @@ class Following:
                 if conn._outbox.half_full:
                     conn._flush()
                     if conn._outbox.half_full:
+                        limit = min(limit, _affordable(conn))
+                        while len(pending) > limit:
+                            pending.pop()
                         await conn._drained()
                         continue
                 if pending:
@@ -235,7 +241,7 @@ class Following:
                     first = bisect_right(self._recent, position.offset, key=_offset)
                     pending.extend(self._recent[first : first + CLOCK_EVERY])
                 else:
-                    position = await self._next_page(conn, position, pending)
+                    position = await self._next_page(conn, position, pending, limit)
                 if self._fanout.clock() >= turn_ends:
                     await asyncio.sleep(0)
                     turn_ends = self._fanout.clock() + SLICE
@@ -259,11 +265,13 @@ class Following:
         assert place is not None
         return place
 
-    async def _next_page(self, conn: Connection, position: Position, pending: deque[Delivery]) -> Position:
+    async def _next_page(
+        self, conn: Connection, position: Position, pending: deque[Delivery], limit: int
+    ) -> Position:
         """Read on. A member's position, which is another one where something is lost."""
         before = self.reached  # what comes behind this while we read may not be in what is read
         try:
-            page = await self._page(position)
+            page = await self._page(position, limit)
             if page is not None:
                 pending.extend(page)
                 return position if page or self._covers(position) else before
@@ -289,12 +297,12 @@ class Following:
             if told.position is not None and told.position.epoch == epoch and told.position.offset <= offset
         ]
 
-    async def _page(self, position: Position) -> list[Delivery] | None:
+    async def _page(self, position: Position, limit: int = PAGE) -> list[Delivery] | None:
         """What fan-out has begun of the entries behind a position, from the first; None where some are lost."""
         async with self._lock:
             if self._covers(position):  # somebody else has read it meanwhile
                 return []
-            page = await self._read(since=position)
+            page = await self._read(since=position, limit=limit)
             if not page.complete or position.epoch != self.reached.epoch:
                 return None
             found = self._begun(page.publications)
@@ -341,6 +349,12 @@ class Following:
         self._recent = []
         self._since = None
         self._bytes = 0
+
+
+def _affordable(conn: Connection) -> int:
+    """How many entries may wait for a member, going by the size of what waits for it already."""
+    outbox = conn._outbox
+    return max(1, HELD * len(outbox) // max(1, outbox.waiting_bytes))
 
 
 def _offset(delivery: Delivery) -> int:

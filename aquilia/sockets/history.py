@@ -25,7 +25,8 @@ class History:
     first. Who comes back within these bounds misses nothing, and whoever comes later is told so.
 
     Raises:
-        ValueError: for a bound below 1 message, 1 byte, or 0 seconds.
+        ValueError: for a bound below 1 message, 1 byte, or 0 seconds, or beyond what a broker can be told: 2**53, and
+            a century.
         TypeError: for what is no number.
     """
 
@@ -38,12 +39,17 @@ class History:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int):
                 raise TypeError(f"History: {name}: a whole number is needed, not {value!r}")
-            if value < 1:
-                raise ValueError(f"History: {name}: at least 1 is needed, not {value!r}")
+            if not 1 <= value <= LARGEST:
+                raise ValueError(f"History: {name}: at least 1 and at most 2**53 is needed, not {value!r}")
         if isinstance(self.ttl, bool) or not isinstance(self.ttl, int | float):
             raise TypeError(f"History: ttl: a number of seconds is needed, not {self.ttl!r}")
-        if not 0 < self.ttl < float("inf"):
-            raise ValueError(f"History: ttl: a number of seconds above 0 is needed, not {self.ttl!r}")
+        if not 0 < self.ttl <= CENTURY:
+            said = f"a number of seconds above 0, and of at most a century ({CENTURY}), is needed"
+            raise ValueError(f"History: ttl: {said}, not {self.ttl!r}")
+
+
+LARGEST = 1 << 53
+CENTURY = 36_525 * 86_400
 
 
 class Histories(dict[str, History]):
@@ -55,7 +61,7 @@ class Histories(dict[str, History]):
         """How much this room keeps; None: nothing."""
         if not self:
             return None
-        if not isinstance(room, str):
+        if not isinstance(room, str) or len(room) > MAX_ROOM_LENGTH:  # which is no room
             return None
         try:
             return self._known[room]
@@ -68,14 +74,27 @@ class Histories(dict[str, History]):
         self._known[room] = found
         return found
 
+    def hidden(self) -> tuple[str, str] | None:
+        """A pattern that no room ever meets, and the one before it that has all of them."""
+        patterns = list(self)
+        for place, pattern in enumerate(patterns):
+            for before in patterns[:place]:
+                if _fits(pattern, before):  # a star of the later one is a character that only a star fits
+                    return pattern, before
+        return None
 
+
+MAX_ROOM_LENGTH = 256
 KNOWN = 10_000
 """Rooms whose pattern is remembered."""
 
 
 def _fits(room: str, pattern: str) -> bool:
     """Whether a room's name fits a pattern, in which only `*` is special."""
-    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), room, re.DOTALL) is not None
+    first, *others = map(re.escape, pattern.split("*"))
+    # What was found for one star is not looked for again: else a client finds names that take seconds.
+    stars = "".join(f"(?>.*?{part})" for part in others[:-1]) + "".join(f".*{part}" for part in others[-1:])
+    return re.fullmatch(first + stars, room, re.DOTALL) is not None
 
 
 class Position(NamedTuple):

@@ -25,7 +25,7 @@ from aquilia.sockets.faults import (
 )
 from aquilia.sockets.following import Following
 from aquilia.sockets.gathering import ask_room
-from aquilia.sockets.history import History, Position
+from aquilia.sockets.history import MAX_ROOM_LENGTH, History, Position
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Recovery
 from aquilia.sockets.room_answers import RoomAnswers
@@ -35,7 +35,6 @@ __all__ = ["Hub"]
 
 logger = logging.getLogger("aquilia.sockets")
 
-MAX_ROOM_LENGTH = 256
 TAKEN_OVER = "\0taken over"
 """The event of publications from node to node. No user's event has such a name: see `emitted`."""
 

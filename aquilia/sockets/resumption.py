@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -53,6 +53,8 @@ REFRESH = 30.0
 LIVE_TTL = RESUME_WINDOW + REFRESH
 TRIES = 16
 """So often a connection tries to take up a session that others write at the same time."""
+MAX_UNFIT = 1000
+"""Keys of `conn.state` of which is remembered that they were reported."""
 SLOTS = 10
 AT_ONCE = 8
 TURN = 64
@@ -166,10 +168,13 @@ class Resumption:
         kind = conn._variant
         direct = self.logs.go_on(log, record, position, owner=owner, kind=kind, known=known, now=now)
         resumable.log = direct.log
-        if not direct.recovered and conn._home.durable:
-            direct = await self._redeliver(conn, resumable, position)
-        if record.phase == "live" and former is None:
-            await self._tell(conn, owner)
+        try:
+            if not direct.recovered and conn._home.durable:
+                direct = await self._redeliver(conn, resumable, position)
+        finally:
+            if not known:  # its owner is on another node, even if an older one was here
+                # Also if this connection has ended meanwhile: who took over from it told nobody there.
+                self._tasks.start(self._tell(conn.namespace, session, owner))
         self._recorder.resumed(conn._home.pattern, "resumed")
         return Succession(record, vacated, direct)
 
@@ -304,21 +309,26 @@ class Resumption:
     def _record(self, conn: Connection, resumable: Resumable) -> Record:
         if conn._state is not None:
             resumable.state, unfit = packed_state(conn._state)
-            for key in unfit:
-                self._report_unfit(conn, key)
+            if unfit:
+                self._report_unfit(conn, unfit)
         rooms = tuple(sorted({*conn._rooms, *resumable.entering}))
         return Record(VERSION, "live", resumable.generation, resumable.owner, rooms, resumable.state)
 
-    def _report_unfit(self, conn: Connection, key: str) -> None:
-        told = conn._home.pattern, key
-        if told not in self._unfit and len(self._unfit) < 1000:
-            self._unfit.add(told)
-            logger.warning(
-                "conn.state[%r] of %s is not kept for a client that comes back: only None, bool, int, float, str, "
-                "bytes, lists and dicts are, up to 64 KiB",
-                key,
-                conn._home.pattern,
-            )
+    def _report_unfit(self, conn: Connection, keys: Sequence[str]) -> None:
+        """Say what of `conn.state` is left out: each key once, and in one line what comes together."""
+        pattern, room = conn._home.pattern, MAX_UNFIT - len(self._unfit)
+        # A key may be what a client made up, of any length.
+        new = [key for key in dict.fromkeys(key[:64] for key in keys) if (pattern, key) not in self._unfit]
+        if not new or room <= 0:
+            return
+        self._unfit.update((pattern, key) for key in new[:room])
+        named = ", ".join(f"conn.state[{key!r}]" for key in new[:3])
+        logger.warning(
+            "%s of %s is not kept for a client that comes back: only None, bool, int, float, str, "
+            "bytes, lists and dicts are, up to 64 KiB",
+            named if len(new) <= 3 else f"{named} and {len(new) - 3} more",
+            pattern,
+        )
 
     async def _write(self, session: str, resumable: Resumable, data: bytes, ttl: float) -> bool:
         """Whether the record is still ours, and written."""
@@ -431,12 +441,12 @@ class Resumption:
             conn._transport.close(CloseCode.TAKEN_OVER, fault.message)
         return tuple(self._hub.forget(conn))
 
-    async def _tell(self, conn: Connection, owner: str) -> None:
+    async def _tell(self, namespace: str, session: str, owner: str) -> None:
         """Other nodes may have the former connection: they look at their record now, else they do so in a while."""
         try:
-            await self._hub.tell_taken_over(conn.namespace, conn.id, owner)
+            await self._hub.tell_taken_over(namespace, session, owner)
         except SocketFault as fault:
-            logger.warning("the former connection of %s hears of it later: %s", conn.id, fault)
+            logger.warning("the former connection of %s hears of it later: %s", session, fault)
 
     def _heard(self, namespace: str, session: str, owner: str) -> None:
         conn = self._hub.find(namespace, session)

@@ -331,7 +331,10 @@ def _history(place: _Place, value: Any) -> Histories:
             raise place.error(f"a room pattern is a string like 'chat:*', not {pattern!r}")
         if not isinstance(own, History):
             raise place.error(f"{pattern!r} keeps History(size=…, ttl=…), not {own!r}")
-    return Histories(value)
+    histories = Histories(value)
+    if hidden := histories.hidden():
+        raise place.error("{!r} is never asked, since {!r} before it fits all of its rooms".format(*hidden))
+    return histories
 
 
 def _require_auth(place: _Place, value: Any) -> bool:

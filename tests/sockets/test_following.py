@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from house import House, heard, turns
 
-from aquilia.sockets.adapters.base import Page
+from aquilia.sockets.adapters.base import Page, Publication
 from aquilia.sockets.adapters.inmemory import InMemoryBroker
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.envelope import V1_JSON
@@ -18,6 +20,12 @@ from aquilia.sockets.history import Histories, History, Position
 
 
 async def nothing() -> None: ...
+
+
+class Note(list[Any]):
+    """A payload that can be counted."""
+
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
 
 class Distant(InMemoryBroker):
@@ -29,6 +37,14 @@ class Distant(InMemoryBroker):
         """Offsets that other rooms have taken when this one is opened."""
         self.after_subscribe: Callable[[], Awaitable[None]] = nothing
         self.after_read: Callable[[], Awaitable[None]] = nothing
+        self.counts = False
+        self.held: weakref.WeakSet[Note] = weakref.WeakSet()
+        """The payloads that were read, and that somebody has."""
+
+    def counted(self, told: Publication) -> Publication:
+        note = Note(told.payload)
+        self.held.add(note)
+        return msgspec.structs.replace(told, payload=note)
 
     async def subscribe(self, *args: Any) -> Position | None:
         if self.ahead:
@@ -40,6 +56,8 @@ class Distant(InMemoryBroker):
 
     async def read(self, *args: Any, **options: Any) -> Page:
         page = await super().read(*args, **options)
+        if self.counts:
+            page = page._replace(publications=[self.counted(told) for told in page.publications])
         happen, self.after_read = self.after_read, nothing
         await happen()
         return page
@@ -213,3 +231,28 @@ async def test_a_slow_member_that_leaves_and_joins_and_is_slow_again_gets_only_w
     assert got == [*range(len(got) - 20), *range(20, 40)]
     assert len(got) < 30  # of what it had not read when it left, it gets nothing any more
     assert heard(other) == list(range(40))
+
+
+async def test_what_a_member_reads_of_the_log_does_not_wait_in_memory_while_it_takes_no_more(
+    street: Street,
+) -> None:
+    epoch, offset = await street.head()
+    for number in range(600):
+        await street.publish([number, "x" * 6_000])
+    street.broker.counts = True
+    stalled = []
+    for place in range(3):
+        conn = street.connect(V1_JSON)
+        wire: Any = conn._transport
+        wire.open = False
+        await street.hub.rejoin(conn, {"r": Position(epoch, offset + place)})
+        stalled.append((conn, wire, asyncio.create_task(street.hub.replay(conn))))
+    await turns(50)
+    assert all(conn._outbox.half_full for conn, _, _ in stalled)
+    assert len(street.broker.held) < 3 * 30
+    for place, (conn, wire, replay) in enumerate(stalled):
+        wire.open = True
+        conn._writable()
+        await replay
+        await turns()
+        assert [number for number, _ in heard(conn)] == list(range(place, 600))

@@ -272,6 +272,11 @@ async def test_a_room_of_slow_and_fast_members_keeps_its_order_while_it_is_publi
         ({}, "a map of room patterns"),
         ({"": History()}, "a room pattern is a string like 'chat:*', not ''"),
         ({"chat:*": 3}, "'chat:*' keeps History(size=…, ttl=…), not 3"),
+        (
+            {"chat:*": History(), "news": History(), "chat:*:small:*": History(size=1)},
+            "'chat:*:small:*' is never asked, since 'chat:*' before it fits all of its rooms",
+        ),
+        ({"*": History(), "news": History(size=1)}, "'news' is never asked, since '*' before it"),
     ],
 )
 def test_what_declares_no_history_is_refused(history: Any, problem: str) -> None:
@@ -286,6 +291,9 @@ def test_what_declares_no_history_is_refused(history: Any, problem: str) -> None
         ({"size": 0}, ValueError),
         ({"size": 1.5}, TypeError),
         ({"size": True}, TypeError),
+        ({"size": 2**63}, ValueError),
+        ({"ttl": 1e300}, ValueError),
+        ({"max_bytes": 2**63}, ValueError),
         ({"ttl": 0}, ValueError),
         ({"ttl": float("inf")}, ValueError),
         ({"ttl": "1"}, TypeError),

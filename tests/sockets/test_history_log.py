@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import process_time
 
 import pytest
 from hypothesis import given, settings
@@ -226,3 +227,21 @@ def test_the_first_pattern_that_fits_counts_and_only_a_star_is_special(room: str
 def test_a_room_that_fits_no_pattern_remembers_nothing() -> None:
     assert Histories({"chat:*": History()}).of("hall") is None
     assert Histories().of("hall") is None
+
+
+def test_what_is_too_long_for_a_room_is_not_remembered_either() -> None:
+    assert Histories({"*": History()}).of("x" * 256) is not None
+    assert Histories({"*": History()}).of("x" * 257) is None
+
+
+@pytest.mark.parametrize(("pattern", "fits"), [("*a*a*a*a*a*a*b", False), ("*a*a*a*a*a*a*", True)])
+def test_a_pattern_of_many_stars_takes_no_time(pattern: str, fits: bool) -> None:
+    began = process_time()
+    assert (Histories({pattern: History()}).of("a" * 256) is not None) is fits
+    assert process_time() - began < 1
+
+
+def test_patterns_that_share_only_some_rooms_hide_nothing() -> None:
+    assert (
+        Histories({"a*": History(), "*b": History(), "c:*:d": History(), "c:*": History()}).hidden() is None
+    )

@@ -325,3 +325,16 @@ async def test_state_that_would_come_back_as_something_else_is_left_out_and_said
         async with visit(f"{base}/room/odd") as again:
             await again.hello(token)
             assert (await again.client.request("get"))["data"] == {"kept": 1}
+
+
+async def test_much_state_that_is_left_out_is_said_in_one_line(transport: Any, complaints: Any) -> None:
+    app = AquilaSockets.from_controllers([Lasting])
+    async with serving(app, ws=transport) as base, visit(f"{base}/room/much") as visitor:
+        await visitor.hello()
+        for part in "abb":
+            much = {f"key {part} {number}": "x" * 550 for number in range(100)}
+            assert (await visitor.client.request("set", much))["status"] == "ok"
+        (complaint,) = complaints.take()
+    assert "conn.state['key b " in complaint
+    assert " more of /room/:name is not kept" in complaint
+    assert len(complaint) < 300

@@ -19,6 +19,8 @@ from aquilia.sockets.adapters.base import Publication
 from aquilia.sockets.adapters.inmemory import InMemoryBroker, InMemoryStore
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_adapter_unavailable
+from aquilia.sockets.recorder import Counters
+from aquilia.sockets.resume import Record
 from aquilia.testing import SocketsTest, sockets_test
 
 V1 = "aquilia.v1.json"
@@ -50,6 +52,9 @@ class Wires:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.cut = False
+        self.waiting = 0
+        self.free = asyncio.Event()
+        self.free.set()
 
 
 class Node(InMemoryBroker):
@@ -59,6 +64,9 @@ class Node(InMemoryBroker):
         wires.nodes.append(self)
 
     async def publish(self, publication: Publication, history: Any = None) -> Any:
+        self.wires.waiting += 1
+        await self.wires.free.wait()
+        self.wires.waiting -= 1
         for node in [self] if self.wires.cut else self.wires.nodes:
             await InMemoryBroker.publish(node, publication, history)
 
@@ -68,8 +76,16 @@ class Shared(InMemoryStore):
 
     away = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.answers = asyncio.Event()
+        self.answers.set()
+
     async def _reach(self) -> None:
+        self.asked += 1
         await asyncio.sleep(0)
+        await self.answers.wait()
         if self.away:
             raise ws_adapter_unavailable("the store is away")
 
@@ -90,14 +106,31 @@ class Adapter:
         self.store = store
 
 
+class Late(Counters):
+    """Lets a store answer when a connection has just ended."""
+
+    def __init__(self, store: Shared) -> None:
+        super().__init__()
+        self.store = store
+
+    def closed(self, pattern: str, code: int) -> None:
+        super().closed(pattern, code)
+        self.store.answers.set()
+
+
 class Town:
     def __init__(self) -> None:
         self.wires = Wires()
         self.store = Shared()
 
-    def node(self) -> AquilaSockets:
+    def node(self, recorder: Counters | None = None) -> AquilaSockets:
         registry = Registry.build([AppManifest("town", controllers=[Room], auth=Passwords())])
-        return AquilaSockets(registry, adapter=Adapter(Node(self.wires), self.store))
+        return AquilaSockets(registry, adapter=Adapter(Node(self.wires), self.store), recorder=recorder)
+
+    def sessions(self) -> list[str]:
+        """The phases of all that are in the store."""
+        found = [Record.read(data) for key, (data, _) in self.store._values.items() if key != "resume-key"]
+        return [record.phase for record in found if record is not None]
 
 
 @pytest.fixture
@@ -155,6 +188,53 @@ async def test_a_node_that_hears_nothing_learns_it_at_its_next_write(town: Town)
                 await former.send("enter", "hall")
                 assert (await former.closed())[0] == 4410
                 assert (await client.request("rooms"))["data"] == []
+
+
+async def test_a_session_that_went_there_and_back_ends_on_the_node_between(town: Town) -> None:
+    async with serving(town.node()) as one, serving(town.node()) as other:
+        async with arriving(one) as first:
+            token = first.welcome["resume"]
+            town.wires.cut = True  # the first one does not hear that the second one has its session
+            async with arriving(other, token) as second:
+                await second.expect("resumed")
+                town.wires.cut = False
+                async with arriving(one, token) as third:
+                    await third.expect("resumed")
+                    assert (await first.closed())[0] == 4410
+                    assert (await second.closed())[0] == 4410
+                    assert (await third.request("rooms"))["data"] == []
+
+
+async def test_who_has_gone_before_the_former_connection_was_told_has_ended_it_all_the_same(
+    town: Town,
+) -> None:
+    node = town.node()
+    async with serving(node) as one, serving(town.node()) as other:
+        async with arriving(other) as former:
+            town.wires.free.clear()
+            async with Client.connect(f"{one}/room", "v1.json", hello=False) as client:
+                await client.send("hello", {"resume": {"token": former.welcome["resume"]}}, type="control")
+                await eventually(lambda: town.wires.waiting > 0)
+                client.socket.transport.abort()
+                await eventually(lambda: node.live()["connections"] == 0)
+            town.wires.free.set()
+            async with asyncio.timeout(1):  # a look at the store may come two seconds later
+                assert (await former.closed())[0] == 4410
+
+
+async def test_a_session_that_is_written_when_its_client_has_just_gone_is_away(town: Town) -> None:
+    async with serving(town.node(Late(town.store))) as base:
+        async with arriving(base) as client:  # the key that signs is there from here on
+            await client.socket.close()
+        await eventually(lambda: town.sessions() == [])
+        town.store.answers.clear()
+        before = town.store.asked
+        async with Client.connect(f"{base}/room", "v1.json", hello=False) as client:
+            await client.send("hello", {}, type="control")
+            await eventually(lambda: town.store.asked > before)
+            client.socket.transport.abort()
+            await eventually(town.sessions)
+        await eventually(lambda: town.sessions() == ["away"])
 
 
 async def test_of_many_that_resume_at_once_one_stays(town: Town) -> None:
