@@ -16,6 +16,9 @@ __all__ = ["SocketController"]
 
 Payload = TypeVar("Payload")
 
+NOWHERE = Position("", 0)
+"""A position that no log has."""
+
 
 class SocketController(Controller):
     """Extend this, decorate it with `@Socket(path)`, and its methods with `@Event` and the others.
@@ -122,12 +125,23 @@ class SocketController(Controller):
         Raises:
             SocketFault: WS_ADAPTER_UNAVAILABLE.
             ValueError: if the room keeps no history, or for a limit below 1.
+            TypeError: for what is no position, or a limit that is no whole number.
         """
+        if since is not None and (
+            not isinstance(since, Position)
+            or not isinstance(since.epoch, str)
+            or type(since.offset) is not int
+        ):
+            raise TypeError(f"since: a Position(epoch, offset) of a string and a whole number, not {since!r}")
+        if type(limit) is not int:
+            raise TypeError(f"limit: a whole number is needed, not {limit!r}")
         if limit < 1:
             raise ValueError(f"limit: at least 1 is needed, not {limit!r}")
         history = self._histories.of(room)
         if history is None:
             raise ValueError(f"the room {room!r} keeps no history: declare it by @Socket(…, history=…)")
+        if since is not None and since.offset < 0:
+            since = NOWHERE
         return await self._hub.read(self.namespace, room, history, since=since, limit=limit)
 
     async def kick(self, connection_id: str) -> bool:

@@ -208,6 +208,7 @@ class Hub:
 
     async def leave(self, conn: Connection, room: str) -> bool:
         """See `HubPort`."""
+        _require_text(room)
         if room not in conn._rooms:
             return False
         home: Home = conn._home
@@ -315,11 +316,13 @@ class Hub:
         exclude: str | None = None,
     ) -> RoomAnswers:
         """See `HubPort`."""
+        _require_text(room)
         home, watch = self.homes.get(namespace), self._fanout.clock
         return await ask_room(home, room, event, payload, timeout=timeout, exclude=exclude, stopwatch=watch)
 
     async def members(self, namespace: str, room: str) -> Sequence[Member]:
         """See `HubPort`."""
+        _require_text(room)
         home = self.homes.get(namespace)
         audience = home.rooms.get(room) if home else None
         if audience is None:
@@ -466,3 +469,9 @@ def _require_name(room: object) -> None:
         raise ws_message_invalid(
             f"a room's name is a string of 1 to {MAX_ROOM_LENGTH} characters, and begins with no NUL"
         )
+
+
+def _require_text(room: object) -> None:
+    """Where a room that nobody can be in is no error, and what is no string is one."""
+    if not isinstance(room, str):
+        _require_name(room)

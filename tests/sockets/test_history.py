@@ -23,6 +23,7 @@ from aquilia.sockets import (
     Subscribe,
 )
 from aquilia.sockets.recorder import Counters
+from aquilia.testing import sockets_test
 
 wires = pytest.mark.parametrize("transport", TRANSPORTS)
 
@@ -303,3 +304,41 @@ def test_what_declares_no_history_is_refused(history: Any, problem: str) -> None
 def test_a_history_has_bounds(values: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=next(iter(values))):
         History(**values)
+
+
+@pytest.mark.parametrize("offset", [-1, -(2**63), 2**63, 10**30])
+async def test_nothing_is_complete_behind_a_place_that_no_log_has(offset: int) -> None:
+    async with sockets_test(Socket("/hall", history=History())(type("H", (Hall,), {}))) as t:
+        ada = await t.connect("/hall")
+        await ada.request("say", "a")
+        epoch = (await ada.request("recall", {"room": "hall"}))["epoch"]
+        page = await ada.request("recall", {"room": "hall", "since": [epoch, offset]})
+    assert (page["notes"], page["complete"], page["epoch"]) == ([], False, epoch)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"since": "abc"}, "since: a Position"),
+        ({"since": ("e", 1)}, "since: a Position"),
+        ({"since": Position("e", None)}, "since: a Position"),  # type: ignore[arg-type]
+        ({"since": Position("e", float("nan"))}, "since: a Position"),  # type: ignore[arg-type]
+        ({"since": Position(5, 1)}, "since: a Position"),  # type: ignore[arg-type]
+        ({"limit": "5"}, "limit: a whole number"),
+        ({"limit": 1.5}, "limit: a whole number"),
+    ],
+)
+async def test_what_is_no_position_or_no_number_is_refused(wrong: dict[str, Any], said: str) -> None:
+    told: list[str] = []
+
+    class Asks(Hall):
+        @Event("ask")
+        async def ask(self, conn: Connection) -> None:
+            try:
+                await self.history("hall", **wrong)
+            except TypeError as error:
+                told.append(str(error))
+
+    async with sockets_test(Socket("/asks", history=History())(Asks)) as t:
+        await (await t.connect("/asks")).request("ask")
+    assert told[0].startswith(said)

@@ -40,7 +40,7 @@ class Jury(SocketController):
         return shown(await self.request_room("jury", "guilty?", "why", timeout=payload, exclude=conn))
 
     @Event("ask all")
-    async def ask_all(self, conn: Connection, payload: str) -> Any:
+    async def ask_all(self, conn: Connection, payload: Any) -> Any:
         return shown(await self.request_room(payload, "guilty?", timeout=5))
 
     @Event("ask by id")
@@ -55,6 +55,14 @@ class Jury(SocketController):
             await self.request_room("jury", "error")
         else:
             await self.request_room("jury", "guilty?", object())
+
+    @Event("members")
+    async def members(self, conn: Connection, payload: Any) -> int:
+        return len(await self.room_members(payload))
+
+    @Event("exit")
+    async def exit(self, conn: Connection, payload: Any) -> None:
+        await conn.leave(payload)
 
     @Event("begin")
     async def begin(self, conn: Connection) -> None:
@@ -212,3 +220,13 @@ async def test_two_thousand_members_are_asked_with_one_timer_and_no_task_for_eac
         assert answered.answers == {id: n for n, id in enumerate(names)}
         assert not answered.faults
         assert not answered.missing
+
+
+@pytest.mark.parametrize("event", ["ask all", "members", "exit"])
+@pytest.mark.parametrize("room", [["jury"], {"a": 1}, 5, None])
+async def test_what_is_no_string_is_no_room(event: str, room: Any) -> None:
+    async with sockets_test(Jury) as t:
+        ann = await t.connect("/jury")
+        with pytest.raises(SocketFault, match="a room's name is a string"):
+            await ann.request(event, room)
+        await ann.request(event, "nobody")
