@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -299,3 +300,20 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStore = StoreMachine.TestCase
+
+
+async def test_what_has_expired_takes_no_memory_once_something_is_written_a_minute_later() -> None:
+    now = 0.0
+    store = InMemoryStore(lambda: now)
+    tracemalloc.start()
+    try:
+        for number in range(500):
+            await store.put(f"gone-{number}", bytes(20_000), 10.0)
+        full = tracemalloc.get_traced_memory()[0]
+        now = 61.0
+        await store.put("new", b"", 10.0)
+        left = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert full > 10_000_000
+    assert left < 1_000_000

@@ -84,13 +84,21 @@ class InMemoryBroker:
         return Page(entries, head, found.complete)
 
 
+SWEEP_EVERY = 60.0
+"""Seconds between two looks for what has expired, while something is written."""
+
+
 class InMemoryStore:
-    """A dict with expiry; an expired key goes when it is next asked for, or when the dict has doubled."""
+    """A dict with expiry.
+
+    An expired key goes when it is next asked for, when the dict has doubled, or at a write a minute later.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._values: dict[str, tuple[bytes, float | None]] = {}
         self._sweep_at = 1024
+        self._sweep_due: float | None = None
 
     async def get(self, key: str) -> bytes | None:
         """See `Store`."""
@@ -98,9 +106,12 @@ class InMemoryStore:
 
     async def put(self, key: str, value: bytes, ttl: float | None = None) -> None:
         """See `Store`."""
-        self._values[key] = (value, None if ttl is None else self._clock() + ttl)
-        if len(self._values) >= self._sweep_at:
-            self._sweep()
+        now = self._clock()
+        self._values[key] = (value, None if ttl is None else now + ttl)
+        if self._sweep_due is None:
+            self._sweep_due = now + SWEEP_EVERY
+        elif len(self._values) >= self._sweep_at or now >= self._sweep_due:
+            self._sweep(now)
 
     async def compare_and_swap(
         self, key: str, expected: bytes | None, value: bytes, ttl: float | None = None
@@ -127,12 +138,12 @@ class InMemoryStore:
             return None
         return value
 
-    def _sweep(self) -> None:
-        now = self._clock()
+    def _sweep(self, now: float) -> None:
         self._values = {
             key: entry for key, entry in self._values.items() if entry[1] is None or entry[1] > now
         }
         self._sweep_at = max(1024, 2 * len(self._values))
+        self._sweep_due = now + SWEEP_EVERY
 
 
 class InMemoryAdapter:
