@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Set
 from contextvars import Context, copy_context
 from datetime import UTC, datetime
-from math import inf
+from math import inf, isnan
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from starlette.datastructures import Headers, QueryParams
@@ -233,7 +233,10 @@ class Connection(Outbound):
 
         Raises:
             SocketFault: WS_ACK_TIMEOUT after `timeout` seconds, WS_CONNECTION_CLOSED, or the client's own fault.
+            ValueError: for a timeout that is not a number.
         """
+        if isnan(timeout):  # asyncio would take it, and keep no other timer in order
+            raise ValueError("timeout: a number of seconds is needed, not nan")
         name, value = emitted(event, payload, self._home.emits)
         self._require_open()
         self._requests += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
@@ -107,7 +108,10 @@ class SocketController(Controller):
 
         Raises:
             SocketFault: WS_PUBLISH_FAILED, before anybody is asked.
+            ValueError: for a timeout that is not a number.
         """
+        if isnan(timeout):  # asyncio would take it, and keep no other timer in order
+            raise ValueError("timeout: a number of seconds is needed, not nan")
         name, value = self._emitted(event, payload)
         asked_but = _connection_id(exclude)
         return await self._hub.ask(self.namespace, room, name, value, timeout=timeout, exclude=asked_but)

@@ -225,10 +225,10 @@ def ws_not_subscribed(room: str) -> SocketFault:
 
 
 def ws_already_handled(limit: int) -> SocketFault:
-    """A message came again whose first answer was larger than what is remembered, in bytes."""
+    """A message came again whose first answer was larger than what is remembered, in bytes, or none at all."""
     return SocketFault(
         "WS_ALREADY_HANDLED",
-        f"this message was handled; its answer is not known any more, since it was above {limit} bytes",
+        f"this message was handled; its answer was not kept: it was above {limit} bytes, or nothing that can be sent",
         severity=Severity.INFO,
         status=409,
     )

@@ -230,3 +230,28 @@ async def test_what_is_no_string_is_no_room(event: str, room: Any) -> None:
         with pytest.raises(SocketFault, match="a room's name is a string"):
             await ann.request(event, room)
         await ann.request(event, "nobody")
+
+
+async def test_a_timeout_is_a_number() -> None:
+    refused: list[str] = []
+
+    @Socket("/hasty")
+    class Hasty(SocketController):
+        @Event("ask")
+        async def ask(self, conn: Connection) -> None:
+            await conn.join("jury")
+            for asking in (
+                self.request_room("jury", "guilty?", timeout=float("nan")),
+                conn.request("guilty?", timeout=float("nan")),
+            ):
+                with pytest.raises(
+                    ValueError, match="timeout: a number of seconds is needed, not nan"
+                ) as told:
+                    await asking
+                refused.append(str(told.value))
+
+    async with sockets_test(Hasty) as t:
+        client = await t.connect("/hasty")
+        await client.request("ask")
+        await client.expect_nothing("guilty?", within=0)
+    assert len(refused) == 2
