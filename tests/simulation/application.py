@@ -20,9 +20,10 @@ from aquilia.sockets import (
     Subscribe,
     Unsubscribe,
 )
+from aquilia.sockets.plan import SocketPlan
 from simulation.loop import OWNER
 
-__all__ = ["HEARTBEAT", "ROOMS", "Books", "registry"]
+__all__ = ["HEARTBEAT", "PLAN", "REGISTRY", "ROOMS", "Books", "Hall"]
 
 HEARTBEAT = 4.0
 ROOMS = ("log:a", "log:b", "short:a", "plain:a")
@@ -107,7 +108,9 @@ class Hall(SocketController):
         await conn.send_event("booked", sent[-1])
 
 
-def registry() -> Registry:
-    """The application of each node."""
-    manifest = AppManifest("simulation", controllers=[Hall], websockets={"heartbeat": HEARTBEAT})
-    return Registry.build([manifest])
+REGISTRY = Registry.build(
+    [AppManifest("simulation", controllers=[Hall], websockets={"heartbeat": HEARTBEAT, "handler_timeout": 8})]
+)
+"""The application of each node."""
+PLAN = SocketPlan.read(REGISTRY, [])
+"""The same for all nodes, as reading it takes longer than all else of a start."""

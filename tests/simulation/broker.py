@@ -14,13 +14,13 @@ from contextvars import copy_context
 from typing import Any
 
 import msgspec
-from simulation.loop import OWNER, VirtualLoop
-from simulation.network import INSTANT
 
 from aquilia.sockets.adapters.base import Deliver, Page, Publication
 from aquilia.sockets.adapters.inmemory import InMemoryBroker, InMemoryStore
 from aquilia.sockets.faults import ws_adapter_unavailable
 from aquilia.sockets.history import History, Position
+from simulation.loop import OWNER, VirtualLoop
+from simulation.network import INSTANT
 
 __all__ = ["OUTAGE", "Cluster", "SharedAdapter"]
 
@@ -82,6 +82,18 @@ class Cluster:
         for way in sorted(self.ways, key=lambda way: way.number):
             if key in way.subscribed:
                 way.down(way.client.arrived, data)
+
+    def doubles(self) -> list[str]:
+        """What a log took twice that cannot have forgotten the first, in words."""
+        found = []
+        for (_, room), stored in self.stored.items():
+            known = set()
+            for told in stored if (room or "").startswith("log:") else ():
+                name = (told.id, told.position.epoch if told.position else None)
+                if name in known:
+                    found.append(f"{told.payload['text']} is twice in {room}")
+                known.add(name)
+        return found
 
     def restart(self) -> None:
         """Be gone for nobody in particular: each way breaks."""

@@ -8,12 +8,11 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
-from aquilia.aquilary import Registry
 from aquilia.clock import CURRENT, Clock
 from aquilia.sockets import AquilaSockets
 from aquilia.sockets.transports.http import HTTPProtocol
 from aquilia.sockets.transports.native import NativeProtocol
-from simulation.application import HEARTBEAT, Books
+from simulation.application import HEARTBEAT, PLAN, REGISTRY, Books
 from simulation.broker import Cluster, SharedAdapter
 from simulation.chance import EPOCH
 from simulation.loop import VirtualLoop, owned_by
@@ -38,7 +37,6 @@ class Node:
     def __init__(
         self,
         name: str,
-        registry: Registry,
         cluster: Cluster,
         network: Network,
         loop: VirtualLoop,
@@ -52,7 +50,9 @@ class Node:
         self._context = owned_by(self)
         self._context.run(CURRENT.set, Clock(loop.time, lambda: EPOCH + loop.time()))
         self.adapter = SharedAdapter(cluster)
-        self.sockets: AquilaSockets = self._context.run(AquilaSockets, registry, adapter=self.adapter)
+        self.sockets: AquilaSockets = self._context.run(
+            AquilaSockets, REGISTRY, plan=PLAN, adapter=self.adapter
+        )
         options: dict[str, Any] = {"http": HTTPProtocol, "ws": NativeProtocol}
         self._config = uvicorn.Config(
             self.sockets,

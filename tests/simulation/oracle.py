@@ -84,9 +84,10 @@ class Reader:
             self._poke_gap = True
         elif room is not None and room in self.at:
             at, told = self.at[room], notice.position
-            if at is not None and told is not None and (at.epoch != told.epoch or at.offset < told.offset):
-                self.at[room] = told
-            elif notice.cause == "not_recovered":
+            ahead = (
+                at is not None and told is not None and at.epoch == told.epoch and at.offset >= told.offset
+            )
+            if notice.cause == "not_recovered" or (told is not None and not ahead):
                 self.at[room] = told
 
     def said(self, message: Message[dict[str, Any]]) -> None:

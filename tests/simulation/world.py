@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simulation import chance
-from simulation.application import Books, registry
+from simulation.application import Books
 from simulation.broker import Cluster
 from simulation.loop import VirtualLoop
 from simulation.network import Conditions, Network
@@ -27,8 +27,6 @@ SETTLE = 60.0
 
 UNKEPT = "an answer cannot be kept"
 """What a node says rightly where its store cannot be reached behind an effect."""
-
-REGISTRY = registry()
 
 
 @dataclass
@@ -99,9 +97,7 @@ class World:
     async def begin(self, place: int) -> None:
         """A node, where there is none."""
         self.started += 1
-        node = Node(
-            f"node{place}.{self.started}", REGISTRY, self.cluster, self.network, self.loop, self.books
-        )
+        node = Node(f"node{place}.{self.started}", self.cluster, self.network, self.loop, self.books)
         self.nodes[place] = node
         await node.start()
         self.note(f"{node.name} is up")
@@ -140,15 +136,16 @@ class World:
         await self._end()
 
     async def _suffer(self) -> None:
-        wanted = [name for name in FAULTS if self.chance.random() < 0.5]
-        rate = self.chance.choice((0.3, 0.7, 1.5))
-        end = self.loop.time() + self.chance.choice((8, 15, 25))
+        wanted = {name: None for name in FAULTS if self.chance.random() < 0.4}
+        wanted[list(FAULTS)[self.outcome.seed % len(FAULTS)]] = (
+            None  # so that each has its seeds in any block
+        )
+        rate = self.chance.choice((0.5, 1.0, 2.0))
+        end = self.loop.time() + self.chance.choice((5, 9, 14))
         self.running: list[asyncio.Task[None]] = []
         while self.loop.time() < end:
             await asyncio.sleep(self.chance.expovariate(rate))
-            if not wanted:
-                continue
-            name = self.chance.choice(wanted)
+            name = self.chance.choice(list(wanted))
             if FAULTS[name](self):
                 self.outcome.faults[name] += 1
         for visitor in self.visitors:
@@ -189,6 +186,7 @@ class World:
             outcome.problems += visitor.reader.problems
             outcome.seen += visitor.reader.seen
             outcome.gaps += visitor.reader.gaps
+        outcome.problems += self.cluster.doubles()
         stored: Counter[str] = Counter()
         for publications in self.cluster.stored.values():
             stored.update(told.payload["text"] for told in publications if told.event == "said")
