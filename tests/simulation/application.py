@@ -53,7 +53,7 @@ def books() -> Books:
 @Socket(
     "/hall",
     history={"log:*": History(size=2000, ttl=3600), "short:*": History(size=12, ttl=4)},
-    backpressure={"strategy": "buffer", "buffer_size": 40, "buffer_bytes": 30_000},
+    backpressure={"strategy": "buffer", "buffer_size": 12, "buffer_bytes": 8_000},
 )
 class Hall(SocketController):
     """Rooms that remember for long, for short and not at all."""

@@ -83,6 +83,13 @@ class Cluster:
             if key in way.subscribed:
                 way.down(way.client.arrived, data)
 
+    def repeat(self, way: _Way) -> None:
+        """Deliver some again, and leave it at that: the port allows it where a broker was lost and found."""
+        for key in sorted(way.subscribed & self.stored.keys(), key=str):
+            for told in self.stored[key][self.before.get(key, 0) :][-self.chance.choice((1, 3)) :]:
+                if self.chance.random() < 0.5:
+                    way.down(way.client.arrived, msgspec.msgpack.encode(told))
+
     def doubles(self) -> list[str]:
         """What a log took twice that cannot have forgotten the first, in words."""
         found = []
@@ -222,6 +229,7 @@ class SharedBroker:
         for token, (_, verb, args, _) in self._open.items():
             way.up(self._serve, way, token, verb, args)
         if self._listening:
+            way.up(self.cluster.repeat, way)
             way.up(way.down, self._restored)
 
     def _restored(self) -> None:

@@ -14,18 +14,21 @@ from simulation.loop import OWNER, VirtualLoop
 
 __all__ = ["INSTANT", "Conditions", "End", "Link", "Listener", "Network"]
 
-HIGH_WATER = 64 * 1024
 INSTANT = 1e-7
 """Seconds between what arrives one behind the other."""
 
 
 @dataclass
 class Conditions:
-    """What a wire is like: seconds of delay, by how much it varies, and bytes that fit between its ends."""
+    """What a wire is like: seconds of delay, by how much it varies, and bytes that fit between its ends.
+
+    `high` is how many bytes a transport holds back before it asks its writer to pause.
+    """
 
     delay: float
     jitter: float
     room: int
+    high: int
 
 
 class _Socket:
@@ -75,7 +78,7 @@ class End(asyncio.Transport):
         self._reading = True
         self._closing = self._gone = False
         self._paused = False
-        self._high, self._low = HIGH_WATER, HIGH_WATER // 4
+        self._high, self._low = link.conditions.high, link.conditions.high // 4
 
     # The transport, as asyncio has it
 
@@ -100,7 +103,7 @@ class End(asyncio.Transport):
             self._soon(self._hand_up)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        self._high = HIGH_WATER if high is None else high
+        self._high = self.link.conditions.high if high is None else high
         self._low = self._high // 4 if low is None else low
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
@@ -318,7 +321,7 @@ class Network:
     async def connect(self, make: Callable[[], Any], host: str, port: int) -> tuple[End, Any]:
         """What `loop.create_connection` does."""
         base = self.conditions
-        conditions = Conditions(base.delay * self.chance.uniform(0.5, 2), base.jitter, base.room)
+        conditions = Conditions(base.delay * self.chance.uniform(0.5, 2), base.jitter, base.room, base.high)
         await asyncio.sleep(2 * conditions.delay)
         open_ones = [listener for listener in self.listeners if listener.open]
         if self.down:

@@ -116,9 +116,11 @@ class Visitor:
 
     async def _speak(self) -> None:
         chance = self._chance
+        first = [self._enter] * chance.choice((1, 3))
         while self.active:
             await asyncio.sleep(chance.expovariate(4))
-            act = chance.choice((self._enter, self._leave, *[self._say] * 8, self._poke, self._book))
+            usual = chance.choice((self._enter, self._leave, *[self._say] * 8, self._poke, self._book))
+            act = first.pop() if first else usual
             try:
                 await act()
             except (ConnectionLost, AckTimeout):
@@ -143,7 +145,7 @@ class Visitor:
     async def _say(self) -> None:
         chance = self._chance
         event = chance.choice(("say", "say", "note", "mutter"))
-        for _ in range(chance.choice((1, 1, 1, 5))):
+        for _ in range(chance.choice((1, 1, 1, 20 if event == "mutter" else 3))):
             self._count += 1
             text = f"{self.name}.{self._count}"
             room = chance.choice(ROOMS)

@@ -80,7 +80,8 @@ class World:
         conditions = Conditions(
             pick.choice((0.001, 0.02, 0.1)),
             pick.choice((0.0, 0.005, 0.05)),
-            pick.choice((3_000, 20_000, 200_000)),
+            pick.choice((1_000, 5_000, 100_000)),
+            pick.choice((500, 4_000, 65_536)),
         )
         self.network = Network(loop, random.Random(f"network {number}"), conditions)
         self.nodes: list[Node | None] = [None] * pick.choice((1, 2, 2, 3))
