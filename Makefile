@@ -88,6 +88,10 @@ system-deps: ## Install what the tests need of the system (Debian, as root)
 soak: $(INSTALLED)-test ## Kill servers and the broker under load: nothing may be lost (ARGS=--short: 20,000 messages)
 	@$(PY) tests/soak/soak.py $(ARGS)
 
+.PHONY: simulate
+simulate: $(INSTALLED)-test ## Run whole nodes and clients by seeds, on a simulated network (ARGS='--seed 4711': one)
+	@PYTHONPATH=tests $(PY) -m simulation $(ARGS)
+
 .PHONY: bench
 bench: $(INSTALLED)-test ## Measure the speed beside other servers, for half an hour (ARGS=--quick: a first look)
 	@if command -v npm >/dev/null && ! test -d benchmarks/servers/node_modules/ws; then \

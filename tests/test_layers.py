@@ -159,7 +159,6 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/publisher.py",
         "sockets/audit.py",
         "sockets/loadtest.py",
-        "sockets/simulation.py",
         "sockets/compat.py",
     ),
     # edges

@@ -30,7 +30,7 @@ class Budget:
         self._limit = limit
         self._mark = limit - limit // 8
         self._clock = clock
-        self._holders: set[Outbound] = set()
+        self._holders: dict[Outbound, None] = {}
         self._warned = False
         self._turns: Iterator[Outbound] | None = None
         """Whose turn to give way it is, while that is going on."""
@@ -42,9 +42,9 @@ class Budget:
         weight = conn._outbox.waiting_bytes if conn._blocked else 0
         self.total += weight - conn._weight
         if weight:
-            self._holders.add(conn)
+            self._holders[conn] = None
         elif conn._weight:
-            self._holders.discard(conn)
+            self._holders.pop(conn, None)
         conn._weight = weight
 
     def keep(self) -> None:

@@ -272,7 +272,7 @@ class Resumption:
             self._live -= 1
 
     def _slot(self, conn: Connection) -> int:
-        return hash(conn) % SLOTS
+        return hash(conn.id) % SLOTS
 
     async def save(self, conn: Connection, *, anew: bool = False) -> None:
         """Write what has changed; `anew`: write in any case, so that the record lives on.
