@@ -34,6 +34,7 @@ async def simulate(*words: str) -> tuple[int, str]:
     return process.returncode, said.decode()
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("first", [0, 25, 50, 75, 100, 125, 150, 175])
 async def test_nothing_is_lost_or_doubled_whatever_goes_wrong(first: int) -> None:
     code, said = await simulate("--from", str(first), "--seeds", str(BLOCK), "--every-fault")
