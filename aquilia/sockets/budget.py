@@ -78,9 +78,14 @@ def _weight(conn: Outbound) -> int:
 
 
 def _put_back(conn: Any) -> None:
-    """Let a member under `buffer` read the logs of its rooms, rather than wait for more of them here."""
+    """Let a member under `buffer` or `spool` read the logs of its rooms, rather than wait for more of them here."""
     outbox = conn._outbox
-    if outbox.strategy != "buffer" or not outbox.half_full or not conn._variant.v1 or conn._close is not None:
+    if (
+        outbox.strategy not in ("buffer", "spool")
+        or not outbox.half_full
+        or not conn._variant.v1
+        or conn._close is not None
+    ):
         return
     for name in conn._rooms:
         room = conn._home.rooms[name]
