@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker, Publication
-from aquilia.sockets.budget import Budget
+from aquilia.sockets.budget import Budget, SpoolingBudget
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.fanout import CLOCK_EVERY, SLICE, Audience, FanOut
 from aquilia.sockets.faults import (
@@ -58,8 +58,7 @@ class Hub:
         self._fanout = FanOut(stopwatch)
         self.spool = spool
         """The disk behind the outboxes, where any controller has the strategy `spool`."""
-        share = 0 if spool is None else spool.unwritten_limit
-        self._budget = Budget(outbox_bytes - share, stopwatch)
+        self._budget = (Budget if spool is None else SpoolingBudget)(outbox_bytes, stopwatch)
         self._turn = self._fanout.turn if spool is None else self.keep_pace
         self.weigh = self._budget.weigh
         """See `HubPort`."""
@@ -404,6 +403,8 @@ class Hub:
         """See `HubPort`."""
         await self._fanout.turn()
         if self.spool is not None:
+            if isinstance(self._budget, SpoolingBudget) and self._budget.tight:
+                await asyncio.sleep(0)
             await self.spool.caught_up()
 
     def mark_dirty(self, conn: Connection) -> None:

@@ -18,6 +18,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from itertools import pairwise
 from queue import SimpleQueue
+from time import perf_counter
 from typing import Any
 from zlib import crc32
 
@@ -32,6 +33,10 @@ SLOT = 4096
 """Bytes in which the file is given out: what a file system has as a block, mostly."""
 PATIENCE = 1.0
 """Seconds that publishers wait for a disk that is behind, at most, each time."""
+STOP_PATIENCE = 5.0
+"""Seconds that an application that ends waits for the disk."""
+SLICE = 0.004
+"""Seconds of a turn of the loop that what has been read and written may take."""
 
 
 @dataclass(slots=True, eq=False)
@@ -165,8 +170,10 @@ class Spool:
         """End the thread, which takes the file with it."""
         if self._thread is not None:
             self._jobs.put(None)
-            # Not in the loop, which the thread may have something to tell.
-            await asyncio.to_thread(self._thread.join)
+            # Not in the loop, which others need.
+            await asyncio.to_thread(self._thread.join, STOP_PATIENCE)
+            if self._thread.is_alive():
+                logger.error("the disk of the spool does not answer; its thread is left behind")
             self._thread = None
             self._settle()
             self._taken.clear()
@@ -245,7 +252,12 @@ class Spool:
 
     def _settle(self) -> None:
         self._told = False
+        deadline = perf_counter() + SLICE
         while self._done:
+            if perf_counter() >= deadline:
+                self._told = True
+                self._loop.call_soon(self._settle)
+                break
             job = self._done.popleft()
             if job.error is not None:
                 self._complain(job)
@@ -253,7 +265,7 @@ class Spool:
                 continue
             if job.writes:
                 self.unwritten -= job.stored.size
-                self._failing = self._failing and job.error is not None
+                self._failing = self._failing and (job.error is not None or job.stored.forgotten)
             self._settle_block(job.stored, job)
         if self._relief is not None and self.unwritten <= self.unwritten_limit // 4:
             self._relief.set_result(None)
@@ -289,17 +301,17 @@ class Spool:
             file = -1
             while (job := self._jobs.get()) is not None:
                 try:
-                    if file < 0:
-                        file = files.enter_context(self._open()).fileno()
-                    _do(job, file)
+                    if job.stored is None or not job.stored.forgotten:
+                        if file < 0:
+                            file = files.enter_context(self._open()).fileno()
+                        _do(job, file)
                 except Exception as error:  # whatever it is, somebody waits for its end
                     job.error = error
                 self._done.append(job)
                 if not self._told:
                     self._told = True
-                    with contextlib.suppress(
-                        RuntimeError
-                    ):  # the loop was closed before the application ended
+                    # The loop may have been closed before the application ended.
+                    with contextlib.suppress(RuntimeError):
                         self._loop.call_soon_threadsafe(self._settle)
 
 

@@ -123,13 +123,16 @@ class SpoolingOutbox(Outbox):
 
     def push(self, frame: bytes) -> bool:
         """See `Outbox`."""
-        return self.push_as(frame, self._limits.strategy) if self._blocks else super().push(frame)
+        if not self._blocks:
+            return super().push(frame)
+        strategy = self._limits.strategy
+        return self._spool(frame) if strategy == "spool" else self.push_as(frame, strategy)
 
     def push_as(self, frame: bytes, strategy: Strategy, key: Hashable = None) -> bool:
         """See `Outbox`. What is lost for want of room on the disk is not in `dropped`, but told to the disk."""
         if strategy != "spool":
             if self._size and self._too_full_for(frame):
-                self._spill()
+                self._to_blocks()
             return super().push_as(frame, strategy, key)
         if not self._has_room_for(frame):
             return self._spool(frame)
@@ -147,6 +150,8 @@ class SpoolingOutbox(Outbox):
 
     def _spool(self, frame: bytes) -> bool:
         size = len(frame)
+        if self._gathered_bytes + size > self._most_gathered:
+            self._submit()  # the disk may take more by now
         waiting = self._gathered_bytes
         if self._spooled_bytes + size > self._spool_bytes or (
             waiting and waiting + size > self._most_gathered
@@ -189,7 +194,7 @@ class SpoolingOutbox(Outbox):
             self._aside -= block.bytes
             self.waiting_bytes -= block.bytes
 
-    def _spill(self) -> None:
+    def _to_blocks(self) -> None:
         """Put all into blocks that may be, each in its place."""
         bare = self._limits.strategy == "spool"
         if not (self._size - self._marked if bare else self._marked_spoolable):
@@ -316,7 +321,6 @@ class SpoolingOutbox(Outbox):
         frames = cast(list[bytes], block.frames)
         if block.where is Where.LEAVING:  # it is here still, and need not be read
             self.disk.free(block)
-            frames = frames.copy()
             self.returned(block, frames)
         count = size = 0
         while count < len(frames) and (not count or size < max_bytes):
@@ -340,11 +344,16 @@ class SpoolingOutbox(Outbox):
                 self._gathered.popleft()
         return taken
 
+    def spill(self) -> bool:
+        """Hand to the disk all that may be. False: it does not take all."""
+        self._to_blocks()
+        self._submit()
+        return not self._gathered
+
     def give_way(self, volume: int) -> bool:
         """Hand to the disk what it takes; drop about so many bytes less than that, oldest first. False: neither."""
         before = self.waiting_bytes
-        self._spill()
-        self._submit()
+        self.spill()
         if (left := volume - (before - self.waiting_bytes)) > 0:
             super().give_way(left)
         while self._gathered and before - self.waiting_bytes < volume:

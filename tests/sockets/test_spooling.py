@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import count
 from typing import get_args
 
 import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aquilia.sockets import spooling
 from aquilia.sockets.outbox import Backpressure, Strategy
@@ -175,7 +178,9 @@ def test_a_disk_that_takes_no_more_leaves_it_in_memory_up_to_a_bound() -> None:
     assert push_all(box, b"1", *LONG[:6]) == [True] * 5 + [False] * 2
     assert box.waiting_bytes == 41
     shelf(box).takes = True
-    assert everything(box) == [b"1", *LONG[:4], b"<2 lost>"]
+    assert push_all(box, LONG[7]) == [True]
+    assert box.waiting_bytes == 11
+    assert everything(box) == [b"1", *LONG[:4], b"<2 lost>", LONG[7]]
 
 
 def test_a_block_that_fails_is_a_gap_in_its_place() -> None:
@@ -234,3 +239,132 @@ def test_a_cleared_one_is_as_new_and_the_disk_forgets_it() -> None:
     assert (len(box), box.waiting_bytes, box.spooled_bytes, box.half_full) == (0, 0, 0, False)
     push_all(box, *LONG)
     assert everything(box) == LONG
+
+
+class SpoolingMachine(RuleBasedStateMachine):
+    """Every strategy in one outbox, over a disk that does what it is asked, late, in any order, or never.
+
+    Whatever is taken is what was pushed, in that order; where something is missing stands a gap that says how much.
+    """
+
+    box: SpoolingOutbox
+
+    @initialize(
+        strategy=st.sampled_from(get_args(Strategy)),
+        size=st.integers(1, 5),
+        bytes=st.integers(1, 60),
+        spool=st.integers(1, 200),
+    )
+    def open(self, strategy: Strategy, size: int, bytes: int, spool: int) -> None:
+        self.box = outbox(strategy, size, bytes, spool)
+        self.disk = shelf(self.box)
+        self.strategy, self.spool = strategy, spool
+        self.numbers = count()
+        self.pushed: deque[tuple[bytes, bool]] = deque()
+        """What was pushed and not taken, and whether it is an answer."""
+        self.failed = 0
+        self.taken_losses = 0
+
+    def frame(self, kind: str, length: int) -> bytes:
+        return f"{kind}{next(self.numbers)}".encode().ljust(length, b".")
+
+    @rule(length=st.integers(1, 30), strategy=st.sampled_from([*get_args(Strategy), *["spool"] * 5, None]))
+    def push(self, length: int, strategy: Strategy | None) -> None:
+        frame = self.frame("m", length)
+        self.pushed.append((frame, False))
+        losses = self.losses
+        fits = self.disk.takes and self.box.spooled_bytes + len(frame) <= self.spool
+        stays = self.box.push(frame) if strategy is None else self.box.push_as(frame, strategy)
+        if self.box.overflowed:
+            assert (strategy or self.strategy) in ("buffer", "disconnect")
+            self.box.overflowed = False  # a connection would end here
+            self.pushed.pop()
+        else:
+            assert stays is (self.losses == losses)
+            assert stays or not fits or (strategy or self.strategy) != "spool"
+
+    @rule(length=st.integers(1, 30))
+    def push_urgent(self, length: int) -> None:
+        frame = self.frame("u", length)
+        self.box.push_urgent(frame)
+        self.pushed.append((frame, True))
+
+    @rule(takes=st.booleans())
+    def fill_or_empty_the_disk(self, takes: bool) -> None:
+        self.disk.takes = takes
+
+    @precondition(lambda self: self.disk.writing)
+    @rule(data=st.data(), works=st.booleans())
+    def write(self, data: st.DataObject, works: bool) -> None:
+        block = data.draw(st.sampled_from([*self.disk.writing]))
+        self.disk.writing.remove(block)
+        if works:
+            self.box.written(block)
+        else:
+            self.fail(block)
+
+    @precondition(lambda self: self.disk.reading)
+    @rule(works=st.booleans())
+    def read(self, works: bool) -> None:
+        block = self.disk.reading.popleft()
+        if works:
+            self.box.returned(block, self.disk.content.pop(block))
+        else:
+            self.fail(block)
+
+    def fail(self, block: Block) -> None:
+        self.failed += len(self.disk.content.pop(block))
+        self.box.failed(block)
+
+    @rule(max_bytes=st.integers(1, 80))
+    def take(self, max_bytes: int) -> None:
+        taken = self.box.take(max_bytes, gap)
+        self.follow(taken)
+        assert sum(map(len, taken[:-1])) < max_bytes
+        assert self.box.stalled is (not taken and bool(self.pushed))
+        assert not self.box.stalled or self.disk.reading
+
+    def follow(self, taken: list[bytes]) -> None:
+        """Each frame is the next that was pushed; a gap stands for as many messages."""
+        for frame in taken:
+            if frame.startswith(b"<"):
+                for _ in range(int(frame[1:].split()[0])):
+                    assert not self.pushed.popleft()[1]
+                    self.taken_losses += 1
+            else:
+                assert frame == self.pushed.popleft()[0]
+
+    @rule(volume=st.integers(1, 100))
+    def give_way(self, volume: int) -> None:
+        before = self.box.waiting_bytes
+        gave = self.box.give_way(volume)
+        assert gave is (self.box.waiting_bytes < before)
+
+    @property
+    def losses(self) -> int:
+        return self.box.dropped + self.disk.losses + self.failed
+
+    @invariant()
+    def it_says_what_it_holds(self) -> None:
+        if not hasattr(self, "box"):
+            return
+        box = self.box
+        messages = [frame for frame, urgent in self.pushed if not urgent]
+        assert len(box) == len(messages) - (self.losses - self.taken_losses)
+        assert box.empty is (not self.pushed)
+        on_disk = sum(map(len, (frame for frames in self.disk.content.values() for frame in frames)))
+        assert on_disk <= box.spooled_bytes <= self.spool
+        if self.losses == self.taken_losses:
+            assert box.waiting_bytes + on_disk == sum(len(frame) for frame, _ in self.pushed)
+
+    def teardown(self) -> None:
+        if hasattr(self, "box"):
+            settle(self.box)
+            self.follow(everything(self.box))
+            assert not self.pushed
+            assert not self.disk.content
+            assert self.losses == self.taken_losses
+            assert (len(self.box), self.box.waiting_bytes, self.box.spooled_bytes) == (0, 0, 0)
+
+
+TestAnySequence = SpoolingMachine.TestCase
