@@ -35,6 +35,8 @@ PATIENCE = 1.0
 """Seconds that publishers wait for a disk that is behind, at most, each time."""
 STOP_PATIENCE = 5.0
 """Seconds that an application that ends waits for the disk."""
+QUIET = 60.0
+"""Seconds between two complaints of the disk, at least."""
 SLICE = 0.004
 """Seconds of a turn of the loop that what has been read and written may take."""
 
@@ -143,7 +145,7 @@ class Spool:
         self._told = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
-        self._failing = False
+        self._quiet_until = 0.0
         self._relief: asyncio.Future[None] | None = None
         self.unwritten = 0
         """Bytes on their way to the disk."""
@@ -265,7 +267,6 @@ class Spool:
                 continue
             if job.writes:
                 self.unwritten -= job.stored.size
-                self._failing = self._failing and (job.error is not None or job.stored.forgotten)
             self._settle_block(job.stored, job)
         if self._relief is not None and self.unwritten <= self.unwritten_limit // 4:
             self._relief.set_result(None)
@@ -288,9 +289,10 @@ class Spool:
             line.returned(block, job.frames)
 
     def _complain(self, job: _Job) -> None:
-        """Say it once, not for each block."""
-        if not self._failing:
-            self._failing = True
+        """Say it now and then, not for each block."""
+        now = perf_counter()
+        if now >= self._quiet_until:
+            self._quiet_until = now + QUIET
             what = "written to" if job.writes else "read"
             logger.error("the spool cannot be %s, and messages are lost: %s", what, job.error)
 
