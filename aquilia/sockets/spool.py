@@ -207,7 +207,10 @@ class Spool:
     def _ask(self, job: _Job) -> None:
         if self._thread is None:
             self._loop = asyncio.get_running_loop()
-            self._thread = threading.Thread(target=self._work, name="aquilia-spool", daemon=True)
+            self._jobs = SimpleQueue()  # not that of a thread which was left behind
+            self._thread = threading.Thread(
+                target=self._work, args=(self._jobs,), name="aquilia-spool", daemon=True
+            )
             self._thread.start()
         self._jobs.put(job)
 
@@ -298,10 +301,10 @@ class Spool:
 
     # The thread
 
-    def _work(self) -> None:
+    def _work(self, jobs: SimpleQueue[_Job | None]) -> None:
         with contextlib.ExitStack() as files:
             file = -1
-            while (job := self._jobs.get()) is not None:
+            while (job := jobs.get()) is not None:
                 try:
                     if job.stored is None or not job.stored.forgotten:
                         if file < 0:

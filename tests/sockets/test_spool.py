@@ -517,3 +517,17 @@ async def test_hundreds_of_slow_clients_share_the_memory_of_the_process_and_lose
             assert [(await client.expect("note")).payload[0] for _ in range(20)] == [*range(20)]
         assert isinstance(app.recorder, Counters)
         assert not [key for key in app.recorder.counts if key[0] == "dropped"]
+
+
+@pytest.mark.parametrize("way", ["published", "sent"])
+async def test_who_is_faster_than_the_disk_waits_for_it(way: str) -> None:
+    app = hall({"buffer_bytes": 100_000}, outbox_bytes=1_000_000)  # an eighth may be on its way
+    async with members(app, "native") as (ada, frozen):
+        if way == "published":
+            await ada.request("say", ["note", [*range(2000)]])
+        else:
+            frozen.say("tell me", 2000, id="told", ack=True)
+            await eventually(lambda: first(app)._pump is None and len(first(app)._outbox) > 1900)
+        assert isinstance(app.recorder, Counters)
+        assert not [key for key in app.recorder.counts if key[0] == "dropped"]
+        assert numbers([await frozen.read() for _ in range(2000)]) == [*range(2000)]
