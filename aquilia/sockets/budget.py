@@ -12,8 +12,9 @@ from typing import Any
 
 from aquilia.sockets.following import Following
 from aquilia.sockets.outbound import Outbound
+from aquilia.sockets.spooling import SpoolingOutbox
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "SpoolingBudget"]
 
 SLICE = 0.004
 """Seconds that giving way may take from the loop at a stretch."""
@@ -73,14 +74,58 @@ class Budget:
         self._turns = None
 
 
+class SpoolingBudget(Budget):
+    """A `Budget` of a process that has a spool: from half of it on, what may go to disk does.
+
+    An eighth of the bytes is for what is on its way there.
+    """
+
+    def __init__(self, limit: int, clock: Callable[[], float]) -> None:
+        super().__init__(limit - limit // 8, clock)
+        self._spill_mark = limit // 2
+        self._next: Iterator[Outbound] = iter(())
+        """Whose turn it is to send what it has to disk."""
+
+    @property
+    def tight(self) -> bool:
+        """What is published has to be weighed before more is."""
+        return self.total > self._spill_mark // 2
+
+    def keep(self) -> None:
+        """See `Budget`."""
+        if self.total > self._spill_mark:
+            self._spill()
+        super().keep()
+
+    def _spill(self) -> None:
+        deadline = self._clock() + SLICE
+        for again in (False, True):
+            if again:
+                self._next = iter(sorted(self._holders, key=_weight, reverse=True))
+            for conn in self._next:
+                outbox = conn._outbox
+                if conn._weight and isinstance(outbox, SpoolingOutbox):
+                    taken = outbox.spill()
+                    self.weigh(conn)
+                    if not taken:
+                        return
+                if self.total <= self._spill_mark or self._clock() >= deadline:
+                    return
+
+
 def _weight(conn: Outbound) -> int:
     return conn._weight
 
 
 def _put_back(conn: Any) -> None:
-    """Let a member under `buffer` read the logs of its rooms, rather than wait for more of them here."""
+    """Let a member under `buffer` or `spool` read the logs of its rooms, rather than wait for more of them here."""
     outbox = conn._outbox
-    if outbox.strategy != "buffer" or not outbox.half_full or not conn._variant.v1 or conn._close is not None:
+    if (
+        outbox.strategy not in ("buffer", "spool")
+        or not outbox.half_full
+        or not conn._variant.v1
+        or conn._close is not None
+    ):
         return
     for name in conn._rooms:
         room = conn._home.rooms[name]

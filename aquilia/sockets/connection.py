@@ -21,7 +21,7 @@ from aquilia.sockets.faults import ClientFault, SocketFault, ws_ack_timeout, ws_
 from aquilia.sockets.hub_port import HubPort
 from aquilia.sockets.limits import Strikes, TokenBucket
 from aquilia.sockets.outbound import ConnectionState, DisconnectReason, Outbound, Variant
-from aquilia.sockets.outbox import Outbox
+from aquilia.sockets.outbox import Outbox, Strategy
 
 if TYPE_CHECKING:
     from aquilia.sockets.handshake import Handshake
@@ -208,7 +208,8 @@ class Connection(Outbound):
     @overload
     async def send_event(self, event: Emits[Payload], payload: Payload) -> None: ...
     async def send_event(self, event: str | Emits[Any], payload: Any = None) -> None:
-        """Send an event to this client alone. Waits while the client reads too slowly.
+        """Send an event to this client alone. Waits while the client reads too slowly; under `spool`, while the disk
+        does.
 
         Raises:
             SocketFault: WS_CONNECTION_CLOSED, or WS_PUBLISH_FAILED if the payload does not fit an `Emits`.
@@ -225,7 +226,16 @@ class Connection(Outbound):
             await resumable.send(self, name, value, strategy)
         else:
             resumable.push(self, name, value, strategy)
-        while self._outbox.half_full and self.phase is not ConnectionState.CLOSED:
+        if self._outbox.half_full:
+            await self._relieved(strategy)
+
+    async def _relieved(self, strategy: Strategy | None) -> None:
+        """Wait until there is room for more of what was sent."""
+        outbox = self._outbox
+        if (strategy or outbox.strategy) == "spool":
+            await self._hub.keep_pace()
+            return
+        while outbox.half_full and self.phase is not ConnectionState.CLOSED:
             await self._drained()
 
     async def request(self, event: str | Emits[Any], payload: Any = None, *, timeout: float = 10.0) -> Any:

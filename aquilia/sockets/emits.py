@@ -95,8 +95,6 @@ def emitted(event: str | Emits[Any], payload: Any, declared: Mapping[str, Emits[
 
 def strategy_problem(strategy: object) -> str | None:
     """What is wrong with the name of a strategy, if anything."""
-    if strategy == "spool":
-        return "the strategy 'spool' is planned, and not in this version yet"
     accepted = get_args(Strategy)
     if strategy in accepted:
         return None

@@ -63,7 +63,7 @@ FAMILIES = {
             "counter",
             ("pattern", "cause"),
             "Messages that a client did not get: "
-            "slow_consumer, outbox_bytes, disconnected, or conflated, which is no loss.",
+            "slow_consumer, outbox_bytes, spool_full, spool_failed, disconnected, or conflated, which is no loss.",
         ),
         Family(
             "aquilia_handler_seconds",
@@ -92,7 +92,13 @@ FAMILIES = {
             "Messages that wait for the client that is furthest behind.",
             "livemax",
         ),
-        Family("aquilia_outbox_bytes", "gauge", _PATTERN, "Bytes that wait for clients to read."),
+        Family("aquilia_outbox_bytes", "gauge", _PATTERN, "Bytes that wait for clients to read, in memory."),
+        Family(
+            "aquilia_spool_bytes",
+            "gauge",
+            _PATTERN,
+            "Bytes that wait on disk, or are on their way there.",
+        ),
         Family(
             "aquilia_faults_total", "counter", ("pattern", "code"), "Faults that clients were answered with."
         ),

@@ -15,7 +15,7 @@ from aquilia.sockets.fanout import Audience, Policy
 from aquilia.sockets.hub_port import Namespace
 from aquilia.sockets.identities import Identities
 from aquilia.sockets.recorder import Recorder
-from aquilia.sockets.settings import SocketSettings
+from aquilia.sockets.settings import SocketSettings, spools
 
 __all__ = ["Home"]
 
@@ -26,7 +26,7 @@ class Home:
     __slots__ = (
         "arriving", "auth", "connections", "container", "controller", "durable", "emits", "identities", "linger",
         "meter", "namespace", "pattern", "recorder", "rooms", "settings",
-        "uniform", "users",
+        "spools", "uniform", "users",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +43,8 @@ class Home:
         """The names of those that are durable."""
         self.uniform = True
         """Whether all that is sent is queued as its connection has it."""
+        self.spools = False
+        """Whether anything that is sent may wait on disk."""
         self.container: ScopeContainer | None = None
         self.auth: Authenticator | None = None
         self.identities = Identities()
@@ -60,6 +62,7 @@ class Home:
         self.uniform = self.settings.backpressure.strategy != "conflate" and all(
             own.strategy is None for own in emits.values()
         )
+        self.spools = spools(self.settings, emits)
 
     def policy(self, publication: Publication) -> Policy:
         """By which strategy and key a publication is queued.

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker, Publication
-from aquilia.sockets.budget import Budget
+from aquilia.sockets.budget import Budget, SpoolingBudget
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.fanout import CLOCK_EVERY, SLICE, Audience, FanOut
 from aquilia.sockets.faults import (
@@ -30,6 +30,7 @@ from aquilia.sockets.home import Home
 from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Recovery
 from aquilia.sockets.room_answers import RoomAnswers
 from aquilia.sockets.settings import OUTBOX_BYTES
+from aquilia.sockets.spool import Spool
 
 __all__ = ["Hub"]
 
@@ -49,12 +50,16 @@ class Hub:
         clock: Clock | None = None,
         stopwatch: Callable[[], float] = perf_counter,
         outbox_bytes: int = OUTBOX_BYTES,
+        spool: Spool | None = None,
     ) -> None:
         self.clock = clock or Clock()
         """See `HubPort`."""
         self._broker = broker
         self._fanout = FanOut(stopwatch)
-        self._budget = Budget(outbox_bytes, stopwatch)
+        self.spool = spool
+        """The disk behind the outboxes, where any controller has the strategy `spool`."""
+        self._budget = (Budget if spool is None else SpoolingBudget)(outbox_bytes, stopwatch)
+        self._turn = self._fanout.turn if spool is None else self.keep_pace
         self.weigh = self._budget.weigh
         """See `HubPort`."""
         self.homes: dict[str, Home] = {}
@@ -76,8 +81,12 @@ class Hub:
         await self._broker.start(self.deliver)
 
     async def stop(self) -> None:
-        """Leave the broker."""
-        await self._broker.stop()
+        """Leave the broker, and the disk."""
+        try:
+            await self._broker.stop()
+        finally:
+            if self.spool is not None:
+                await self.spool.stop()
 
     # Namespaces and connections
 
@@ -289,7 +298,7 @@ class Hub:
         """See `HubPort`. Waits while the room's fan-out is behind, and gives the loop its turn to write."""
         if room is not None:
             _require_name(room)
-        await self._fanout.turn()
+        await self._turn()
         publication = Publication(
             id=uuid4().hex,
             namespace=namespace,
@@ -392,6 +401,14 @@ class Hub:
         return home.connections if publication.room is None else home.rooms.get(publication.room)
 
     # Writing
+
+    async def keep_pace(self) -> None:
+        """See `HubPort`."""
+        await self._fanout.turn()
+        if self.spool is not None:
+            if isinstance(self._budget, SpoolingBudget) and self._budget.tight:
+                await asyncio.sleep(0)
+            await self.spool.caught_up()
 
     def mark_dirty(self, conn: Connection) -> None:
         """See `HubPort`."""

@@ -174,6 +174,9 @@ class HubPort(Protocol):
     def mark_dirty(self, conn: Any) -> None:
         """Frames wait in this connection's outbox: write them before the loop's turn is over."""
 
+    async def keep_pace(self) -> None:
+        """More was queued for a connection that is under `spool`: wait while the disk is behind."""
+
     def weigh(self, conn: Any) -> None:
         """What waits for this connection counts for the process: its transport takes no more, or takes again."""
 

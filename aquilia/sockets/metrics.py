@@ -46,6 +46,7 @@ class Levels:
     messages: int = 0
     most: int = 0
     bytes: int = 0
+    spooled: int = 0
     paused: int = 0
     namespaces: int = 0
     rooms: int = 0
@@ -55,6 +56,7 @@ _LEVELS = {
     "aquilia_outbox_messages": "messages",
     "aquilia_outbox_messages_max": "most",
     "aquilia_outbox_bytes": "bytes",
+    "aquilia_spool_bytes": "spooled",
     "aquilia_connections_paused": "paused",
     "aquilia_namespaces": "namespaces",
     "aquilia_rooms": "rooms",
@@ -166,6 +168,7 @@ class Metrics:
                     level.messages += waiting
                     level.most = max(level.most, waiting)
                 level.bytes += outbox.waiting_bytes
+                level.spooled += outbox.spooled_bytes
                 level.paused += conn._paused
                 seen += 1
                 if seen % SLICE == 0:

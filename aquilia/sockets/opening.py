@@ -53,6 +53,7 @@ from aquilia.sockets.outbox import Outbox
 from aquilia.sockets.recorder import Recorder
 from aquilia.sockets.refusal import admitted, code_of, refusal, refuse, upgrade_headers
 from aquilia.sockets.settings import NodeSettings
+from aquilia.sockets.spooling import SpoolingOutbox
 from aquilia.sockets.tasks import TaskSet, own_error
 from aquilia.sockets.transports.asgi import ASGITransport
 from aquilia.sockets.transports.base import NATIVE, Transport
@@ -332,6 +333,10 @@ class Entrance:
         told = {name: value for name, value in about.items() if value is not None}
         return refusal(self._engine.process(error, where, internal=ws_internal_error, about=told))
 
+    def _outbox(self, home: Home) -> Outbox:
+        limits = home.settings.backpressure
+        return SpoolingOutbox(limits, self._node.spool_bytes) if home.spools else Outbox(limits)
+
     def _connect(self, admission: _Admission, profile: Profile, transport: Transport) -> Connection:
         """The upgrade is done: from here on the connection is counted, and its dispatcher has it."""
         home = admission.home
@@ -345,11 +350,13 @@ class Entrance:
             profile=profile,
             codec=codec_named(profile.codec),
             transport=transport,
-            outbox=Outbox(settings.backpressure),
+            outbox=self._outbox(home),
             hub=self._hub,
             home=home,
             bucket=TokenBucket(rate, max(1.0, 2 * rate), self._hub.clock.monotonic()) if rate else None,
         )
+        if home.spools and self._hub.spool is not None:
+            self._hub.spool.attach(conn)
         if profile.v1:
             self._hub.expect(conn)
         else:

@@ -189,7 +189,8 @@ class Outbound:
         outbox = self._outbox
         if outbox.give_way(volume):
             dropped, outbox.dropped = outbox.dropped, 0
-            self._home.recorder.dropped(self._home.pattern, "outbox_bytes", dropped)
+            if dropped:
+                self._home.recorder.dropped(self._home.pattern, "outbox_bytes", dropped)
         else:
             self._overflow("outbox_bytes", len(outbox))
 
@@ -224,7 +225,10 @@ class Outbound:
             return
         outbox = self._outbox
         while not outbox.empty and not self._blocked:
-            self._write(outbox.take(FLUSH_BYTES, self._gap_frame))
+            if frames := outbox.take(FLUSH_BYTES, self._gap_frame):
+                self._write(frames)
+            else:
+                self._blocked = True  # until what is next has been read from disk
         if self._blocked or self._weight:
             self._hub.weigh(self)
         if self._close is None:

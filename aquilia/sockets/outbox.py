@@ -12,12 +12,14 @@ from typing import Any, Final, Literal, cast
 
 __all__ = ["Backpressure", "Key", "Outbox", "Strategy"]
 
-Strategy = Literal["buffer", "disconnect", "drop_oldest", "drop_newest", "conflate"]
+Strategy = Literal["buffer", "disconnect", "drop_oldest", "drop_newest", "conflate", "spool"]
 Key = str | Callable[[Any], Hashable]
 """What tells apart the things that events are about: the name of a field of the payload, or a function of it."""
 
 _DROPPABLE: Final = frozenset({"drop_oldest", "conflate"})
 """Strategies whose messages give way while they wait."""
+_APART: Final = frozenset({"drop_newest", "spool"})
+"""Strategies whose messages are told from those of all others, also where none may be dropped while it waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,8 @@ class Backpressure:
     `buffer_size` is in messages, `buffer_bytes` in bytes, both of one connection. Beyond either, `buffer` and
     `disconnect` end the connection (`disconnect` says it by name, `buffer` after its buffer), and the others
     drop messages, and put a gap in the place of the loss. `conflate` keeps of what waits only the newest for each
-    event, room and `key`, and drops the oldest if those are too many.
+    event, room and `key`, and drops the oldest if those are too many. `spool` puts what is beyond on disk: see
+    `SpoolingOutbox`.
     """
 
     strategy: Strategy = "buffer"
@@ -79,9 +82,9 @@ class Outbox:
     """
 
     __slots__ = (
-        "_bare_droppable", "_droppable", "_frames", "_gaps", "_half_bytes", "_half_size", "_latest", "_limits",
-        "_marked", "_passed", "_size", "_urgent_bytes", "conflated", "dropped", "half_full", "overflowed",
-        "waiting_bytes",
+        "_aside", "_bare_droppable", "_droppable", "_frames", "_gaps", "_half_bytes", "_half_size", "_latest",
+        "_limits", "_marked", "_passed", "_size", "_urgent_bytes", "conflated", "dropped", "half_full",
+        "overflowed", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, limits: Backpressure) -> None:
@@ -94,6 +97,8 @@ class Outbox:
         """What `drop_oldest` went past. It stands before the frames, and nothing in it can be dropped."""
         self._size = 0
         self._urgent_bytes = 0
+        self._aside = 0
+        """Bytes that wait and do not count against the bound, apart from the urgent ones."""
         self._gaps = 0
         self._bare_droppable: Final = limits.strategy in _DROPPABLE
         self._marked = 0
@@ -177,7 +182,7 @@ class Outbox:
         droppable = strategy in _DROPPABLE
         own = self._limits.strategy
         # Under `drop_newest`, what is bare may give way to the process's bound, and so others are marked.
-        if key is None and (strategy == own or (droppable is self._bare_droppable and own != "drop_newest")):
+        if key is None and (strategy == own or (droppable is self._bare_droppable and own not in _APART)):
             frames.append(frame)
         else:
             self._append_marked(frames, _Marked(frame, droppable, key))
@@ -265,6 +270,11 @@ class Outbox:
         return taken
 
     @property
+    def spooled_bytes(self) -> int:
+        """Bytes on disk, and on their way there."""
+        return 0
+
+    @property
     def strategy(self) -> Strategy:
         """That of the connection."""
         return self._limits.strategy
@@ -273,7 +283,7 @@ class Outbox:
         """Drop about so many bytes of what a strategy may drop, oldest first. False: there are none."""
         before = self.dropped
         dropping = self._limits.strategy not in ("buffer", "disconnect")
-        left = max(0, self.waiting_bytes - self._urgent_bytes - volume)
+        left = max(0, self._plain_bytes - volume)
         self._drop_oldest(self._queue(), self._size, left, least=0, bare=dropping)
         self._look()
         return self.dropped != before
@@ -297,8 +307,13 @@ class Outbox:
 
     def _too_full_for(self, frame: bytes) -> bool:
         limits = self._limits
-        plain = self.waiting_bytes - self._urgent_bytes
+        plain = self.waiting_bytes - self._urgent_bytes - self._aside
         return self._size >= limits.buffer_size or plain + len(frame) > limits.buffer_bytes
+
+    @property
+    def _plain_bytes(self) -> int:
+        """Those that count against the bound."""
+        return self.waiting_bytes - self._urgent_bytes - self._aside
 
     def _queue(self) -> deque[_Entry]:
         """What waits, as what can be taken from its beginning."""
@@ -323,6 +338,7 @@ class Outbox:
     ) -> None:
         """Drop what may give way, oldest first, until so much is left or `least` messages."""
         bare = bare or self._bare_droppable
+        exempt = self._urgent_bytes + self._aside
         # What cannot be dropped is gone past once, not again for each message: answers may be many.
         passed = self._passed
         if passed is None:
@@ -331,7 +347,7 @@ class Outbox:
             frames
             and self._size > least
             and (bare or self._droppable)
-            and (self._size > size or self.waiting_bytes - self._urgent_bytes > volume)
+            and (self._size > size or self.waiting_bytes - exempt > volume)
         ):
             oldest = frames.popleft()
             if bare and isinstance(oldest, bytes):

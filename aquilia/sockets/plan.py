@@ -17,7 +17,7 @@ from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.hub_port import Namespace
 from aquilia.sockets.middleware import MetricsMiddleware
-from aquilia.sockets.settings import NodeSettings, SettingsError, node_settings
+from aquilia.sockets.settings import NodeSettings, SettingsError, node_settings, spools
 
 __all__ = ["PROVIDED", "SocketPlan"]
 
@@ -85,6 +85,11 @@ class SocketPlan:
             )
             for entry in chain
         )
+
+    @property
+    def spools(self) -> bool:
+        """Whether any controller sends what may wait on disk."""
+        return any(spools(contract.settings, contract.emits) for _, contract in self.contracts)
 
     def consumers(self) -> list[Consumer]:
         """What DI has to provide for the sockets."""

@@ -42,6 +42,8 @@ from aquilia.sockets.plan import PROVIDED, SocketPlan
 from aquilia.sockets.recorder import Counters, Recorder
 from aquilia.sockets.refusal import refusal
 from aquilia.sockets.resumption import Resumption
+from aquilia.sockets.settings import NodeSettings
+from aquilia.sockets.spool import Spool
 from aquilia.sockets.tasks import TaskSet
 
 if TYPE_CHECKING:
@@ -104,7 +106,12 @@ class AquilaSockets:
         except ValueError as error:
             raise BootError([Problem("adapter", str(error))]) from error
         self._engine = engine or FaultEngine()
-        self.hub = Hub(self._adapter.broker, clock=clock, outbox_bytes=self.plan.node.outbox_bytes)
+        self.hub = Hub(
+            self._adapter.broker,
+            clock=clock,
+            outbox_bytes=self.plan.node.outbox_bytes,
+            spool=self._spool(self.plan.node) if self.plan.spools else None,
+        )
         self._tasks = TaskSet()
         self._resumption = Resumption(self._adapter, self.hub, self.recorder, clock=clock, tasks=self._tasks)
         promises = Promises(self._adapter.store, ttl=self.plan.node.idempotence_ttl)
@@ -174,6 +181,20 @@ class AquilaSockets:
         for _, contract in self.plan.contracts:
             figures.add(contract.declaration.path, contract.events, contract.emits)
         self.metrics = Metrics(figures, lambda: self.hub.homes.values())
+
+    def _spool(self, node: NodeSettings) -> Spool:
+        try:
+            return Spool(
+                node.spool_dir,
+                limit=node.spool_total_bytes,
+                unwritten_limit=node.outbox_bytes // 8,
+            )
+        except OSError as error:
+            where = (
+                "the system's folder for temporary files" if node.spool_dir is None else repr(node.spool_dir)
+            )
+            told = f"{where} takes no files ({error.strerror}): the strategy 'spool' needs a folder that does"
+            raise BootError([Problem("spool_dir", told)]) from error
 
     @classmethod
     def from_controllers(

@@ -11,10 +11,11 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from os import PathLike, fspath
 from typing import Any
 
 from aquilia.sockets.declaration import SocketDeclaration
-from aquilia.sockets.emits import key_problem, strategy_problem
+from aquilia.sockets.emits import Emits, key_problem, strategy_problem
 from aquilia.sockets.guards import guard_problems
 from aquilia.sockets.handshake import origin_problem
 from aquilia.sockets.history import Histories, History
@@ -30,6 +31,7 @@ __all__ = [
     "SocketSettings",
     "node_settings",
     "socket_settings",
+    "spools",
 ]
 
 ADAPTERS = ("inmemory", "local", "nats")
@@ -91,6 +93,11 @@ class NodeSettings:
     max_connections: int = 10_000
     max_namespaces: int = 10_000
     outbox_bytes: int = OUTBOX_BYTES
+    spool_dir: str | None = None
+    """Where what waits on disk is; None: in the system's folder for temporary files."""
+    spool_bytes: int = 1 << 26
+    """Of one connection."""
+    spool_total_bytes: int = 1 << 30
     allowed_hosts: tuple[str, ...] | None = None
     heartbeat: float = 25.0
     handshake_timeout: float = 10.0
@@ -153,6 +160,11 @@ def socket_settings(declared: SocketDeclaration, node: NodeSettings, where: str)
             if key in SocketSettings.__dataclass_fields__:
                 merged[key] = checked
     return SocketSettings(**merged)
+
+
+def spools(settings: SocketSettings, emits: Mapping[str, Emits[Any]]) -> bool:
+    """Whether anything that a controller sends may wait on disk."""
+    return "spool" in (settings.backpressure.strategy, *(own.strategy for own in emits.values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +323,15 @@ def _switch(feature: str) -> _Rule:
     return check
 
 
+def _folder(place: _Place, value: Any) -> str:
+    """Whether it is there, and can be written to, is for the process to say that uses it."""
+    if not isinstance(value, str | PathLike) or not (path := fspath(value)) or isinstance(path, bytes):
+        raise place.error(f"the path of a folder is needed, not {value!r}")
+    if "\0" in path:
+        raise place.error(f"no folder can be called {value!r}")
+    return path
+
+
 def _not_yet(feature: str) -> _Rule:
     def refuse(place: _Place, value: Any) -> None:
         if value is not None:
@@ -410,6 +431,9 @@ _RULES: dict[str, _Rule] = {
     "max_connections": _count,
     "max_namespaces": _count,
     "outbox_bytes": _count,
+    "spool_dir": _folder,
+    "spool_bytes": _count,
+    "spool_total_bytes": _count,
     "message_rate_limit": _or_none(_positive),
     "max_message_size": _message_size,
     "backpressure": _backpressure,

@@ -4,7 +4,8 @@ python aquilia_app.py PORT TRANSPORT [VARIANT]
 
 What is in the way of a message, besides the check of its payload: with `bare` nothing; with `usual`, the default,
 what an application would have, a guard and a rate limit; with `history` the same, and rooms that remember; with
-`full` authentication, its guards and metrics as well.
+`full` authentication, its guards and metrics as well. `spool` is `bare`, with what slow clients have yet to read on
+disk.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "message_rate_limit": 1_000_000,
         "history": History(),
     },
+    "spool": {"backpressure": {"strategy": "spool", "buffer_bytes": 1 << 16}},
     "full": {
         "guards": [Everyone(), HandshakeAuthGuard(), MessageAuthGuard(), RoleGuard("member")],
         "message_rate_limit": 1_000_000,

@@ -195,7 +195,11 @@ def test_a_class_that_cannot_be_served(declare: Any, told: str) -> None:
         (lambda: Emits("x", Note, durable=1), "True or False"),  # type: ignore[arg-type]
         (lambda: Emits("x", Note, backpressure={}), "{'strategy': 'conflate', 'key': 'symbol'} is needed"),
         (lambda: Emits("x", Note, backpressure={"strategy": "conflat"}), "did you mean 'conflate'"),
-        (lambda: Emits("x", Note, backpressure={"strategy": "spool"}), "'spool' is planned"),
+        (lambda: Emits("x", Note, backpressure={"strategy": "spol"}), "did you mean 'spool'"),
+        (
+            lambda: Emits("x", Note, backpressure={"strategy": "spool", "key": "a"}),
+            "key is for .* 'conflate'",
+        ),
         (
             lambda: Emits("x", Note, backpressure={"strategy": "drop_oldest", "key": "a"}),
             "key is for .* 'conflate'",

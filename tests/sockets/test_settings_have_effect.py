@@ -246,8 +246,11 @@ ELSEWHERE = {
     ("handshake_timeout", "manifest"),
     ("metrics", "manifest"),
     ("health", "manifest"),
+    ("spool_dir", "manifest"),
+    ("spool_bytes", "manifest"),
+    ("spool_total_bytes", "manifest"),
 }
-"""Shown by tests of their own, below, and in test_metrics_serving.py and test_drain.py."""
+"""Shown by tests of their own, below, and in test_metrics_serving.py, test_drain.py and test_spool.py."""
 
 
 def said(where: str) -> list[Any]:

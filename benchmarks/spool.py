@@ -1,0 +1,176 @@
+"""Measure the strategy `spool`: `python benchmarks/spool.py --clients 20 --size 1000 --megabytes 32`.
+
+Clients enter a room on one server, pinned to one core, and stop reading; this program, pinned to another, publishes
+until so many megabytes wait on disk for each of them. Then they read on. What is printed is how fast it went out to
+the disk, and how fast it came back, was written to the clients and read by them. Nothing may be missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+LEAD = 64
+"""Messages that may be published before the publisher itself has them back."""
+
+
+def frame(message: dict[str, Any]) -> bytes:
+    """A masked text frame; the mask is zero."""
+    data = json.dumps(message, separators=(",", ":")).encode()
+    if len(data) < 126:
+        head = bytes((0x81, 0x80 | len(data)))
+    elif len(data) < 1 << 16:
+        head = struct.pack("!BBH", 0x81, 0xFE, len(data))
+    else:
+        head = struct.pack("!BBQ", 0x81, 0xFF, len(data))
+    return head + b"\0\0\0\0" + data
+
+
+class Member(asyncio.Protocol):
+    """One client. It counts what it gets, and keeps nothing."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport
+        self.buffer = bytearray()
+        self.upgraded = False
+        self.entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.got = self.bytes = 0
+        self.more = asyncio.Event()
+
+    async def enter(self, port: int) -> None:
+        """Connect, and join the room."""
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+            sock.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(sock, ("127.0.0.1", port))
+            await loop.create_connection(lambda: self, sock=sock.dup())
+        self.transport.write(
+            UPGRADE + frame({"event": "join", "payload": {"text": "all"}, "id": "1", "ack": True})
+        )
+        await self.entered
+
+    def connection_made(self, transport: Any) -> None:
+        """See `asyncio.Protocol`."""
+        self.transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self.more.set()
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        buffer = self.buffer
+        buffer += data
+        if not self.upgraded:
+            end = buffer.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            if b" 101 " not in buffer[:end]:
+                raise SystemExit("a client was refused")
+            self.upgraded = True
+            del buffer[: end + 4]
+        place = 0
+        while len(buffer) >= place + 2:
+            size, start = buffer[place + 1], place + 2
+            if size > 125:
+                width = 2 if size == 126 else 8
+                if len(buffer) < start + width:
+                    break
+                size, start = int.from_bytes(buffer[start : start + width], "big"), start + width
+            if len(buffer) < start + size:
+                break
+            if buffer[place] & 15 == 1:
+                self.take(buffer[start : start + size])
+            place = start + size
+        del buffer[:place]
+        self.more.set()
+
+    def take(self, body: bytearray) -> None:
+        """One message of the server: an ack, or the next that was published."""
+        if b'"text":"%d.' % self.got in body:
+            self.got += 1
+            self.bytes += len(body)
+        elif b'"ack"' in body:
+            self.entered.set_result(None)
+        else:
+            raise SystemExit(f"a client lost something: {bytes(body[:100])!r}")
+
+    async def wait_for(self, count: int) -> None:
+        """Wait until it has so many."""
+        while self.got < count:
+            if self.transport.is_closing():
+                raise SystemExit("a connection has ended")
+            self.more.clear()
+            await self.more.wait()
+
+
+async def measure(port: int, clients: int, size: int, volume: int) -> None:
+    """All of it."""
+    members = [Member() for _ in range(clients)]
+    publisher = Member()
+    for member in (*members, publisher):
+        await member.enter(port)
+    for member in members:
+        member.transport.pause_reading()
+    count = volume // size
+    began = time.perf_counter()
+    for number in range(count):
+        text = f"{number}.".ljust(size, "x")
+        publisher.transport.write(frame({"event": "pub", "payload": {"text": text}}))
+        await publisher.wait_for(number - LEAD)
+    await publisher.wait_for(count)
+    report("out", clients * count, clients * publisher.bytes, time.perf_counter() - began)
+    began = time.perf_counter()
+    for member in members:
+        member.transport.resume_reading()
+    await asyncio.gather(*(member.wait_for(count) for member in members))
+    report("in again", clients * count, sum(member.bytes for member in members), time.perf_counter() - began)
+
+
+def report(what: str, frames: int, size: int, seconds: float) -> None:
+    """One line of the result."""
+    print(f"{what}: {frames:,} frames, {frames / seconds:,.0f} a second, {size / seconds / 1e6:,.0f} MB/s")
+
+
+def main() -> None:
+    """Run the server and the clients, each on its core."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--size", type=int, default=1000, help="bytes of a message")
+    parser.add_argument("--megabytes", type=int, default=32, help="for each client, at most 48")
+    chosen = parser.parse_args()
+    if not 1 <= chosen.megabytes <= 48 or not 10 <= chosen.size <= 2000 or chosen.clients < 1:
+        parser.error("1 to 48 megabytes, messages of 10 to 2,000 bytes, and at least one client")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = [sys.executable, str(HERE / "servers" / "aquilia_app.py"), str(port), "native", "spool"]
+    cores = sorted(os.sched_getaffinity(0))
+    process = subprocess.Popen(["taskset", "-c", str(cores[0]), *server])
+    try:
+        os.sched_setaffinity(0, {cores[-1]})
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            time.sleep(0.05)
+        asyncio.run(measure(port, chosen.clients, chosen.size, chosen.megabytes * 1_000_000))
+    finally:
+        process.terminate()
+        process.wait()
+
+
+if __name__ == "__main__":
+    main()
