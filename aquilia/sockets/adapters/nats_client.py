@@ -1,0 +1,28 @@
+"""nats-py's client, which asks for TLS before it says who it is. Imports nats-py: import this where it is used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nats.aio.client import Client
+
+__all__ = ["DemandingClient", "NoTLSError"]
+
+
+class NoTLSError(Exception):
+    """The server has no TLS, and it was demanded."""
+
+
+class DemandingClient(Client):
+    """Where `tls` is among its options, it says nothing to a server without TLS.
+
+    nats-py itself takes the server's word for whether TLS is used, which whoever sits in between can change, and then
+    sends the login in plain text.
+    """
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if initial_connection and "tls" in self.options:
+            if not (info.get("tls_required") or info.get("tls_available")):
+                raise NoTLSError
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
