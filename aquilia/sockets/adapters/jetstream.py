@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +13,16 @@ from aquilia.sockets.faults import ws_adapter_unavailable, ws_publish_failed
 
 __all__ = ["JetStream", "Kept", "State", "StreamInfo"]
 
+NOT_NOW = frozenset({10004, 10005, 10008, 10009})
+"""A cluster without a leader, or with servers that are still missing: it passes, or it does not."""
+AGAIN = 0.25
+"""Seconds after which it is asked again."""
 NOT_FOUND = frozenset({10059, 10037})
+IN_PROCESS = 10158
+"""A repeat of what waits for the other servers of the cluster: it is not stored so far."""
+NO_PEERS = 10005
+NO_CLUSTER = 10074
+NO_ROOM = frozenset({10023, 10028, 10047})
 NAME_IN_USE = 10058
 WRONG_LAST = 10071
 
@@ -83,7 +93,18 @@ class JetStream:
             if error.err_code != NAME_IN_USE:  # which another node has just made
                 raise ws_adapter_unavailable(
                     f"JetStream does not make the stream {name}: {error.description} ({error.err_code})"
+                    + self._advice(error, config)
                 )
+
+    def _advice(self, error: Failure, config: dict[str, Any]) -> str:
+        replicas = config["num_replicas"]
+        if replicas > 1 and error.err_code in (NO_CLUSTER, NO_PEERS):
+            return f": replicas={replicas} needs a cluster of {replicas} servers with JetStream"
+        if error.err_code in NO_ROOM:
+            size = config.get("max_bytes", 0) >> 20
+            reserves = f"it reserves {size} MiB, " if size else ""
+            return f": {reserves}so raise max_file_store of the server, or the limit of the account"
+        return ""
 
     async def info(self, name: str, subject: str | None = None) -> StreamInfo | None:
         """A stream, or None; with the number of messages of one subject."""
@@ -115,9 +136,31 @@ class JetStream:
 
     async def store(self, subject: str, data: bytes, headers: dict[str, str]) -> tuple[Reply, bool]:
         """Publish into a stream: the answer, and whether it was said twice."""
-        return await self._connection.call_telling(subject, data, headers)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._connection.patience(again=True)
+        repeated = False
+        while True:
+            reply, resent = await self._connection.call_telling(subject, data, headers)
+            repeated |= resent
+            answer = acknowledged(reply)
+            passes = isinstance(answer, Failure) and answer.err_code in NOT_NOW | {IN_PROCESS}
+            if not passes or loop.time() > until:
+                return reply, repeated
+            repeated = True
+            await asyncio.sleep(AGAIN)
 
     async def _api(self, verb: str, request: dict[str, Any]) -> bytes:
+        """The answer. What a cluster cannot do at the moment is asked again."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._connection.patience(again=True)
+        while True:
+            data = await self._once(verb, request)
+            error = _answer(data).error
+            if error is None or error.err_code not in NOT_NOW or loop.time() > until:
+                return data
+            await asyncio.sleep(AGAIN)
+
+    async def _once(self, verb: str, request: dict[str, Any]) -> bytes:
         data = msgspec.json.encode(request)
         (reply,) = await self._connection.call(f"$JS.API.{verb}", data, again=True)
         if reply.status == "503":
@@ -125,9 +168,15 @@ class JetStream:
                 f"NATS at {self._connection.target} has no JetStream: start nats-server with -js"
             )
         error = _answer(reply.data).error
-        if error is not None and error.err_code in (10039, 10076):
+        if error is not None and error.err_code == 10076:
             raise ws_adapter_unavailable(
-                f"NATS at {self._connection.target} has JetStream not enabled: start nats-server with -js"
+                f"NATS at {self._connection.target} has JetStream not enabled: start nats-server with -js; if it "
+                "was, its log says what ended it, such as a full disk"
+            )
+        if error is not None and error.err_code == 10039:
+            raise ws_adapter_unavailable(
+                f"NATS at {self._connection.target} has no JetStream for the account of this login: give the "
+                "account `jetstream: enabled`, or limits that are not 0"
             )
         return reply.data
 
@@ -141,5 +190,7 @@ def acknowledged(reply: Reply) -> int | Failure | None:
 
 
 def refused(failure: Failure) -> Exception:
-    """A publication that was not stored."""
+    """A publication that was not stored, or is perhaps."""
+    if failure.err_code in NOT_NOW | {IN_PROCESS}:
+        return ws_adapter_unavailable(f"JetStream: {failure.description} ({failure.err_code})")
     return ws_publish_failed(f"JetStream did not take it: {failure.description} ({failure.err_code})")

@@ -26,6 +26,8 @@ logger = logging.getLogger("aquilia.sockets.nats")
 
 OUTAGE = 5.0
 """Seconds that a call waits for its answer, or for the connection to be back."""
+ELECTION = 15.0
+"""The same in a cluster, for what may be said twice: it takes up to 9 s to find that a leader is gone."""
 RETRY = 1.0
 """Seconds after which what may be said twice is said again."""
 BACKOFF = (0.05, 2.0)
@@ -224,6 +226,8 @@ class NatsConnection:
             await asyncio.sleep(wait * random.uniform(0.5, 1))
             wait = min(longest, wait * 2)
         logger.warning("connected to NATS at %s again", self.target)
+        for words in self._denied.values():  # since the connection before
+            logger.warning("%s", words)
         if self.on_lost is not None:
             self.on_lost()
 
@@ -254,6 +258,10 @@ class NatsConnection:
         call = await self._call(subject, data, headers, again=True, batch=False)
         return call.replies[0], call.resent
 
+    def patience(self, *, again: bool) -> float:
+        """Seconds that a call waits for its answer."""
+        return ELECTION if again and self.target.replicas > 1 else OUTAGE
+
     async def _call(
         self, subject: str, data: bytes, headers: dict[str, str] | None, *, again: bool, batch: bool
     ) -> _Call:
@@ -263,8 +271,9 @@ class NatsConnection:
         token = str(next(self._numbers))
         call = _Call(subject, data, headers, f"{self._inbox}.{token}", again=again, batch=batch)
         self._calls[token] = call
+        patience = self.patience(again=again)
         try:
-            async with asyncio.timeout(OUTAGE):
+            async with asyncio.timeout(patience):
                 if self.connected:
                     await self._write(self._client, call)
                 while not (await asyncio.wait([call.future], timeout=RETRY))[0]:
@@ -274,7 +283,7 @@ class NatsConnection:
                 call.future.result()
         except TimeoutError:
             raise ws_adapter_unavailable(
-                f"NATS at {self.target} did not answer within {OUTAGE:g} s"
+                f"NATS at {self.target} did not answer within {patience:g} s"
             ) from None
         finally:
             del self._calls[token]
@@ -356,21 +365,26 @@ class NatsConnection:
         if found is None:
             logger.debug("NATS at %s: %s", self.target, error)
             return
-        verb, subject = found.groups()
-        verb = "publish to" if verb == "publish" else "subscribe to"
-        words = (
-            f'NATS at {self.target} does not allow this login to {verb} "{subject}": allow it to publish and to '
-            f"subscribe to {self.target.prefix}.> and _INBOX.>, and to publish to $JS.API.>"
-        )
+        verb, subject = found.groups()  # nats-py has it in lower case
         calls = [call for call in self._calls.values() if call.sent]
-        if verb == "publish to":
+        if verb == "publish":
             calls = [call for call in calls if call.subject.lower() == subject]
-        elif not subject.startswith(self._inbox.lower()):
-            self._denied[subject] = words
+            words = self._not_allowed("publish", calls[0].subject if calls else subject)
+        elif subject.startswith(self._inbox.lower()):  # nobody will be answered
+            words = self._not_allowed("subscribe", "_INBOX.>")
+        else:
+            known = next((known for known in self._subscribers if known.lower() == subject), subject)
+            self._denied[subject] = self._not_allowed("subscribe", known)
             return
         for call in calls:
             call.denied = words
         self._fail(calls, words)
+
+    def _not_allowed(self, verb: str, subject: str) -> str:
+        return (
+            f"NATS at {self.target} does not allow this login to {verb} to {subject!r}: allow it to publish and to "
+            f"subscribe to {self.target.prefix}.> and _INBOX.>, and to publish to $JS.API.>"
+        )
 
     def _answered(self, message: Any) -> None:
         token = message.subject.rpartition(".")[2]

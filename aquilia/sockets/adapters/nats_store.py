@@ -65,6 +65,10 @@ class NatsStore:
         )
         self._set_at = -math.inf
         await self._set_clock()
+        # What is not allowed is told now: one reads nothing, and the other is meant for no stream.
+        subject = f"{self._target.prefix}.store.check"
+        await self._streams.last(self._stream, subject)
+        await self._streams.store(subject, b"", {"Nats-Expected-Stream": "check"})
 
     async def _set_clock(self) -> None:
         before = self._clock.monotonic()
