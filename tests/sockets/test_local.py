@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import stat
 import sys
@@ -25,7 +26,7 @@ from aquilia.sockets import (
     SocketController,
     SocketFault,
 )
-from aquilia.sockets.adapters import local_server
+from aquilia.sockets.adapters import local_server, nats_connection
 from aquilia.sockets.adapters.local import LocalAdapter
 from aquilia.sockets.history import History
 
@@ -169,6 +170,51 @@ async def test_the_server_ends_with_a_parent_that_is_killed_and_the_folder_is_fr
     here = adapter(tmp_path / "x")
     await here.broker.start(lambda publication: None)  # at once: it waits for the old one
     assert gone(pid)
+    await here.broker.stop()
+
+
+# What passes
+
+
+async def test_a_server_whose_disk_was_full_takes_publications_when_it_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(local_server, "AFTER_FULL", 0.0)
+    monkeypatch.setattr(local_server, "ROOM", 1 << 60)
+    monkeypatch.setattr(nats_connection, "OUTAGE", 1.0)
+    here = adapter(tmp_path / "x")
+    await here.broker.start(lambda publication: None)
+    await here.broker.publish(publication(0), HISTORY)
+    pid = here.broker.server.pid
+    _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (100, most))  # its files do not grow any more
+    with pytest.raises(SocketFault) as refused:
+        await here.broker.publish(publication(1), HISTORY)
+    assert refused.value.code == "WS_ADAPTER_UNAVAILABLE"
+    assert here.broker.server.pid == pid
+
+    monkeypatch.setattr(local_server, "ROOM", 0)
+    monkeypatch.setattr(nats_connection, "OUTAGE", 10.0)
+    await another_server(here, pid)
+    await here.broker.publish(publication(2), HISTORY)
+    assert await payloads(here) in ([0, 2], [0, 1, 2])
+    assert "nats-server could not write, and its disk has room now: it is started again" in caplog.messages
+    await here.broker.stop()
+
+
+async def test_the_server_ends_when_parent_and_keeper_are_killed_at_once(tmp_path: Path) -> None:
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PARENT, tmp_path / "x", stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    pid = int(await parent.stdout.readline())
+    keeper = status(pid)[1]
+    parent.kill()
+    os.kill(keeper, signal.SIGKILL)
+    await parent.wait()
+    await vanished(pid)
+    here = adapter(tmp_path / "x")
+    await here.broker.start(lambda publication: None)
     await here.broker.stop()
 
 

@@ -193,4 +193,9 @@ def refused(failure: Failure) -> Exception:
     """A publication that was not stored, or is perhaps."""
     if failure.err_code in NOT_NOW | {IN_PROCESS}:
         return ws_adapter_unavailable(f"JetStream: {failure.description} ({failure.err_code})")
-    return ws_publish_failed(f"JetStream did not take it: {failure.description} ({failure.err_code})")
+    advice = (
+        ": raise max_file_store of the server, or the limit of the account"
+        if failure.err_code in NO_ROOM
+        else ""
+    )
+    return ws_publish_failed(f"JetStream did not take it: {failure.description} ({failure.err_code}){advice}")
