@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import resource
@@ -243,6 +244,54 @@ async def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) ->
 async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "file/x cannot be used: Not a directory" in await refusal(tmp_path / "file" / "x")
+
+
+async def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert f"the folder {tmp_path / 'file'} cannot be used: File exists" in await refusal(tmp_path / "file")
+
+
+async def test_a_place_where_nothing_can_be_written_is_named() -> None:
+    assert "the folder /proc/aquilia cannot be used" in await refusal(Path("/proc/aquilia"))
+
+
+@pytest.mark.parametrize("damaged", ["msgs/*", "meta.*"])
+async def test_of_a_damaged_log_nothing_is_made_up_and_what_comes_after_is_kept(
+    tmp_path: Path, damaged: str
+) -> None:
+    here = adapter(tmp_path / "x")
+    await here.broker.start(lambda publication: None)
+    for n in range(3):
+        await here.broker.publish(publication(n), HISTORY)
+    head = await here.broker.publish(publication(3), HISTORY)
+    await here.broker.stop()
+    (stream,) = (tmp_path / "x" / "store").rglob("aquilia_log_*")
+    for file in stream.glob(damaged):
+        file.write_bytes(b"\xff" * 40)
+
+    await here.broker.start(lambda publication: None)
+    try:
+        page = await here.broker.read("/a", "r", HISTORY, since=head)
+        assert (page.publications, page.complete) == ((), False)
+        await here.broker.publish(publication(4), HISTORY)
+        assert await payloads(here) == [4]
+    finally:
+        await here.broker.stop()
+
+
+async def test_a_server_that_was_left_behind_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_server, "PARTING", 0.2)
+    ended = await asyncio.create_subprocess_exec("true")
+    await ended.wait()
+    (tmp_path / "lock").write_text(str(ended.pid))
+    (tmp_path / f"nats-server_{os.getpid()}.ports").touch()
+    lock = os.open(tmp_path / "lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    told = await refusal(tmp_path)
+    os.close(lock)
+    assert f"process {os.getpid()}, which process {ended.pid} left behind: kill {os.getpid()}" in told
 
 
 async def test_a_stale_lock_file_is_no_obstacle(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from datetime import datetime
 from typing import Any
 
@@ -10,6 +11,8 @@ import msgspec
 
 from aquilia.sockets.adapters.nats_connection import NatsConnection, Reply
 from aquilia.sockets.faults import ws_adapter_unavailable, ws_publish_failed
+
+logger = logging.getLogger("aquilia.sockets.nats")
 
 __all__ = ["JetStream", "Kept", "State", "StreamInfo"]
 
@@ -20,6 +23,7 @@ AGAIN = 0.25
 NOT_FOUND = frozenset({10059, 10037})
 IN_PROCESS = 10158
 """A repeat of what waits for the other servers of the cluster: it is not stored so far."""
+OVERLAP = 10065
 NO_PEERS = 10005
 NO_CLUSTER = 10074
 NO_ROOM = frozenset({10023, 10028, 10047})
@@ -43,14 +47,20 @@ class State(msgspec.Struct):
     subjects: dict[str, int] = {}
 
 
-class _Config(msgspec.Struct):
+class Config(msgspec.Struct):
+    """How a stream was made, as far as it matters here."""
+
     metadata: dict[str, str] = {}
+    subjects: list[str] = []
+    num_replicas: int = 1
+    max_msgs_per_subject: int = -1
+    allow_msg_ttl: bool = False
 
 
 class StreamInfo(msgspec.Struct):
     """A stream, and the server's time."""
 
-    config: _Config
+    config: Config
     state: State
     ts: datetime | None = None
 
@@ -84,6 +94,7 @@ class JetStream:
         while True:
             found = await self.info(name)
             if found is not None:
+                self._note_replicas(name, found.config.num_replicas, config["num_replicas"])
                 return found
             config = {"name": name, "retention": "limits", "storage": "file", "discard": "old", **config}
             data = await self._api(f"STREAM.CREATE.{name}", config)
@@ -96,10 +107,20 @@ class JetStream:
                     + self._advice(error, config)
                 )
 
+    def _note_replicas(self, name: str, there: int, wanted: int) -> None:
+        if there != wanted:
+            logger.warning(
+                "the stream %s on NATS is kept %d times, and the adapter's URL says replicas=%d: what exists is not "
+                "changed by it; `nats stream edit %s --replicas %d` does that",
+                *(name, there, wanted, name, wanted),
+            )
+
     def _advice(self, error: Failure, config: dict[str, Any]) -> str:
         replicas = config["num_replicas"]
         if replicas > 1 and error.err_code in (NO_CLUSTER, NO_PEERS):
             return f": replicas={replicas} needs a cluster of {replicas} servers with JetStream"
+        if error.err_code == OVERLAP:
+            return ": another stream takes what this application publishes; give the adapter's URL another prefix"
         if error.err_code in NO_ROOM:
             size = config.get("max_bytes", 0) >> 20
             reserves = f"it reserves {size} MiB, " if size else ""

@@ -306,10 +306,7 @@ def _locked(folder: Path) -> int:
                     raise
             owner = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
             if (owner and _alive(owner)) or time.monotonic() > deadline:
-                raise ws_adapter_unavailable(
-                    f"local://: the folder {folder} is in use by process {owner or 'unknown'}: end it, or take "
-                    "another folder, such as local:///path/to/folder"
-                )
+                raise ws_adapter_unavailable(f"local://: the folder {folder} {_in_use(folder, owner)}")
             time.sleep(0.05)
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
@@ -317,6 +314,18 @@ def _locked(folder: Path) -> int:
         os.close(lock)
         raise
     return lock
+
+
+def _in_use(folder: Path, owner: str) -> str:
+    left = [file.stem.rpartition("_")[2] for file in folder.glob("*.ports")]
+    if left and owner and not _alive(owner) and _alive(left[0]):
+        return (
+            f"is in use by nats-server, process {left[0]}, which process {owner} left behind: kill {left[0]}"
+        )
+    return (
+        f"is in use by process {owner or 'unknown'}: end it, or take another folder, such as "
+        "local:///path/to/folder, or memory://"
+    )
 
 
 def _alive(owner: str) -> bool:

@@ -92,6 +92,7 @@ def options_of(query: str, accepted: tuple[str, ...]) -> dict[str, str]:
         name, _, value = part.partition("=")
         if name not in accepted:
             near = get_close_matches(name.lower(), accepted, n=1)
+            near += [known for known in accepted if name.startswith(known)]
             hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"unknown option {name[:40]!r}{hint} (accepted: {', '.join(accepted)})")
         if name in options:
