@@ -95,7 +95,8 @@ async def test_what_a_full_disk_does_not_take_fails_and_what_it_took_is_there_wh
 
         with pytest.raises(SocketFault) as refused:
             await publish()
-        assert refused.value.code == "WS_ADAPTER_UNAVAILABLE"
+        # Up to version 2.12 the server says so; later ones say nothing any more.
+        assert refused.value.code in ("WS_ADAPTER_UNAVAILABLE", "WS_PUBLISH_FAILED")
         assert 5 < len(acknowledged) < 12
         unknown = len(acknowledged)
         await node.publish(1000, None)

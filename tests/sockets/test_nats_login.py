@@ -114,10 +114,11 @@ def url(
 
 
 async def test_a_server_whose_certificate_the_named_ca_signed_is_trusted_and_no_other(
-    serve: Callable[..., NatsServer], papers: Papers, others: Papers
+    serve: Callable[..., NatsServer], papers: Papers, others: Papers, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = serve(*papers.options())
     await works(url(server, ca=papers.ca))
+    assert caplog.messages == []
     told = await refusal(url(server, ca=others.ca))
     assert f"its certificate is signed by no CA in {others.ca} (ca={others.ca})" in told
     assert "name the file of its CA, as in ?ca=FILE" in await refusal(url(server))
@@ -221,6 +222,37 @@ async def test_a_password_comes_from_a_file_which_may_change(
     file.write_text(SECRET)
     await adapter.broker.start(lambda publication: None)
     await adapter.broker.stop()
+
+
+async def test_a_login_that_is_refused_after_an_outage_is_told_once_and_read_again(
+    serve: Callable[..., NatsServer], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    configuration, file = tmp_path / "nats.conf", tmp_path / "password"
+
+    def accept(password: str) -> None:
+        configuration.write_text(f"authorization {{ user: ada, password: {password} }}\n")
+
+    accept("former")
+    server = serve("-c", configuration)
+    file.write_text("former")
+    adapter = NatsAdapter(url(server, "nats", "ada@", host="127.0.0.1", password_file=file))
+    await adapter.broker.start(lambda publication: None)
+    server.kill()
+    accept(SECRET)
+    server.start()
+
+    async def until(done: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not done():
+                await asyncio.sleep(0.02)
+
+    refused = f"refuses the login: that in {file} (password_file={file}) is not accepted"
+    await until(lambda: refused in caplog.text)
+    file.write_text(SECRET)
+    await until(lambda: adapter.broker.connected)
+    await adapter.broker.stop()
+    assert caplog.text.count(refused) == 1
+    assert SECRET not in caplog.text
 
 
 async def test_a_token_comes_from_a_file(serve: Callable[..., NatsServer], tmp_path: Path) -> None:

@@ -343,12 +343,13 @@ class NatsBroker:
 
     async def _newest(self, log: _Log, subject: str, found: StreamInfo, limit: int) -> Page:
         start, end = found.state.first_seq, found.state.last_seq
+        more = limit + 1  # nats-server 2.11 counts a message among those behind it
         if found.state.subjects.get(subject, 0) > limit:
-            start = await self._start_of_last(log, subject, start, end, limit)
+            start = await self._start_of_last(log, subject, start, end, more)
         replies = await self._streams.direct(
-            log.stream, {"seq": max(1, start), "batch": limit, "next_by_subj": subject}
+            log.stream, {"seq": max(1, start), "batch": more, "next_by_subj": subject}
         )
-        entries = self._entries(log, replies, None)
+        entries = self._entries(log, replies, None)[-limit:]
         head = await self._last(log, subject)
         return Page(entries, head, True)
 

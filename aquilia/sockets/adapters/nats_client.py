@@ -26,3 +26,13 @@ class DemandingClient(Client):
                 raise NoTLSError
             info["tls_required"] = True
         await super()._process_info(info, initial_connection)
+
+    def _connect_command(self) -> bytes:
+        """The first words behind TLS."""
+        transport: Any = self._transport
+        stream = transport._io_writer.transport
+        protocol = stream.get_protocol()  # none if it has ended
+        if protocol is not None and stream.get_extra_info("ssl_object") is not None:
+            # As asyncio's own start_tls does; else it warns at each end of the stream that it is ignored.
+            protocol._over_ssl = True
+        return super()._connect_command()
