@@ -164,12 +164,14 @@ async def test_more_replicas_than_servers_are_refused_with_what_they_need(nats_s
             pass
 
 
-async def test_all_hosts_that_do_not_answer_are_named(cluster: Cluster) -> None:
+async def test_all_hosts_that_do_not_answer_are_named_and_one_that_does_is_enough(
+    nats_server: NatsServer,
+) -> None:
     with reserved_port() as first, reserved_port() as second:
         with pytest.raises(SocketFault) as refused:
             async with Node(f"nats://127.0.0.1:{first},127.0.0.1:{second}"):
                 pass
         assert f"127.0.0.1:{first} cannot be reached" in refused.value.message
         assert f"127.0.0.1:{second} cannot be reached" in refused.value.message
-        async with Node(f"nats://127.0.0.1:{first},127.0.0.1:{cluster.servers[2].port}/app"):
+        async with Node(f"nats://127.0.0.1:{first},127.0.0.1:{nats_server.port}/hosts"):
             pass
