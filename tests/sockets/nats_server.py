@@ -50,6 +50,12 @@ class NatsServer:
             time.sleep(0.02)
         raise TimeoutError("nats-server did not start")
 
+    @property
+    def pid(self) -> int:
+        """That of the process."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         assert self._process is not None
         self._process.kill()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
+import resource
 import signal
 import stat
 import sys
@@ -25,7 +27,7 @@ from aquilia.sockets import (
     SocketController,
     SocketFault,
 )
-from aquilia.sockets.adapters import local_server
+from aquilia.sockets.adapters import local_server, nats_connection
 from aquilia.sockets.adapters.local import LocalAdapter
 from aquilia.sockets.history import History
 
@@ -172,6 +174,51 @@ async def test_the_server_ends_with_a_parent_that_is_killed_and_the_folder_is_fr
     await here.broker.stop()
 
 
+# What passes
+
+
+async def test_a_server_whose_disk_was_full_takes_publications_when_it_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(local_server, "AFTER_FULL", 0.0)
+    monkeypatch.setattr(local_server, "ROOM", 1 << 60)
+    monkeypatch.setattr(nats_connection, "OUTAGE", 1.0)
+    here = adapter(tmp_path / "x")
+    await here.broker.start(lambda publication: None)
+    await here.broker.publish(publication(0), HISTORY)
+    pid = here.broker.server.pid
+    _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (100, most))  # its files do not grow any more
+    with pytest.raises(SocketFault) as refused:
+        await here.broker.publish(publication(1), HISTORY)
+    assert refused.value.code == "WS_ADAPTER_UNAVAILABLE"
+    assert here.broker.server.pid == pid
+
+    monkeypatch.setattr(local_server, "ROOM", 0)
+    monkeypatch.setattr(nats_connection, "OUTAGE", 10.0)
+    await another_server(here, pid)
+    await here.broker.publish(publication(2), HISTORY)
+    assert await payloads(here) in ([0, 2], [0, 1, 2])
+    assert "nats-server could not write, and its disk has room now: it is started again" in caplog.messages
+    await here.broker.stop()
+
+
+async def test_the_server_ends_when_parent_and_keeper_are_killed_at_once(tmp_path: Path) -> None:
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", PARENT, tmp_path / "x", stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    pid = int(await parent.stdout.readline())
+    keeper = status(pid)[1]
+    parent.kill()
+    os.kill(keeper, signal.SIGKILL)
+    await parent.wait()
+    await vanished(pid)
+    here = adapter(tmp_path / "x")
+    await here.broker.start(lambda publication: None)
+    await here.broker.stop()
+
+
 # What is refused
 
 
@@ -197,6 +244,54 @@ async def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) ->
 async def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "file/x cannot be used: Not a directory" in await refusal(tmp_path / "file" / "x")
+
+
+async def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert f"the folder {tmp_path / 'file'} cannot be used: File exists" in await refusal(tmp_path / "file")
+
+
+async def test_a_place_where_nothing_can_be_written_is_named() -> None:
+    assert "the folder /proc/aquilia cannot be used" in await refusal(Path("/proc/aquilia"))
+
+
+@pytest.mark.parametrize("damaged", ["msgs/*", "meta.*"])
+async def test_of_a_damaged_log_nothing_is_made_up_and_what_comes_after_is_kept(
+    tmp_path: Path, damaged: str
+) -> None:
+    here = adapter(tmp_path / "x")
+    await here.broker.start(lambda publication: None)
+    for n in range(3):
+        await here.broker.publish(publication(n), HISTORY)
+    head = await here.broker.publish(publication(3), HISTORY)
+    await here.broker.stop()
+    (stream,) = (tmp_path / "x" / "store").rglob("aquilia_log_*")
+    for file in stream.glob(damaged):
+        file.write_bytes(b"\xff" * 40)
+
+    await here.broker.start(lambda publication: None)
+    try:
+        page = await here.broker.read("/a", "r", HISTORY, since=head)
+        assert (page.publications, page.complete) == ((), False)
+        await here.broker.publish(publication(4), HISTORY)
+        assert await payloads(here) == [4]
+    finally:
+        await here.broker.stop()
+
+
+async def test_a_server_that_was_left_behind_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_server, "PARTING", 0.2)
+    ended = await asyncio.create_subprocess_exec("true")
+    await ended.wait()
+    (tmp_path / "lock").write_text(str(ended.pid))
+    (tmp_path / f"nats-server_{os.getpid()}.ports").touch()
+    lock = os.open(tmp_path / "lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    told = await refusal(tmp_path)
+    os.close(lock)
+    assert f"process {os.getpid()}, which process {ended.pid} left behind: kill {os.getpid()}" in told
 
 
 async def test_a_stale_lock_file_is_no_obstacle(tmp_path: Path) -> None:

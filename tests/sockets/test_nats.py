@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from nats_server import NatsServer
 
 from aquilia.sockets import Publication, SocketFault
 from aquilia.sockets.adapters.nats import NatsAdapter
-from aquilia.sockets.adapters.nats_connection import Target
+from aquilia.sockets.adapters.nats_url import Target
 from aquilia.sockets.history import History
 
 HISTORY = History(size=5000, ttl=60)
@@ -210,11 +211,87 @@ async def test_a_server_that_is_not_there_is_refused_at_boot(server: NatsServer)
         ("nats://a?replica=3", "replicas"),
         ("nats://a?replicas=2", "1, 3 or 5"),
         ("nats://u:p@a,v:q@b", "one login"),
+        ("nats://u:p?w@a", "%3F"),
+        ("nats://u:1?w@a", "%3F"),
+        ("nats://a?Replicas=3", "did you mean replicas"),
+        ("nats://a?replica=3", "did you mean replicas"),
+        ("tls://a?cafile=x", r"did you mean ca\?"),
+        ("tls://a?certs=x", r"did you mean cert\?"),
+        ("tls://a?keys=x", r"did you mean key\?"),
+        ("nats://a?credentials=x", r"did you mean creds\?"),
+        ("nats://a?nkeys=x", r"did you mean nkey\?"),
+        ("nats://a?tokenfile=x", r"did you mean token_file\?"),
+        ("nats://a?passwordfile=x", r"did you mean password_file\?"),
+        ("nats://a?replicas=3&replicas=3", "said twice"),
+        ("nats://a?replicas", "replicas=…"),
+        ("nats://a?ca=x", "write tls://"),
+        ("tls://a?key=x", "cert=FILE"),
+        ("nats://a?creds=x&nkey=y", "two logins"),
+        ("nats://a:0", "1 to 65535"),
+        ("nats://a:65536", "1 to 65535"),
+        ("nats://a:²", "1 to 65535"),
+        ("nats://a,", "host"),
+        ("nats://a b", "host"),
+        ("nats://a,tls://b", "host"),
+        ("nats://a,b,a", "twice"),
+        ("nats://::1:4222", "brackets"),
+        ("nats://:p@a", "no user"),
+        ("nats://a/b/c", "prefix"),
+        ("nats://a/übung", "prefix"),
+        ("nats://a/_INBOX", "begins with a letter"),
+        (f"nats://a/{'x' * 101}", "100 characters"),
     ],
 )
 def test_a_wrong_url_is_refused(url: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         Target.parse(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "servers"),
+    [
+        ("nats://a:1,nats://b:2/app", ("nats://a:1", "nats://b:2")),  # as other clients of NATS have it
+        ("tls://[::1]:4,b", ("tls://[::1]:4", "tls://b:4222")),
+    ],
+)
+def test_hosts_are_parted_by_commas(url: str, servers: tuple[str, ...]) -> None:
+    assert Target.parse(url).servers == servers
+
+
+def test_a_file_is_decoded_once_and_a_plus_is_a_plus() -> None:
+    assert Target.parse("tls://a?ca=/x+y/%26%20z").files["ca"] == Path("/x+y/& z")
+
+
+async def other_streams(server: NatsServer, name: str, subjects: list[str]) -> None:
+    """A stream that somebody else has made."""
+    node = Node(server.url("elsewhere"))
+    await node.broker.start(node.got.append)
+    made = msgspec.json.encode({"name": name, "subjects": subjects})
+    (reply,) = await node.broker._connection.call(f"$JS.API.STREAM.CREATE.{name}", made)
+    assert b"error" not in reply.data
+    await node.broker.stop()
+
+
+@pytest.mark.parametrize(
+    ("name", "subjects", "told"),
+    [
+        (
+            "app_store",
+            ["app.store.*"],
+            "the stream app_store on NATS is not Aquilia's: give the adapter's URL another",
+        ),
+        (
+            "orders",
+            ["app.>"],
+            "another stream takes what this application publishes; give the adapter's URL another",
+        ),
+    ],
+)
+async def test_a_stream_of_somebody_else_in_the_way_is_told_at_boot(
+    server: NatsServer, name: str, subjects: list[str], told: str
+) -> None:
+    await other_streams(server, name, subjects)
+    assert told in await refusal(server.url("app"))
 
 
 def test_a_target_shows_no_secret() -> None:

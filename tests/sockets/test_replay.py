@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from nats_server import NatsServer
 from aquilia.clock import Clock
 from aquilia.sockets import History, Publication
 from aquilia.sockets.adapters import adapter_for
+from aquilia.sockets.adapters.local import LocalAdapter
 
 HISTORY = History(size=50, ttl=300)
 WORKSPACE = """
@@ -99,6 +101,25 @@ async def test_a_room_is_printed_and_what_is_behind_a_position(folder: Path, nat
     assert shown(folder, url, f"--since={places[0]}", "--limit", "1") == ["zwei"]
 
 
+async def test_a_room_on_this_machine_is_read_while_it_is_served_and_when_it_is_not(folder: Path) -> None:
+    url = f"local://{folder}/kept"
+    assert shown(folder, url) == []
+    serving = LocalAdapter(url)
+    got: asyncio.Queue[Publication] = asyncio.Queue()
+    await serving.broker.start(got.put_nowait)
+    try:
+        await serving.broker.subscribe("/hall/a", "kept", HISTORY)
+        told = Publication(id="1", namespace="/hall/a", event="said", payload=1, ts=1000, room="kept")
+        await serving.broker.publish(told, HISTORY)
+        assert await asyncio.to_thread(shown, folder, url) == [1]
+        done = await asyncio.to_thread(aq, folder, "/hall/a", "kept", "--send", "--yes", url=url)
+        assert done.returncode == 0, done.stderr
+        assert [(await asyncio.wait_for(got.get(), 5)).payload for _ in range(2)] == [1, 1]
+    finally:
+        await serving.broker.stop()
+    assert await asyncio.to_thread(shown, folder, url) == [1, 1]
+
+
 async def test_what_is_sent_again_is_new(folder: Path, nats_server: NatsServer) -> None:
     url = nats_server.url()
     await remember(url, 1, 2)
@@ -125,6 +146,7 @@ async def test_a_position_of_another_life_is_refused(folder: Path, nats_server: 
     ("words", "code", "told"),
     [
         (["/hall/a", "kept"], 1, "dies with that"),
+        (["/hall/a", "kept"], 1, "to local:// on one machine, or to nats://HOST:PORT"),
         (["/hall/a", "other"], 1, "keeps no history"),
         (["/hal/a", "kept"], 1, "no controller serves the namespace '/hal/a'"),
         (["/hall/a", "kept", "--since", "7"], 2, "EPOCH:OFFSET"),

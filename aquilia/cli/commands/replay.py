@@ -25,6 +25,8 @@ from aquilia.server import boot
 from aquilia.sockets.adapters import ADAPTER_URL, adapter_for
 from aquilia.sockets.adapters.base import Adapter, Page, Publication
 from aquilia.sockets.adapters.inmemory import InMemoryAdapter
+from aquilia.sockets.adapters.local import LocalAdapter
+from aquilia.sockets.adapters.nats import NatsAdapter
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.history import History, Position
 from aquilia.sockets.plan import SocketPlan
@@ -147,8 +149,11 @@ def _log(namespace: str, room: str, app: str | None) -> _Log:
     if isinstance(adapter, InMemoryAdapter):
         fail(
             "the in-memory adapter keeps a log in the process that serves it, and it dies with that: nothing can be "
-            f"read from here. Set {ADAPTER_URL}, or adapter_url in the manifest, to nats://HOST:PORT"
+            f"read from here. Set {ADAPTER_URL}, or adapter_url in the manifest, to local:// on one machine, or to "
+            "nats://HOST:PORT"
         )
+    if isinstance(adapter, LocalAdapter) and (url := adapter.broker.server.running()) is not None:
+        adapter = NatsAdapter(url)  # who serves this workspace has the server
     return _Log(adapter, path, room, history)
 
 

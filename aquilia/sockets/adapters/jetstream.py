@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from datetime import datetime
 from typing import Any
 
@@ -10,9 +12,21 @@ import msgspec
 from aquilia.sockets.adapters.nats_connection import NatsConnection, Reply
 from aquilia.sockets.faults import ws_adapter_unavailable, ws_publish_failed
 
+logger = logging.getLogger("aquilia.sockets.nats")
+
 __all__ = ["JetStream", "Kept", "State", "StreamInfo"]
 
+NOT_NOW = frozenset({10004, 10005, 10008, 10009})
+"""A cluster without a leader, or with servers that are still missing: it passes, or it does not."""
+AGAIN = 0.25
+"""Seconds after which it is asked again."""
 NOT_FOUND = frozenset({10059, 10037})
+IN_PROCESS = 10158
+"""A repeat of what waits for the other servers of the cluster: it is not stored so far."""
+OVERLAP = 10065
+NO_PEERS = 10005
+NO_CLUSTER = 10074
+NO_ROOM = frozenset({10023, 10028, 10047})
 NAME_IN_USE = 10058
 WRONG_LAST = 10071
 
@@ -33,14 +47,20 @@ class State(msgspec.Struct):
     subjects: dict[str, int] = {}
 
 
-class _Config(msgspec.Struct):
+class Config(msgspec.Struct):
+    """How a stream was made, as far as it matters here."""
+
     metadata: dict[str, str] = {}
+    subjects: list[str] = []
+    num_replicas: int = 1
+    max_msgs_per_subject: int = -1
+    allow_msg_ttl: bool = False
 
 
 class StreamInfo(msgspec.Struct):
     """A stream, and the server's time."""
 
-    config: _Config
+    config: Config
     state: State
     ts: datetime | None = None
 
@@ -74,6 +94,7 @@ class JetStream:
         while True:
             found = await self.info(name)
             if found is not None:
+                self._note_replicas(name, found.config.num_replicas, config["num_replicas"])
                 return found
             config = {"name": name, "retention": "limits", "storage": "file", "discard": "old", **config}
             data = await self._api(f"STREAM.CREATE.{name}", config)
@@ -83,7 +104,28 @@ class JetStream:
             if error.err_code != NAME_IN_USE:  # which another node has just made
                 raise ws_adapter_unavailable(
                     f"JetStream does not make the stream {name}: {error.description} ({error.err_code})"
+                    + self._advice(error, config)
                 )
+
+    def _note_replicas(self, name: str, there: int, wanted: int) -> None:
+        if there != wanted:
+            logger.warning(
+                "the stream %s on NATS is kept %d times, and the adapter's URL says replicas=%d: what exists is not "
+                "changed by it; `nats stream edit %s --replicas %d` does that",
+                *(name, there, wanted, name, wanted),
+            )
+
+    def _advice(self, error: Failure, config: dict[str, Any]) -> str:
+        replicas = config["num_replicas"]
+        if replicas > 1 and error.err_code in (NO_CLUSTER, NO_PEERS):
+            return f": replicas={replicas} needs a cluster of {replicas} servers with JetStream"
+        if error.err_code == OVERLAP:
+            return ": another stream takes what this application publishes; give the adapter's URL another prefix"
+        if error.err_code in NO_ROOM:
+            size = config.get("max_bytes", 0) >> 20
+            reserves = f"it reserves {size} MiB, " if size else ""
+            return f": {reserves}so raise max_file_store of the server, or the limit of the account"
+        return ""
 
     async def info(self, name: str, subject: str | None = None) -> StreamInfo | None:
         """A stream, or None; with the number of messages of one subject."""
@@ -115,9 +157,31 @@ class JetStream:
 
     async def store(self, subject: str, data: bytes, headers: dict[str, str]) -> tuple[Reply, bool]:
         """Publish into a stream: the answer, and whether it was said twice."""
-        return await self._connection.call_telling(subject, data, headers)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._connection.patience(again=True)
+        repeated = False
+        while True:
+            reply, resent = await self._connection.call_telling(subject, data, headers)
+            repeated |= resent
+            answer = acknowledged(reply)
+            passes = isinstance(answer, Failure) and answer.err_code in NOT_NOW | {IN_PROCESS}
+            if not passes or loop.time() > until:
+                return reply, repeated
+            repeated = True
+            await asyncio.sleep(AGAIN)
 
     async def _api(self, verb: str, request: dict[str, Any]) -> bytes:
+        """The answer. What a cluster cannot do at the moment is asked again."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._connection.patience(again=True)
+        while True:
+            data = await self._once(verb, request)
+            error = _answer(data).error
+            if error is None or error.err_code not in NOT_NOW or loop.time() > until:
+                return data
+            await asyncio.sleep(AGAIN)
+
+    async def _once(self, verb: str, request: dict[str, Any]) -> bytes:
         data = msgspec.json.encode(request)
         (reply,) = await self._connection.call(f"$JS.API.{verb}", data, again=True)
         if reply.status == "503":
@@ -125,9 +189,15 @@ class JetStream:
                 f"NATS at {self._connection.target} has no JetStream: start nats-server with -js"
             )
         error = _answer(reply.data).error
-        if error is not None and error.err_code in (10039, 10076):
+        if error is not None and error.err_code == 10076:
             raise ws_adapter_unavailable(
-                f"NATS at {self._connection.target} has JetStream not enabled: start nats-server with -js"
+                f"NATS at {self._connection.target} has JetStream not enabled: start nats-server with -js; if it "
+                "was, its log says what ended it, such as a full disk"
+            )
+        if error is not None and error.err_code == 10039:
+            raise ws_adapter_unavailable(
+                f"NATS at {self._connection.target} has no JetStream for the account of this login: give the "
+                "account `jetstream: enabled`, or limits that are not 0"
             )
         return reply.data
 
@@ -141,5 +211,12 @@ def acknowledged(reply: Reply) -> int | Failure | None:
 
 
 def refused(failure: Failure) -> Exception:
-    """A publication that was not stored."""
-    return ws_publish_failed(f"JetStream did not take it: {failure.description} ({failure.err_code})")
+    """A publication that was not stored, or is perhaps."""
+    if failure.err_code in NOT_NOW | {IN_PROCESS}:
+        return ws_adapter_unavailable(f"JetStream: {failure.description} ({failure.err_code})")
+    advice = (
+        ": raise max_file_store of the server, or the limit of the account"
+        if failure.err_code in NO_ROOM
+        else ""
+    )
+    return ws_publish_failed(f"JetStream did not take it: {failure.description} ({failure.err_code}){advice}")

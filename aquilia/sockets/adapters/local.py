@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Deliver
 from aquilia.sockets.adapters.local_host import url_of
 from aquilia.sockets.adapters.local_server import LocalServer, missing
 from aquilia.sockets.adapters.nats_broker import NatsBroker
-from aquilia.sockets.adapters.nats_connection import NatsConnection, Target
+from aquilia.sockets.adapters.nats_connection import NatsConnection
 from aquilia.sockets.adapters.nats_store import NatsStore
+from aquilia.sockets.adapters.nats_url import Target, options_of
 
 __all__ = ["LocalAdapter", "LocalBroker", "local_server"]
 
@@ -28,9 +29,8 @@ def local_server(url: str) -> LocalServer:
     """
     scheme, _, rest = url.partition("://")
     path, _, query = rest.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    sync = options.pop("sync", None)
-    if scheme != "local" or options or sync not in (None, "always"):
+    sync = options_of(query, ("sync",)).get("sync")
+    if scheme != "local" or sync not in (None, "always"):
         raise ValueError(
             "local:// is followed by nothing or by ?sync=always, after the folder if there is one"
         )

@@ -5,7 +5,8 @@
 It stands between the server and the process that wants it, because only a process of its own can end the server when
 that one was killed. Its stdin is a pipe that the other never writes to: when it closes, however that came, the server
 is ended. Until then a server that ends is started again, on the same port. PORT is -1 for any free one; LOCK is the
-descriptor of the folder's lock, which the server has too: the folder is free when all three processes are gone.
+descriptor of the folder's lock, which the server has too: the folder is free when all three processes are gone. On
+Linux the kernel ends the server with the keeper, should that be killed.
 
 The working directory is the server's folder, with its configuration. Stdout is the server's as well. What the keeper
 says there begins with "keeper: " and is "pid N", "port N", "ended STATUS", and "gave up" when the first start fails.
@@ -14,6 +15,7 @@ says there begins with "keeper: " and is "pid N", "port N", "ended STATUS", and 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -21,7 +23,10 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 __all__ = ["CONFIGURATION", "WORD", "Keeper"]
@@ -32,6 +37,7 @@ BACKOFF = (0.05, 5.0)
 """Seconds before a server that ended is started again: the first time, and at most."""
 STEADY = 10.0
 """Seconds after which a server that ran counts as healthy, and the backoff begins anew."""
+PR_SET_PDEATHSIG = 1
 PATIENCE = 8.0
 """Seconds that a server may take to end by itself."""
 
@@ -73,7 +79,11 @@ class Keeper:
             for old in Path().glob("*.ports"):
                 old.unlink(missing_ok=True)
             self._server = subprocess.Popen(
-                [self._binary, *options], stdin=subprocess.DEVNULL, stderr=sys.stdout, pass_fds=[self._lock]
+                [self._binary, *options],
+                stdin=subprocess.DEVNULL,
+                stderr=sys.stdout,
+                pass_fds=[self._lock],
+                preexec_fn=_end_with_keeper() if sys.platform == "linux" else None,
             )
         say(f"pid {self._server.pid}")
         return self._server
@@ -103,6 +113,19 @@ class Keeper:
         os._exit(0)
 
 
+def _end_with_keeper() -> Callable[[], None]:
+    """What a child does to be killed with this thread, which is this process': Linux does it for whoever asks."""
+    prctl: Any = ctypes.CDLL(None, use_errno=True).prctl
+    keeper = os.getpid()
+
+    def ask() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != keeper:  # it was killed before
+            os._exit(1)
+
+    return ask
+
+
 def port_in(text: str) -> int:
     """The port for clients, out of the server's own file."""
     return urlsplit(json.loads(text)["nats"][0]).port or -1
@@ -115,6 +138,8 @@ def say(words: str) -> None:
 
 
 if __name__ == "__main__":
+    # Of forking beside a thread: ours waits in a read, and holds no lock.
+    warnings.simplefilter("ignore", DeprecationWarning)
     # A signal for the whole service or its group is for the application, which needs its broker until it has ended.
     # A handler, for what is ignored stays ignored in the server.
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -38,9 +38,17 @@ PARTING = 15.0
 STOP = 15.0
 """Seconds that keeper and server may take to end."""
 
+ROOM = 32 << 20
+"""Bytes that its disk must have free again before a server that could not write is started again."""
+AFTER_FULL = 10.0
+"""Seconds between two such starts."""
+
 _LEVELS = {"WRN": logging.WARNING, "ERR": logging.ERROR, "FTL": logging.ERROR}
+_TOKEN = re.compile(r'token: "([^"]+)"')
 _LINE = re.compile(r"(?:\[\d+\] )?\[([A-Z]{3})\] ?(.*)")
 _LOCK = "lock"
+_CANNOT_WRITE = "critical write error"
+"""What nats-server says when its disk takes no more. That stream then stores nothing until it is started again."""
 
 
 def missing() -> str | None:
@@ -76,6 +84,8 @@ class LocalServer:
         self._stopping = threading.Event()
         self._told: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._last = ""
+        self._cannot_write = False
+        self._began = 0.0
         self._reading: threading.Thread | None = None
         self._watching: threading.Thread | None = None
 
@@ -83,6 +93,23 @@ class LocalServer:
     def url(self) -> str:
         """Where it is, with its token."""
         return f"nats://{self._token}@127.0.0.1:{self._port}/aquilia"
+
+    def running(self) -> str | None:
+        """Where it is if another process of this user has it now, with its token; None if nobody has it."""
+        try:
+            with open(self.folder / _LOCK, "rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
+        except BlockingIOError:
+            pass
+        except OSError:
+            return None
+        try:
+            token = _TOKEN.findall((self.folder / local_keeper.CONFIGURATION).read_text())
+            ports = [local_keeper.port_in(file.read_text()) for file in self.folder.glob("*.ports")]
+        except (OSError, ValueError, LookupError):  # it is about to start, or to end
+            return None
+        return f"nats://{token[0]}@127.0.0.1:{ports[0]}/aquilia" if token and ports else None
 
     def start(self) -> None:
         """Start it, and wait until it listens. It blocks.
@@ -195,6 +222,8 @@ class LocalServer:
         word, _, number = told.partition(" ")
         if word == "pid":
             self.pid = int(number)
+            self._cannot_write = False
+            self._began = time.monotonic()
         elif word == "ended" and not self._stopping.is_set():
             logger.warning("nats-server ended (%s); it is started again", _status(int(number)))
 
@@ -203,11 +232,15 @@ class LocalServer:
         level, text = found.groups() if found else ("WRN", line)
         if text:
             self._last = text
+        if _CANNOT_WRITE in text.lower():
+            self._cannot_write = True
         logger.log(_LEVELS.get(level, logging.DEBUG), "nats-server: %s", text)
 
     def _watch(self) -> None:
-        """Replace a keeper that was killed: nobody else would end the server."""
+        """Replace a keeper that was killed: nobody else would end the server. And see to a disk that was full."""
         while not self._stopping.wait(0.5):
+            if self._cannot_write:
+                self._write_again()
             keeper = self._keeper
             if keeper is None or keeper.poll() is None:
                 continue
@@ -218,6 +251,13 @@ class LocalServer:
             self._end_keeper()
             if not self._stopping.is_set():
                 self._keep()
+
+    def _write_again(self) -> None:
+        with contextlib.suppress(OSError):  # it may have ended by itself
+            if time.monotonic() - self._began > AFTER_FULL and shutil.disk_usage(self.folder).free > ROOM:
+                logger.warning("nats-server could not write, and its disk has room now: it is started again")
+                self._cannot_write = False
+                os.kill(self.pid, signal.SIGTERM)
 
     def _end_orphan(self) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -266,10 +306,7 @@ def _locked(folder: Path) -> int:
                     raise
             owner = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
             if (owner and _alive(owner)) or time.monotonic() > deadline:
-                raise ws_adapter_unavailable(
-                    f"local://: the folder {folder} is in use by process {owner or 'unknown'}: end it, or take "
-                    "another folder, such as local:///path/to/folder"
-                )
+                raise ws_adapter_unavailable(f"local://: the folder {folder} {_in_use(folder, owner)}")
             time.sleep(0.05)
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
@@ -277,6 +314,18 @@ def _locked(folder: Path) -> int:
         os.close(lock)
         raise
     return lock
+
+
+def _in_use(folder: Path, owner: str) -> str:
+    left = [file.stem.rpartition("_")[2] for file in folder.glob("*.ports")]
+    if left and owner and not _alive(owner) and _alive(left[0]):
+        return (
+            f"is in use by nats-server, process {left[0]}, which process {owner} left behind: kill {left[0]}"
+        )
+    return (
+        f"is in use by process {owner or 'unknown'}: end it, or take another folder, such as "
+        "local:///path/to/folder, or memory://"
+    )
 
 
 def _alive(owner: str) -> bool:

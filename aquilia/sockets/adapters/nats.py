@@ -6,8 +6,11 @@ from importlib.util import find_spec
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.nats_broker import NatsBroker
-from aquilia.sockets.adapters.nats_connection import MISSING, NatsConnection, Target
+from aquilia.sockets.adapters.nats_connection import NatsConnection
+from aquilia.sockets.adapters.nats_dial import MISSING
+from aquilia.sockets.adapters.nats_login import connect_options
 from aquilia.sockets.adapters.nats_store import NatsStore
+from aquilia.sockets.adapters.nats_url import Target
 
 __all__ = ["NatsAdapter"]
 
@@ -15,7 +18,8 @@ __all__ = ["NatsAdapter"]
 class NatsAdapter:
     """A broker and a store over one connection to NATS with JetStream (server 2.11 or later).
 
-    `url` is `nats://[user:password@ or token@]host[:port][,host…][/prefix][?replicas=3]`, or the same with `tls://`.
+    `url` is `nats://[user:password@ or token@]host[:port][,host…][/prefix][?option=…&…]`, or the same with `tls://`;
+    `Target` has the options.
     Applications that share a server have different prefixes; the default is "aquilia".
 
     Raises:
@@ -26,6 +30,7 @@ class NatsAdapter:
         target = Target.parse(url)
         if find_spec("nats") is None:
             raise ValueError(MISSING)
+        connect_options(target)  # its files are there, and can be used
         connection = NatsConnection(target)
         self.store = NatsStore(connection, clock or Clock.current())
         self.broker = NatsBroker(connection, self.store.start)

@@ -14,6 +14,8 @@ Where JetStream promises less than the port asks:
   stream has since let go of others by age or bytes, and this node has not been subscribed all the time.
 - In a cluster, a subscription needs a moment to be known on every server, and direct reads may lag: what a reader
   misses by that it finds by `previous`.
+- Where a stream in a cluster loses its leader, publications that wait for their answer at that moment are stored
+  once, and perhaps in another order than that of their calls.
 - A machine that loses its power loses what the server has not yet synced (its `sync_interval`).
 """
 
@@ -29,7 +31,7 @@ from typing import Any
 import msgspec
 
 from aquilia.sockets.adapters.base import Deliver, Page, Publication
-from aquilia.sockets.adapters.jetstream import Failure, JetStream, StreamInfo, acknowledged, refused
+from aquilia.sockets.adapters.jetstream import AGAIN, JetStream, StreamInfo, acknowledged, refused
 from aquilia.sockets.adapters.nats_connection import NatsConnection, Reply
 from aquilia.sockets.adapters.nats_names import message_id, token
 from aquilia.sockets.adapters.stored import decode, encode
@@ -104,9 +106,25 @@ class NatsBroker:
         try:
             if self._on_start is not None:
                 await self._on_start()
+            await self._require_permissions()
         except BaseException:
             await self.stop()
             raise
+
+    async def _require_permissions(self) -> None:
+        """Say once what is said later, where nobody listens and nothing is stored: what is denied is told now."""
+        prefix, api = self._prefix, "$JS.API"
+        roads = (f"{prefix}.plain.check.check", f"{prefix}.stored.*.check.check")
+        said = (roads[0], f"{prefix}.log.check.check.check.check")
+        asked = (f"{api}.STREAM.CREATE.{prefix}_log_check", f"{api}.DIRECT.GET.{prefix}_log_check")
+        try:
+            await asyncio.gather(
+                *(self._connection.subscribe(road, lambda message: None) for road in roads),
+                *(self._connection.send(subject, b"") for subject in said + asked),
+            )
+        finally:
+            for road in roads:
+                await self._connection.unsubscribe(road)
 
     async def stop(self) -> None:
         """See `Broker`."""
@@ -193,18 +211,26 @@ class NatsBroker:
             await self._connection.send(f"{self._prefix}.plain.{token(namespace)}.{token(room)}", data)
             return None
         id = message_id(f"{namespace}\n{room}", publication.id)
-        for _ in range(TRIES):
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._connection.patience(again=True)
+        while True:
             log = await self._in_turn(history)
             reply, _ = await self._streams.store(
                 log.subject(namespace, room), data, {"Nats-Msg-Id": id, "Nats-Expected-Stream": log.stream}
             )
             answer = acknowledged(reply)
-            if isinstance(answer, Failure):
-                raise refused(answer)
-            if answer is not None:
+            if isinstance(answer, int):
                 return Position(log.epoch, answer)
+            if answer is not None:
+                raise refused(answer)
+            # Nobody has this stream: it was deleted, or its cluster has yet to find it another leader.
             self._logs.pop(history, None)
-        raise ws_adapter_unavailable(f"the stream {log.stream} was deleted, and cannot be made anew")
+            if loop.time() > until:
+                raise ws_adapter_unavailable(
+                    f"the stream {log.stream} has no leader, or is deleted again and again"
+                )
+            if (await self._in_turn(history)).epoch == log.epoch:
+                await asyncio.sleep(AGAIN)
 
     # Logs
 
@@ -317,12 +343,13 @@ class NatsBroker:
 
     async def _newest(self, log: _Log, subject: str, found: StreamInfo, limit: int) -> Page:
         start, end = found.state.first_seq, found.state.last_seq
+        more = limit + 1  # nats-server 2.11 counts a message among those behind it
         if found.state.subjects.get(subject, 0) > limit:
-            start = await self._start_of_last(log, subject, start, end, limit)
+            start = await self._start_of_last(log, subject, start, end, more)
         replies = await self._streams.direct(
-            log.stream, {"seq": max(1, start), "batch": limit, "next_by_subj": subject}
+            log.stream, {"seq": max(1, start), "batch": more, "next_by_subj": subject}
         )
-        entries = self._entries(log, replies, None)
+        entries = self._entries(log, replies, None)[-limit:]
         head = await self._last(log, subject)
         return Page(entries, head, True)
 

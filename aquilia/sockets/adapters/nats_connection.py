@@ -10,31 +10,31 @@ import asyncio
 import contextlib
 import logging
 import random
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from itertools import count
 from secrets import token_hex
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl, unquote
 
+from aquilia.sockets.adapters.nats_dial import MISSING, DialError, close, dial
+from aquilia.sockets.adapters.nats_url import Target
 from aquilia.sockets.faults import ws_adapter_unavailable, ws_publish_failed
 
-__all__ = ["NatsConnection", "Reply", "Target"]
+__all__ = ["NatsConnection", "Reply"]
 
 logger = logging.getLogger("aquilia.sockets.nats")
 
-CONNECT_TIMEOUT = 5.0
-"""Seconds that the first connection may take, and each later attempt."""
 OUTAGE = 5.0
 """Seconds that a call waits for its answer, or for the connection to be back."""
+ELECTION = 15.0
+"""The same in a cluster, for what may be said twice: it takes up to 9 s to find that a leader is gone."""
 RETRY = 1.0
 """Seconds after which what may be said twice is said again."""
-PING = 5
-"""Seconds between pings; a server that leaves two of them without answer is given up."""
 BACKOFF = (0.05, 2.0)
 """Seconds between attempts to connect: the first, and the longest; each is cut by chance to half of it at most."""
 
-MISSING = "the NATS adapter needs nats-py: pip install 'aquilia[nats]'"
+
+_DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 
 
 class Reply(NamedTuple):
@@ -47,76 +47,6 @@ class Reply(NamedTuple):
     def status(self) -> str:
         """The server's own word in the place of a message, such as "404"; else empty."""
         return self.headers.get("Status", "")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """`nats://[user:password@|token@]host[:port][,host…][/prefix][?replicas=3]`; `tls://` asks for TLS.
-
-    What shares a prefix is one application. `replicas` is how many servers of a cluster keep each stream.
-    """
-
-    servers: tuple[str, ...]
-    prefix: str = "aquilia"
-    replicas: int = 1
-    tls: bool = False
-    user: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
-
-    @classmethod
-    def parse(cls, url: str) -> Target:
-        """Read an URL.
-
-        Raises:
-            ValueError: with what is wrong. It never shows a password.
-        """
-        scheme, _, rest = url.partition("://")
-        if scheme not in ("nats", "tls"):
-            raise ValueError("it begins with nats:// or tls://")
-        rest, _, query = rest.partition("?")
-        authority, _, path = rest.partition("/")
-        login, _, hosts = authority.rpartition("@")
-        if "@" in login or "@" in path:  # never shown: it may be a part of a password
-            raise ValueError(
-                "one login is accepted, before the first host; write / as %2F in it, and @ as %40"
-            )
-        servers = [_server(scheme, host) for host in hosts.split(",")]
-        prefix = unquote(path.strip("/")) or "aquilia"
-        if not all(letter.isascii() and (letter.isalnum() or letter in "-_") for letter in prefix):
-            raise ValueError("the prefix, behind the host: ASCII letters, digits, - and _ are accepted")
-        options = dict(parse_qsl(query, keep_blank_values=True))
-        replicas = options.pop("replicas", "1")
-        if options:
-            raise ValueError(f"unknown option {next(iter(options))!r} (accepted: replicas)")
-        if replicas not in ("1", "3", "5"):
-            raise ValueError(f"replicas: 1, 3 or 5 is needed, not {replicas!r}")
-        user, colon, password = login.partition(":")
-        if not colon:
-            user, token = "", user
-        else:
-            token = ""
-        return cls(
-            tuple(servers),
-            prefix,
-            int(replicas),
-            scheme == "tls",
-            unquote(user) if colon else None,
-            unquote(password) if colon else None,
-            unquote(token) or None,
-        )
-
-    def __str__(self) -> str:
-        return ",".join(self.servers)
-
-
-def _server(scheme: str, host: str) -> str:
-    name, colon, port = host.rpartition(":")
-    if not colon or host.endswith("]"):
-        name, port = host, "4222"
-    if not name or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError("there is no host[:port] where one should be; several are parted by commas")
-    return f"{scheme}://{name}:{port}"
 
 
 class _Sink:
@@ -146,6 +76,7 @@ class _Call:
         "again",
         "batch",
         "data",
+        "denied",
         "future",
         "headers",
         "replies",
@@ -173,6 +104,8 @@ class _Call:
         self.batch = batch
         self.sent = False
         self.resent = False
+        self.denied = ""
+        """What the server said against it. An answer to a publication without a reply comes before the next echo."""
         self.replies: list[Reply] = []
         self.future: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
 
@@ -191,6 +124,8 @@ class NatsConnection:
         self._inbox = ""
         self._subscribers: dict[str, Callable[[Any], None]] = {}
         self._subscriptions: dict[str, Any] = {}
+        self._denied: dict[str, str] = {}
+        """What the server said against subscriptions, by subjects in lower case, as nats-py has them."""
         self._confirming: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
 
@@ -205,12 +140,11 @@ class NatsConnection:
         self._stopped = False
         self._inbox = f"_INBOX.{token_hex(11)}"
         try:
-            client = await self._connect()
+            await self._restore(await dial(self.target, self._complaint))
         except ImportError as error:
             raise ws_adapter_unavailable(MISSING) from error
-        except (OSError, TimeoutError, _NATSError) as error:
-            raise ws_adapter_unavailable(_refusal(self.target, error)) from error
-        await self._restore(client)
+        except (DialError, ConnectionError) as error:
+            raise ws_adapter_unavailable(str(error)) from error
 
     async def stop(self) -> None:
         """End it, and every call on it. Safe to call twice."""
@@ -224,59 +158,17 @@ class NatsConnection:
         self._subscribers.clear()
         self._subscriptions.clear()
         if client is not None:
-            await _close(client)
+            await close(client)
 
     @property
     def max_payload(self) -> int:
         """Bytes that the server takes in one message, headers included."""
         return int(self._client.max_payload) if self._client is not None else 1 << 20
 
-    async def _connect(self) -> Any:
-        from nats.aio.client import Client
-
-        client = Client()
-        told: list[Exception] = []
-
-        async def note(error: Exception) -> None:
-            told.append(error)
-
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                await client.connect(
-                    list(self.target.servers),
-                    error_cb=note,
-                    name=f"aquilia {self.target.prefix}",
-                    allow_reconnect=False,
-                    max_reconnect_attempts=1,
-                    reconnect_time_wait=0,
-                    connect_timeout=int(CONNECT_TIMEOUT),
-                    ping_interval=PING,
-                    user=self.target.user,
-                    password=self.target.password,
-                    token=self.target.token,
-                )
-                if not client.is_connected:  # nats-py takes an end behind the login for a success
-                    raise ConnectionResetError("the server ended the connection")
-        except BaseException as error:
-            await _close(client)
-            if not isinstance(error, Exception) or isinstance(error, ImportError):
-                raise
-            reason = told[-1] if told else error
-            words = str(reason) or type(reason).__name__
-            # Its refusal is lost where the server ends the connection before it has read all of ours.
-            if isinstance(reason, ConnectionError) and (client._server_info or {}).get("auth_required"):
-                words = f"no authorization: {words}"
-            raise _NATSError(words) from error
-        if self.target.tls and not client._server_info.get("tls_required"):
-            await _close(client)
-            raise _NATSError(
-                "the server has no TLS: give it a certificate, or say nats:// in the place of tls://"
-            )
-        return client
-
     async def _restore(self, client: Any) -> None:
         """Take up a new connection: the subscriptions first, then what waits, in the order in which it was said."""
         self._client = client
+        self._denied.clear()
         # The one sign that comes whatever the reason is: nats-py's callbacks are left out when its own end fails.
         client._reading_task.add_done_callback(lambda _: self._lost(client))
         await client.subscribe(f"{self._inbox}.*", future=_Sink(self._answered))
@@ -292,7 +184,7 @@ class NatsConnection:
                         call.future.set_exception(error)
                         call.future.exception()  # who waited for it may be gone
             if client is not self._client:  # it broke meanwhile
-                raise _NATSError("the connection was lost again")
+                raise ConnectionError("the connection was lost again")
         self.connected = client is self._client
 
     def _lost(self, client: Any) -> None:
@@ -313,25 +205,29 @@ class NatsConnection:
             self._restoring = asyncio.get_running_loop().create_task(self._come_back(client))
 
     async def _come_back(self, old: Any) -> None:
-        await _close(old)
+        await close(old)
         wait, longest = BACKOFF
+        told = ""
         while True:
             try:
-                client = await self._connect()
-                await self._restore(client)
+                await self._restore(await dial(self.target, self._complaint))
                 await self.confirm()  # only then does the server know what we listen to
             except Exception as error:  # whatever it was, the next attempt may go well
-                logger.debug("no connection to NATS yet: %s", error)
+                news = isinstance(error, DialError) and error.weight > 0 and str(error) != told
+                told = str(error) if news else told
+                logger.log(logging.WARNING if news else logging.DEBUG, "no connection to NATS yet: %s", error)
                 broken = self._client
                 if broken is not None:
                     self._lost(broken)
-                    await _close(broken)
+                    await close(broken)
             else:
                 if self.connected:
                     break
             await asyncio.sleep(wait * random.uniform(0.5, 1))
             wait = min(longest, wait * 2)
         logger.warning("connected to NATS at %s again", self.target)
+        for words in self._denied.values():  # since the connection before
+            logger.warning("%s", words)
         if self.on_lost is not None:
             self.on_lost()
 
@@ -362,6 +258,10 @@ class NatsConnection:
         call = await self._call(subject, data, headers, again=True, batch=False)
         return call.replies[0], call.resent
 
+    def patience(self, *, again: bool) -> float:
+        """Seconds that a call waits for its answer."""
+        return ELECTION if again and self.target.replicas > 1 else OUTAGE
+
     async def _call(
         self, subject: str, data: bytes, headers: dict[str, str] | None, *, again: bool, batch: bool
     ) -> _Call:
@@ -371,8 +271,9 @@ class NatsConnection:
         token = str(next(self._numbers))
         call = _Call(subject, data, headers, f"{self._inbox}.{token}", again=again, batch=batch)
         self._calls[token] = call
+        patience = self.patience(again=again)
         try:
-            async with asyncio.timeout(OUTAGE):
+            async with asyncio.timeout(patience):
                 if self.connected:
                     await self._write(self._client, call)
                 while not (await asyncio.wait([call.future], timeout=RETRY))[0]:
@@ -382,7 +283,7 @@ class NatsConnection:
                 call.future.result()
         except TimeoutError:
             raise ws_adapter_unavailable(
-                f"NATS at {self.target} did not answer within {OUTAGE:g} s"
+                f"NATS at {self.target} did not answer within {patience:g} s"
             ) from None
         finally:
             del self._calls[token]
@@ -393,19 +294,21 @@ class NatsConnection:
         if self._stopped:
             raise ws_adapter_unavailable("the connection to NATS is not open")
         self._require_size(data, None)
-        if self.connected:
-            await self._write(self._client, _Call(subject, data, None, "", again=False, batch=False))
-        else:  # its turn comes with that of all who wait
-            token = str(next(self._numbers))
-            call = self._calls[token] = _Call(subject, data, None, "", again=False, batch=False)
-            try:
+        token = str(next(self._numbers))
+        call = self._calls[token] = _Call(subject, data, None, "", again=False, batch=False)
+        try:
+            if self.connected:
+                await self._write(self._client, call)
+            else:  # its turn comes with that of all who wait
                 async with asyncio.timeout(OUTAGE):
                     await call.future
-            except TimeoutError:
-                raise ws_adapter_unavailable(f"NATS at {self.target} cannot be reached") from None
-            finally:
-                del self._calls[token]
-        await self.confirm()
+            await self.confirm()
+        except TimeoutError:
+            raise ws_adapter_unavailable(f"NATS at {self.target} cannot be reached") from None
+        finally:
+            del self._calls[token]
+        if call.denied:
+            raise ws_adapter_unavailable(call.denied)
 
     async def confirm(self) -> None:
         """Wait until the server has all that was said before: one echo, for all who wait in this turn."""
@@ -429,6 +332,8 @@ class NatsConnection:
             if self.connected:
                 self._subscriptions[subject] = await self._client.subscribe(subject, future=_Sink(receive))
             await self.confirm()
+            if denied := self._denied.get(subject.lower()):
+                raise ws_adapter_unavailable(denied)
         except BaseException:
             await self.unsubscribe(subject)
             raise
@@ -436,6 +341,7 @@ class NatsConnection:
     async def unsubscribe(self, subject: str) -> None:
         """The opposite."""
         self._subscribers.pop(subject, None)
+        self._denied.pop(subject.lower(), None)
         subscription = self._subscriptions.pop(subject, None)
         if subscription is not None and self.connected:
             with contextlib.suppress(Exception):  # gone with its connection
@@ -452,6 +358,33 @@ class NatsConnection:
             raise ws_adapter_unavailable(f"NATS at {self.target}: {error}") from error
         if not call.reply and not call.future.done():
             call.future.set_result([])
+
+    def _complaint(self, error: Exception) -> None:
+        """What the server says between two answers: that something is not allowed is the one thing to act on."""
+        found = _DENIED.search(str(error))
+        if found is None:
+            logger.debug("NATS at %s: %s", self.target, error)
+            return
+        verb, subject = found.groups()  # nats-py has it in lower case
+        calls = [call for call in self._calls.values() if call.sent]
+        if verb == "publish":
+            calls = [call for call in calls if call.subject.lower() == subject]
+            words = self._not_allowed("publish", calls[0].subject if calls else subject)
+        elif subject.startswith(self._inbox.lower()):  # nobody will be answered
+            words = self._not_allowed("subscribe", "_INBOX.>")
+        else:
+            known = next((known for known in self._subscribers if known.lower() == subject), subject)
+            self._denied[subject] = self._not_allowed("subscribe", known)
+            return
+        for call in calls:
+            call.denied = words
+        self._fail(calls, words)
+
+    def _not_allowed(self, verb: str, subject: str) -> str:
+        return (
+            f"NATS at {self.target} does not allow this login to {verb} to {subject!r}: allow it to publish and to "
+            f"subscribe to {self.target.prefix}.> and _INBOX.>, and to publish to $JS.API.>"
+        )
 
     def _answered(self, message: Any) -> None:
         token = message.subject.rpartition(".")[2]
@@ -478,23 +411,3 @@ class NatsConnection:
             if not call.future.done():
                 call.future.set_exception(ws_adapter_unavailable(message))
                 call.future.exception()  # who waited for it may be gone
-
-
-class _NATSError(Exception):
-    """What nats-py or the server said, in words."""
-
-
-async def _close(client: Any) -> None:
-    with contextlib.suppress(Exception):
-        await client.close()
-
-
-def _refusal(target: Target, error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    if "authorization" in text.lower() or "authentication" in text.lower():
-        return (
-            f"NATS at {target} refuses the login: give user and password, or the token, in the adapter's URL"
-        )
-    if isinstance(error, _NATSError) and "TLS" in text:
-        return f"NATS at {target}: {text}"
-    return f"NATS at {target} cannot be reached ({text}): is the server running, and the URL right?"

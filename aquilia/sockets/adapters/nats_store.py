@@ -54,17 +54,28 @@ class NatsStore:
         Raises:
             SocketFault: WS_ADAPTER_UNAVAILABLE, with what to do: no JetStream, or one that is too old.
         """
-        await self._streams.open_stream(
+        subjects = [f"{self._target.prefix}.store.*"]
+        found = await self._streams.open_stream(
             self._stream,
             {
-                "subjects": [f"{self._target.prefix}.store.*"],
+                "subjects": subjects,
                 "max_msgs_per_subject": 1,
                 "allow_msg_ttl": True,
                 "num_replicas": self._target.replicas,
             },
         )
+        made = found.config
+        if made.subjects != subjects or made.max_msgs_per_subject != 1 or not made.allow_msg_ttl:
+            raise ws_adapter_unavailable(
+                f"the stream {self._stream} on NATS is not Aquilia's: give the adapter's URL another prefix, as in "
+                "nats://host/myapp"
+            )
         self._set_at = -math.inf
         await self._set_clock()
+        # What is not allowed is told now: one reads nothing, and the other is meant for no stream.
+        subject = f"{self._target.prefix}.store.check"
+        await self._streams.last(self._stream, subject)
+        await self._streams.store(subject, b"", {"Nats-Expected-Stream": "check"})
 
     async def _set_clock(self) -> None:
         before = self._clock.monotonic()
