@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar, overload
 from websockets.exceptions import ConnectionClosed
 
 from aquilia.client.desk import Desk
-from aquilia.client.faults import AckTimeout, ConnectionEnded, QueueFull
+from aquilia.client.faults import AckTimeout, ConnectionEnded, ConnectionLost, QueueFull
 from aquilia.client.link import Dialer, Link
 from aquilia.client.listening import Listening
 from aquilia.client.notices import Position, State
@@ -24,7 +24,7 @@ from aquilia.client.options import Options, whole
 from aquilia.client.reading import Arrived
 from aquilia.client.session import Session
 from aquilia.client.steps import Answered, CallFailed, Phase
-from aquilia.client.streams import Arrival, Signal, Stream, decoder_for
+from aquilia.client.streams import Arrival, Signal, Stream, decoded, decoder_for
 from aquilia.clock import Clock
 from aquilia.sockets.codecs import codec as codec_named
 
@@ -34,6 +34,9 @@ logger = logging.getLogger("aquilia.client")
 
 READ_ON_FOR_ACKS = 8
 """How many times its bound a buffer may hold while an ack is awaited, which would not come if nothing were read."""
+
+LONGEST_TIMER = 3600.0
+"""Seconds: who is told of a moment beyond it looks again then."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -77,6 +80,8 @@ class Client(Listening):
             raise ValueError("this client does not speak the plain profile: json, msgpack or cbor")
         self._codec = codec_named(codec)
         self._token = token
+        self._shown: str | None = None
+        """The token for the next attempt, whatever else there is."""
         self._clock = clock or Clock()
         self._call_timeout = call_timeout
         self._close_timeout = close_timeout
@@ -94,7 +99,6 @@ class Client(Listening):
             rejoin_after_takeover=rejoin_after_takeover,
             renewable=callable(token),
         )
-        self._session = Session(self._codec, random=random, options=options)
         self._dialer = Dialer(
             url,
             subprotocol=f"aquilia.v1.{codec}",
@@ -104,7 +108,9 @@ class Client(Listening):
             open_timeout=open_timeout,
             close_timeout=close_timeout,
             max_message_size=max_message_size,
+            clock=self._clock,
         )
+        self._session = Session(self._codec, random=random, options=options, server=self._dialer.name)
         self._stirred, self._written, self._read = Signal(), Signal(), Signal()
         self._desk = Desk(self._session, buffer, self._read.fire, self._pump)
         self._streams: weakref.WeakSet[Stream[Any]] = weakref.WeakSet()
@@ -139,7 +145,7 @@ class Client(Listening):
             raise RuntimeError("this client is connected, or about to be")
         self._session.start(self._now())
         self._desk.start()
-        self._runner = asyncio.create_task(self._run(), name=f"aquilia client of {self._dialer.url}")
+        self._runner = asyncio.create_task(self._run(), name=f"aquilia client of {self._dialer.name}")
         try:
             await self.connected()
         except BaseException:
@@ -229,6 +235,7 @@ class Client(Listening):
 
         Raises:
             ServerFault: the server's answer is an error.
+            PayloadInvalid: its data is not of that `type`.
             AckTimeout: there is none in time.
             ConnectionLost: the connection broke, and it is not known whether the server handled the event.
             QueueFull: there is no connection, and the queue is full.
@@ -236,7 +243,7 @@ class Client(Listening):
         """
         decode = decoder_for(self._codec, type)
         seconds = self._call_timeout if timeout == -1 else timeout
-        return decode(await self._outcome(event, payload, seconds, idempotent=idempotent))
+        return decoded(event, await self._outcome(event, payload, seconds, idempotent=idempotent), decode)
 
     async def authenticate(self, token: str) -> None:
         """Show a new token: in band where there is a connection, else in the next `hello`.
@@ -245,12 +252,22 @@ class Client(Listening):
 
         Raises:
             ConnectionEnded: the server does not believe it.
+            ServerFault: it was not tried, since the server cannot now.
+            ConnectionLost: the connection ended before the answer, and comes back.
+            AckTimeout: there is no answer in time.
         """
         if not callable(self._token):
             self._token = token
         if self.state is State.CONNECTED:
-            await self._outcome("auth", {"token": token}, self._call_timeout, control=True)
-        elif self.ended is not None and (self.ended.close_code == 4401 or self.ended.http_status == 401):
+            try:
+                await self._outcome("auth", {"token": token}, self._call_timeout, control=True)
+            except ConnectionLost as lost:
+                if self.ended is not None:
+                    raise self.ended from lost
+                raise
+            return
+        self._shown = token
+        if self.ended is not None and (self.ended.close_code == 4401 or self.ended.http_status == 401):
             await self.close()
             await self.connect()
 
@@ -338,7 +355,7 @@ class Client(Listening):
             self._timer = None
         moment = self._session.deadline()
         if moment is not None:
-            delay = max(0.0, moment - self._now())
+            delay = min(max(0.0, moment - self._now()), LONGEST_TIMER)
             self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
 
     def _tick(self) -> None:
@@ -367,14 +384,19 @@ class Client(Listening):
 
     async def _attempt(self) -> None:
         try:
-            token = self._token() if callable(self._token) else self._token
+            token = self._shown or (self._token() if callable(self._token) else self._token)
+            self._shown = None
             if inspect.isawaitable(token):
                 token = await token
         except Exception as error:
             logger.warning("no token was to be had", exc_info=error)
             self._session.unreachable(f"no token was to be had: {error!r}", self._now(), cause=error)
             return
-        link = await self._dialer.dial(self._session, self._now)
+        if token is not None and not isinstance(token, str):
+            told = f"no token was to be had: its function gives a string, or None, not {type(token).__name__}"
+            self._session.unusable(ConnectionEnded(told), self._now())
+            return
+        link = await self._dialer.dial(self._session)
         if link is not None:
             try:
                 await self._converse(link, token)
@@ -383,7 +405,7 @@ class Client(Listening):
 
     async def _converse(self, link: Link, token: str | None) -> None:
         session = self._session
-        link.on_bytes = lambda: session.heard(self._now())
+        link.on_bytes = lambda: session.pulse.heard(self._now())
         session.opened(token, self._now())
         self._pump()
         writer = asyncio.create_task(self._write(link))
@@ -428,7 +450,7 @@ class Client(Listening):
         while self._session.phase is Phase.LIVE and self._full():
             if not paused:
                 paused = True
-                self._session.pause()
+                self._session.pulse.pause()
                 self._set_timer()
             # From now on, not from a task's first turn: its reader may take all there is before that.
             reading, stirred = self._read.next(), self._stirred.next()
@@ -438,7 +460,7 @@ class Client(Listening):
                 reading.cancel()
                 stirred.cancel()
         if paused:
-            self._session.read_on(self._now())
+            self._session.pulse.read_on(self._now())
             self._set_timer()
 
     def _full(self) -> bool:

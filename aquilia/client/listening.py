@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 from aquilia.client.desk import Desk
 from aquilia.client.notices import Message, Notice, State
 from aquilia.client.options import whole
+from aquilia.client.session import Session
 from aquilia.client.streams import Decode, Signal, Stream, decoder_for
 from aquilia.sockets.codecs import Codec
 
@@ -24,6 +25,7 @@ class Listening:
     """What a client's users register for what comes."""
 
     _codec: Codec
+    _session: Session
     _buffer: int
     _desk: Desk
     _read: Signal
@@ -100,4 +102,6 @@ class Listening:
         whole("buffer", bound)
         stream: Stream[Any] = Stream(wanted, decode, bound, self._read.fire)
         self._streams.add(stream)
+        if self._session.ended is not None:
+            stream._end(self._session.ended)
         return stream

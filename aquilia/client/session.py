@@ -29,6 +29,7 @@ from aquilia.client.notices import Connected, Disconnected, GoAway, Recovery, Re
 from aquilia.client.options import Options
 from aquilia.client.outgoing import Outgoing, Outgoings
 from aquilia.client.positions import Positions, losses
+from aquilia.client.pulse import Pulse
 from aquilia.client.reading import Reading
 from aquilia.client.steps import LINKED, STEPS, Answered, CallFailed, Closing, Event, Phase, Verdict
 from aquilia.sockets.codecs import Codec
@@ -37,10 +38,6 @@ from aquilia.sockets.faults import CloseCode, SocketFault
 
 __all__ = ["Session"]
 
-PING_AFTER = 1.5
-"""Heartbeats of silence after which `ping` is sent."""
-DEAD_AFTER = 0.5
-"""Heartbeats of silence after the `ping` that make a link dead."""
 LEAVE_WITHIN = 5.0
 """Seconds that a client which was told to go away waits for the acks that are due."""
 
@@ -51,7 +48,16 @@ class Session:
     Every `now` is in seconds since some moment, and never goes back.
     """
 
-    def __init__(self, codec: Codec, *, random: Callable[[], float], options: Options | None = None) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        *,
+        random: Callable[[], float],
+        options: Options | None = None,
+        server: str = "the server",
+    ) -> None:
+        self.server = server
+        """What errors call the other side."""
         self.codec = codec
         self.options = options = options or Options()
         self.outgoing = Outgoings(options.queue_size, options.queue_bytes)
@@ -76,10 +82,9 @@ class Session:
         self._asked = False
         self._ever = False
         self._renewed = False
-        self._opened_at = self._heard = self._retry_at = 0.0
+        self._opened_at = self._retry_at = 0.0
+        self.pulse = Pulse(0.0)
         self._live_since: float | None = None
-        self._pinged_at: float | None = None
-        self._paused = False
         self._asked_at: float | None = None  # to go away
         self._greeting = Connected(connection="", heartbeat=0)
         self._anew = True  # another session, as the connection's name tells
@@ -132,21 +137,13 @@ class Session:
         elif self.phase in (Phase.GREETING, Phase.RESUMING):
             moments.append(self._opened_at + self.options.open_timeout)
         elif self.phase is Phase.LIVE:
-            moments += [self._silent_at(), self._leave_at()]
+            moments += [self.pulse.due(), self._leave_at()]
         return min((moment for moment in moments if moment is not None), default=None)
 
     def _leave_at(self) -> float | None:
         if self._asked_at is None:
             return None
         return self._asked_at + LEAVE_WITHIN if self.outgoing.awaited else self._asked_at
-
-    def _silent_at(self) -> float | None:
-        heartbeat = self._greeting.heartbeat
-        if heartbeat <= 0 or self._paused:
-            return None
-        if self._pinged_at is None:
-            return self._heard + PING_AFTER * heartbeat
-        return self._pinged_at + DEAD_AFTER * heartbeat
 
     def tick(self, now: float) -> None:
         """Time has passed."""
@@ -159,17 +156,17 @@ class Session:
                 self._step(Phase.DIALING)
         elif self.phase in (Phase.GREETING, Phase.RESUMING):
             if now >= self._opened_at + self.options.open_timeout:
-                self._break(f"no welcome within {self.options.open_timeout:g} s")
+                missing = "welcome" if self.phase is Phase.GREETING else "resumed"
+                self._break(f"{self.server} said no `{missing}` within {self.options.open_timeout:g} s")
         elif self.phase is Phase.LIVE:
             self._watch(now)
 
     def _watch(self, now: float) -> None:
-        silent_at = self._silent_at()
+        silent_at = self.pulse.due()
         if silent_at is not None and now >= silent_at:
-            if self._pinged_at is not None:
-                self._break("the server is silent")
+            if not self.pulse.asked(now):
+                self._break(f"{self.server} is silent, and did not answer a ping")
                 return
-            self._pinged_at = now
             self._urgent.append(self._encode(MessageEnvelope(type="control", event="ping")))
         leave_at = self._leave_at()
         if leave_at is not None and now >= leave_at:
@@ -188,10 +185,10 @@ class Session:
         """A link is up: `hello` is the first frame on it."""
         self._step(Phase.GREETING)
         self.link += 1
-        self._opened_at = self._heard = now
-        self._live_since = self._pinged_at = self._asked_at = None
+        self._opened_at = now
+        self.pulse = Pulse(now)
+        self._live_since = self._asked_at = None
         self._backoff.met()
-        self._paused = False
         self._verdict = None
         hello: dict[str, Any] = {} if token is None else {"token": token}
         self._asked = self._resume is not None
@@ -200,20 +197,6 @@ class Session:
         self._urgent.append(
             self._encode(MessageEnvelope(type="control", event="hello", payload=hello or None))
         )
-
-    def heard(self, now: float) -> None:
-        """Anything came from the server: it lives."""
-        self._heard = now
-        self._pinged_at = None
-
-    def pause(self) -> None:
-        """The link is not read for now, so that silence says nothing."""
-        self._paused = True
-
-    def read_on(self, now: float) -> None:
-        """The link is read again."""
-        self._paused = False
-        self.heard(now)
 
     def lost(self, code: int, reason: str, now: float, *, ours: bool = False) -> None:
         """The link has ended. `ours`: the code is this side's, for what the server did wrong."""
@@ -236,9 +219,10 @@ class Session:
         who = "this client closed the connection with" if ours else "the server closed the connection with"
         if code in (CloseCode.NO_STATUS, CloseCode.ABNORMAL):
             who = "the connection ended with"
+        hint = "; `max_message_size` is its bound" if ours and code == CloseCode.TOO_BIG else ""
         advice = advice_of_code(code)
         fault = ConnectionEnded(
-            f"{who} {described(code, reason)}",
+            f"{who} {described(code, reason)}{hint}",
             code=fault_code(reason) or "WS_CONNECTION_CLOSED",
             close_code=code,
             reason=reason,
@@ -253,9 +237,9 @@ class Session:
         self, status: int, code: str, message: str, now: float, *, retry_after: float | None = None
     ) -> None:
         """The server answered the handshake with an HTTP status that is no upgrade."""
-        advice = advice_of_status(status)
+        advice = advice_of_status(status, code)
         fault = ConnectionEnded(
-            f"the server refused the handshake with HTTP {status}: {message}",
+            f"{self.server} refused the handshake with HTTP {status}: {message}",
             code=code,
             http_status=status,
             reason=message,
@@ -337,7 +321,7 @@ class Session:
         """A message came, in a text or in a binary frame."""
         if self.phase not in LINKED or self.phase is Phase.LEAVING:
             return
-        self.heard(now)
+        self.pulse.heard(now)
         if isinstance(data, str) is self.codec.binary:
             kind = "text" if isinstance(data, str) else "binary"
             self._complain(CloseCode.UNSUPPORTED_DATA, f"a {kind} frame is no {self.codec.name}")
@@ -393,7 +377,8 @@ class Session:
             self._resumed(word.rooms, now)
         elif name == "goaway":
             self._backoff.restarting(word.reconnect_in / 1000, now)
-            self._asked_at = now  # what is said from here on waits for the next link
+            if self._asked_at is None:  # told again, it waits no longer for its acks
+                self._asked_at = now  # what is said from here on waits for the next link
             self._events.append(GoAway(reason=word.reason, reconnect_in=word.reconnect_in / 1000))
         else:
             self._events.append(getattr(self._reading, name)(word))
@@ -405,6 +390,7 @@ class Session:
         expires = None if word.expires is None else word.expires / 1000
         self._anew = word.connection != self._greeting.connection
         self._greeting = Connected(connection=word.connection, heartbeat=word.heartbeat, expires=expires)
+        self.pulse.heartbeat = word.heartbeat
         if self._asked:
             self._step(Phase.RESUMING)
         else:

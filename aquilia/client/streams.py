@@ -8,13 +8,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
 
-from aquilia.client.faults import ConnectionEnded
+from aquilia.client.faults import ConnectionEnded, PayloadInvalid
 from aquilia.client.notices import Message
 from aquilia.sockets.codecs import Codec
 from aquilia.sockets.envelope import MessageEnvelope
+from aquilia.sockets.faults import SocketFault
 from aquilia.sockets.payload import typed_payload
 
-__all__ = ["Arrival", "Decode", "Signal", "Stream", "decoder_for"]
+__all__ = ["Arrival", "Decode", "Signal", "Stream", "decoded", "decoder_for"]
 
 T_co = TypeVar("T_co", covariant=True)
 Decode = Callable[[Any], Any]
@@ -49,6 +50,18 @@ def decoder_for(codec: Codec, type: Any) -> Decode:
     return codec.plain if type is None else codec.payload_decoder(typed_payload(type))
 
 
+def decoded(event: str, payload: Any, decode: Decode) -> Any:
+    """What came, as its reader wants it.
+
+    Raises:
+        PayloadInvalid: it is of another type.
+    """
+    try:
+        return decode(payload)
+    except SocketFault as error:
+        raise PayloadInvalid(event, error.message, error.details) from None
+
+
 class Arrival:
     """A message on its way to its readers, each of which may want its payload as another type."""
 
@@ -62,12 +75,12 @@ class Arrival:
         """As one reader wants it.
 
         Raises:
-            SocketFault: WS_MESSAGE_INVALID, the payload is of another type.
+            PayloadInvalid: its payload is of another type.
         """
         envelope = self.envelope
         return Message(
             event=envelope.event or "",
-            payload=decode(envelope.payload),
+            payload=decoded(envelope.event or "", envelope.payload, decode),
             room=envelope.room,
             id=envelope.id if envelope.ack else None,
             meta=envelope.meta or {},

@@ -164,6 +164,19 @@ def test_goaway_is_followed_once_the_acks_are_there_and_the_client_comes_back_wh
     assert written(machine)[-1]["id"] == later
 
 
+def test_who_is_told_to_go_again_waits_no_longer_for_its_acks() -> None:
+    machine = welcomed(session())
+    machine.call("put", None, now=0.0)
+    written(machine)
+    for now in (0.0, 4.0):
+        machine.received(system("goaway", reason="drain", reconnect_in=9000), now)
+    machine.tick(4.9)
+    assert machine.closing is None
+    assert machine.deadline() == 5.0
+    machine.tick(5.0)
+    assert machine.closing is not None
+
+
 def test_a_close_behind_goaway_does_not_change_the_moment_that_was_told() -> None:
     machine = welcomed(session())
     machine.call("put", None, now=0.0)
