@@ -13,14 +13,13 @@ from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
-from websockets.exceptions import ConnectionClosed
-
+from aquilia.client.conversation import Conversation
 from aquilia.client.desk import Desk
 from aquilia.client.faults import AckTimeout, ConnectionEnded, ConnectionLost, QueueFull
 from aquilia.client.link import Dialer, Link
 from aquilia.client.listening import Listening
 from aquilia.client.notices import Position, State
-from aquilia.client.options import Options, whole
+from aquilia.client.options import Options, positive, whole
 from aquilia.client.reading import Arrived
 from aquilia.client.session import Session
 from aquilia.client.steps import Answered, CallFailed, Phase
@@ -32,15 +31,13 @@ __all__ = ["Client", "Token"]
 
 logger = logging.getLogger("aquilia.client")
 
-READ_ON_FOR_ACKS = 8
-"""How many times its bound a buffer may hold while an ack is awaited, which would not come if nothing were read."""
-
 LONGEST_TIMER = 3600.0
 """Seconds: who is told of a moment beyond it looks again then."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+_DEFAULT = float("nan")  # this very object
 Token = str | Callable[[], str | Awaitable[str | None] | None] | None
 """A token, or what gives one for each attempt to connect."""
 
@@ -85,6 +82,9 @@ class Client(Listening):
         self._clock = clock or Clock()
         self._call_timeout = call_timeout
         self._close_timeout = close_timeout
+        positive("close_timeout", close_timeout)
+        if call_timeout is not None:
+            positive("call_timeout", call_timeout)
         for name, value in (("buffer", buffer), ("max_message_size", max_message_size)):
             whole(name, value)
         self._buffer = buffer
@@ -117,6 +117,7 @@ class Client(Listening):
         self._calls: dict[str, asyncio.Future[Any]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._runner: asyncio.Task[None] | None = None
+        self._conversation: Conversation | None = None
 
     # Being connected
 
@@ -160,28 +161,41 @@ class Client(Listening):
         """
         while self.state is not State.CONNECTED:
             if self.state is State.CLOSED:
-                raise self.ended or ConnectionEnded(
-                    "not connected: use `async with`, or `await connect()` first"
-                )
+                self._session.require_open()
             await self._stirred.wait()
 
     async def close(self) -> None:
-        """Send what waits, leave, and stop everything. Open calls fail; streams end."""
-        if self._runner is None:
+        """Send what waits, leave, and stop everything. Open calls fail; streams end.
+
+        Each of these steps takes at most `close_timeout`. If it is cancelled, it ends at once.
+        """
+        runner = self._runner
+        if runner is None:
             return
-        if self.state is State.CONNECTED:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._close_timeout):
-                    while self._session.has_frames():
-                        await self._written.wait()
-        self._session.close(self._now())
-        self._pump()
-        if self._session.phase is Phase.CLOSED:
-            self._runner.cancel()
-        await asyncio.wait([self._runner], timeout=self._close_timeout + 1)
-        self._runner.cancel()
-        await asyncio.wait([self._runner])
-        await self._desk.stop(self._close_timeout)
+        try:
+            await self._flush()
+            self._session.close(self._now())
+            self._pump()
+            if self._session.phase is Phase.CLOSED:
+                runner.cancel()
+            await asyncio.wait([runner], timeout=self._close_timeout + 1)
+            runner.cancel()
+            await asyncio.wait([runner])
+            if runner is self._runner:  # else somebody has connected it anew
+                await self._desk.stop(self._close_timeout)
+        except asyncio.CancelledError:
+            self._session.close(self._now())
+            self._session.lost(1000, "", self._now())
+            runner.cancel()
+            self._desk.abandon()
+            self._pump()
+            raise
+
+    async def _flush(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._close_timeout):
+                while self.state is State.CONNECTED and self._session.has_frames():
+                    await self._written.wait()
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -225,7 +239,7 @@ class Client(Listening):
         payload: Any = None,
         *,
         type: Any = None,
-        timeout: float | None = -1,
+        timeout: float | None = _DEFAULT,
         idempotent: bool = False,
     ) -> Any:
         """Send an event that wants an ack, and return the ack's data, as `type` where that is given.
@@ -242,7 +256,9 @@ class Client(Listening):
             ConnectionEnded: the client has stopped.
         """
         decode = decoder_for(self._codec, type)
-        seconds = self._call_timeout if timeout == -1 else timeout
+        seconds = self._call_timeout if timeout is _DEFAULT else timeout
+        if seconds is not None:
+            positive("timeout", seconds)
         return decoded(event, await self._outcome(event, payload, seconds, idempotent=idempotent), decode)
 
     async def authenticate(self, token: str) -> None:
@@ -329,6 +345,10 @@ class Client(Listening):
                     self._offer(event.envelope.event, arrival)
             else:
                 self._offer(type(event), event)
+                if isinstance(event, State):
+                    self._written.fire()  # who waits for room in the queue looks whether there is a link
+        if self._conversation is not None:
+            self._conversation.leave()
         self._set_timer()
         self._stirred.fire()
 
@@ -365,12 +385,10 @@ class Client(Listening):
 
     async def _run(self) -> None:
         try:
-            while self._session.phase is not Phase.CLOSED:
-                if self._session.phase is Phase.DIALING:
-                    await self._attempt()
-                    self._pump()
-                else:
-                    await self._stirred.wait()
+            await self._stay_connected()
+        except Exception as error:
+            logger.exception("the client of %s failed", self._dialer.name)
+            self._session.fail(error, self._now())
         finally:
             self._session.close(self._now())
             self._session.lost(1000, "", self._now())
@@ -379,8 +397,15 @@ class Client(Listening):
                 self._timer.cancel()
             for stream in list(self._streams):
                 stream._end(self.ended)
-            self._desk._over = True
-            self._desk._news.fire()
+            self._desk.end()
+
+    async def _stay_connected(self) -> None:
+        while self._session.phase is not Phase.CLOSED:
+            if self._session.phase is Phase.DIALING:
+                await self._attempt()
+                self._pump()
+            else:
+                await self._stirred.wait()
 
     async def _attempt(self) -> None:
         try:
@@ -398,71 +423,24 @@ class Client(Listening):
             return
         link = await self._dialer.dial(self._session)
         if link is not None:
-            try:
-                await self._converse(link, token)
-            finally:
-                link.abort()
+            await self._converse(link, token)
 
     async def _converse(self, link: Link, token: str | None) -> None:
-        session = self._session
-        link.on_bytes = lambda: session.pulse.heard(self._now())
-        session.opened(token, self._now())
-        self._pump()
-        writer = asyncio.create_task(self._write(link))
+        self._conversation = Conversation(
+            link,
+            self._session,
+            now=self._now,
+            step=self._pump,
+            backlog=self._backlog,
+            stirred=self._stirred,
+            written=self._written,
+            read=self._read,
+            leave_within=self._close_timeout,
+        )
         try:
-            while True:
-                before = self.state
-                session.received(await link.recv(), self._now())
-                self._pump()
-                if self.state is not before:
-                    await asyncio.sleep(0)  # who waits for this state has his turn before the next message
-                await self._room_to_read()
-        except ConnectionClosed as closed:
-            ours = closed.sent is not None and not closed.rcvd_then_sent
-            frame = closed.sent if ours else closed.rcvd
-            code, reason = (1006, "") if frame is None else (frame.code, frame.reason)
-            session.lost(code, reason, self._now(), ours=ours)
+            await self._conversation.hold(token)
         finally:
-            writer.cancel()
-            await asyncio.wait([writer])
-        self._pump()
+            self._conversation = None
 
-    async def _write(self, link: Link) -> None:
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                closing = self._session.closing
-                if closing is not None:
-                    if closing.abort:
-                        link.abort()
-                    else:
-                        await link.close(closing.code, closing.reason)
-                    return
-                frame = self._session.next_frame()
-                if frame is None:
-                    await self._stirred.wait()
-                    continue
-                await link.send(frame, text=not self._codec.binary)
-                self._written.fire()
-
-    async def _room_to_read(self) -> None:
-        """Read no more while somebody has not read what came; the server's own policies apply then."""
-        paused = False
-        while self._session.phase is Phase.LIVE and self._full():
-            if not paused:
-                paused = True
-                self._session.pulse.pause()
-                self._set_timer()
-            # From now on, not from a task's first turn: its reader may take all there is before that.
-            reading, stirred = self._read.next(), self._stirred.next()
-            try:
-                await asyncio.wait([reading, stirred], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                reading.cancel()
-                stirred.cancel()
-        if paused:
-            self._session.pulse.read_on(self._now())
-            self._set_timer()
-
-    def _full(self) -> bool:
-        backlog = max([self._desk.backlog(), *(stream._backlog() for stream in self._streams)])
-        return backlog >= (READ_ON_FOR_ACKS if self._session.outgoing.awaited else 1)
+    def _backlog(self) -> float:
+        return max([self._desk.backlog(), *(stream._backlog() for stream in self._streams)])

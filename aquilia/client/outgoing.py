@@ -11,6 +11,10 @@ from aquilia.client.faults import QueueFull
 __all__ = ["Outgoing", "Outgoings"]
 
 
+_STALE_AT_MOST = 256
+"""Deadlines of calls that are over, before they are swept out."""
+
+
 class Outgoing:
     """One message of the user's. `id` is set where an ack is wanted, `deadline` where that has a time."""
 
@@ -90,6 +94,9 @@ class Outgoings:
     def close_call(self, id: str | None) -> Outgoing | None:
         """Take out a call that was answered or given up; None if no such call is open."""
         call = self._calls.pop(id or "", None)
+        if len(self._deadlines) > 2 * len(self._calls) + _STALE_AT_MOST:
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in self._calls]
+            heapq.heapify(self._deadlines)
         if call is not None and call.sent:
             self.awaited -= 1
         elif call is not None:

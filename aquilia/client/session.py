@@ -262,6 +262,13 @@ class Session:
         fault = ConnectionEnded(message, code="WS_UNREACHABLE", reason=message, retryable=True)
         return Verdict(Advice.RETURN, CloseCode.ABNORMAL, message, fault)
 
+    def fail(self, error: Exception, now: float) -> None:
+        """The program that drives this session has failed."""
+        fault = ConnectionEnded(f"the client itself failed: {error!r}")
+        fault.__cause__ = error
+        if self.phase is not Phase.CLOSED:
+            self._settle(Verdict(Advice.STOP, CloseCode.ABNORMAL, fault.message, fault), now)
+
     def close(self, now: float) -> None:
         """Be connected no more: what waits is dropped, and open calls fail."""
         fault = ConnectionEnded("this client was closed", close_code=CloseCode.NORMAL)
@@ -427,7 +434,7 @@ class Session:
             TypeError: the codec cannot write the payload.
             ValueError: the event has no proper name.
         """
-        self._require_open()
+        self.require_open()
         envelope = MessageEnvelope(event=named(event), payload=payload)
         self.outgoing.push(Outgoing(event, self._encode(envelope)))
 
@@ -445,7 +452,7 @@ class Session:
 
         Raises: as `send`.
         """
-        self._require_open()
+        self.require_open()
         self._ids += 1  # never used again, whatever becomes of the link: the server may remember it
         id = f"c{self._ids}"
         kind: MessageType = "control" if control else "event"
@@ -475,11 +482,16 @@ class Session:
         if link == self.link and self.phase in (Phase.RESUMING, Phase.LIVE):
             self._urgent.append(frame)
 
-    def _require_open(self) -> None:
+    def require_open(self) -> None:
+        """Be connected, or about to be.
+
+        Raises:
+            ConnectionEnded: it has stopped, or was never started.
+        """
         if self.phase is Phase.IDLE:
             raise ConnectionEnded("not connected: use `async with`, or `await connect()` first")
         if self.ended is not None:
-            raise self.ended
+            raise self.ended.with_traceback(None)  # it is raised often, and would keep all its frames
 
     def _encode(self, envelope: MessageEnvelope) -> bytes:
         return self.codec.encode(envelope)

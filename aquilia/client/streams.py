@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
@@ -42,7 +43,13 @@ class Signal:
 
     async def wait(self) -> None:
         """Until the next `fire`."""
-        await self.next()
+        waiter = self.next()
+        try:
+            await waiter
+        finally:
+            if not waiter.done() or waiter.cancelled():
+                with contextlib.suppress(ValueError):
+                    self._waiters.remove(waiter)
 
 
 def decoder_for(codec: Codec, type: Any) -> Decode:
@@ -111,7 +118,7 @@ class Stream(Generic[T_co]):
         self._news.fire()
 
     def _backlog(self) -> float:
-        return len(self._items) / self._bound
+        return 0.0 if self._over else len(self._items) / self._bound
 
     def _end(self, fault: ConnectionEnded | None) -> None:
         self._over = True
@@ -138,7 +145,7 @@ class Stream(Generic[T_co]):
     async def __anext__(self) -> T_co:
         while not self._items:
             if self._fault is not None:
-                raise self._fault
+                raise self._fault.with_traceback(None)  # it is raised often, and would keep all its frames
             if self._over:
                 raise StopAsyncIteration
             await self._news.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -213,6 +214,22 @@ async def test_pings_of_the_link_itself_are_signs_of_life(server: Peer) -> None:
         await (await hand.socket.ping())
         with pytest.raises(TimeoutError):  # nothing was asked
             await asyncio.wait_for(hand.read(), 0.05)
+    await who.close()
+
+
+async def test_a_server_that_takes_nothing_more_is_left_though_much_waits_to_be_written(
+    server: Peer,
+) -> None:
+    who = client(server.url, queue_bytes=64 << 20, close_timeout=0.1)
+    hand = await meet(server, who, heartbeat=0.2)
+    news = who.stream(Disconnected)
+    hand.socket.transport.pause_reading()
+    for _ in range(40):
+        await who.send("x", secrets.token_hex(1 << 19))  # which no compression makes small
+    assert "silent" in (await anext(news)).reason
+    hand.cut()
+    await server.take()
+    await who.connected()
     await who.close()
 
 
