@@ -85,6 +85,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "client/pulse.py",
         "client/reading.py",
         "client/session.py",
+        "client/speaking.py",
         "client/steps.py",
     ),
     # ports

@@ -8,7 +8,6 @@ server does wrong ends the link; it raises nothing.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -24,16 +23,17 @@ from aquilia.client.advice import (
     fault_code,
 )
 from aquilia.client.faults import AckTimeout, ClientFault, ConnectionEnded, ConnectionLost
-from aquilia.client.frames import RecoveryWord, WelcomeWord, named, position_of
+from aquilia.client.frames import RecoveryWord, WelcomeWord, position_of
 from aquilia.client.notices import Connected, Disconnected, GoAway, Recovery, Resumed, State
 from aquilia.client.options import Options
 from aquilia.client.outgoing import Outgoing, Outgoings
 from aquilia.client.positions import Positions, losses
 from aquilia.client.pulse import Pulse
 from aquilia.client.reading import Reading
+from aquilia.client.speaking import Speaking
 from aquilia.client.steps import LINKED, STEPS, Answered, CallFailed, Closing, Event, Phase, Verdict
 from aquilia.sockets.codecs import Codec
-from aquilia.sockets.envelope import MessageEnvelope, MessageType
+from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import CloseCode, SocketFault
 
 __all__ = ["Session"]
@@ -42,7 +42,7 @@ LEAVE_WITHIN = 5.0
 """Seconds that a client which was told to go away waits for the acks that are due."""
 
 
-class Session:
+class Session(Speaking):
     """What protocol v1 asks of a client, over any number of links. `random` gives numbers from 0 to 1.
 
     Every `now` is in seconds since some moment, and never goes back.
@@ -58,9 +58,8 @@ class Session:
     ) -> None:
         self.server = server
         """What errors call the other side."""
-        self.codec = codec
         self.options = options = options or Options()
-        self.outgoing = Outgoings(options.queue_size, options.queue_bytes)
+        super().__init__(codec, Outgoings(options.queue_size, options.queue_bytes))
         self.positions = Positions()
         self.phase = Phase.IDLE
         self.closing: Closing | None = None
@@ -73,11 +72,8 @@ class Session:
         """How many acks answered nothing."""
         self._backoff = Backoff(options.backoff_base, options.backoff_cap, random)
         self._reading = Reading(codec, self.positions)
-        self._urgent: deque[bytes] = deque()
-        """What belongs to this link, and goes first."""
         self._events: list[Event] = []
         self._told = State.CLOSED
-        self._ids = 0
         self._resume: str | None = None
         self._asked = False
         self._ever = False
@@ -422,76 +418,3 @@ class Session:
         if self._asked:
             self._events.append(Resumed(rooms=rooms))
         self._events += losses(rooms, lost)
-
-    # What the user says
-
-    def send(self, event: str, payload: Any) -> None:
-        """Say something that wants no ack.
-
-        Raises:
-            QueueFull: too much waits already.
-            ConnectionEnded: the session is CLOSED.
-            TypeError: the codec cannot write the payload.
-            ValueError: the event has no proper name.
-        """
-        self.require_open()
-        envelope = MessageEnvelope(event=named(event), payload=payload)
-        self.outgoing.push(Outgoing(event, self._encode(envelope)))
-
-    def call(
-        self,
-        event: str,
-        payload: Any,
-        *,
-        now: float,
-        timeout: float | None = None,
-        idempotent: bool = False,
-        control: bool = False,
-    ) -> str:
-        """Say something that wants an ack, within `timeout` seconds; the id that its outcome will have.
-
-        Raises: as `send`.
-        """
-        self.require_open()
-        self._ids += 1  # never used again, whatever becomes of the link: the server may remember it
-        id = f"c{self._ids}"
-        kind: MessageType = "control" if control else "event"
-        envelope = MessageEnvelope(type=kind, event=named(event), payload=payload, id=id, ack=True)
-        frame = self._encode(envelope)
-        self.outgoing.push(Outgoing(event, frame, id=id, idempotent=idempotent, timeout=timeout, now=now))
-        return id
-
-    def give_up(self, id: str) -> None:
-        """Nobody waits for this call any more."""
-        self.outgoing.close_call(id)
-
-    def answer(self, link: int, id: str, data: Any) -> None:
-        """Ack an event of the server's, which came on that link.
-
-        Raises:
-            TypeError: the codec cannot write the data.
-        """
-        self._answer(link, id, {"status": "ok"} if data is None else {"status": "ok", "data": data})
-
-    def refuse(self, link: int, id: str, error: dict[str, Any]) -> None:
-        """Answer an event of the server's with an error: its code, message and retryable."""
-        self._answer(link, id, {"status": "error", "error": error})
-
-    def _answer(self, link: int, id: str, payload: dict[str, Any]) -> None:
-        frame = self._encode(MessageEnvelope(type="ack", id=id, payload=payload))
-        if link == self.link and self.phase in (Phase.RESUMING, Phase.LIVE):
-            self._urgent.append(frame)
-
-    def require_open(self) -> None:
-        """Be connected, or about to be.
-
-        Raises:
-            ConnectionEnded: it has stopped, or was never started.
-        """
-        if self.phase is Phase.IDLE:
-            raise ConnectionEnded("not connected: use `async with`, or `await connect()` first")
-        if self.ended is not None:
-            raise self.ended.with_traceback(None)  # it is raised often, and would keep all its frames
-
-    def _encode(self, envelope: MessageEnvelope) -> bytes:
-        return self.codec.encode(envelope)
