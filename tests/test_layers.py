@@ -84,6 +84,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "client/positions.py",
         "client/pulse.py",
         "client/reading.py",
+        "client/renewal.py",
         "client/session.py",
         "client/speaking.py",
         "client/steps.py",

@@ -109,6 +109,7 @@ class Client(Driving):
         self._timer = None
         self._runner: asyncio.Task[None] | None = None
         self._conversation = None
+        self._renewing = None
 
     # Being connected
 

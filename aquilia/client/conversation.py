@@ -12,6 +12,7 @@ from aquilia.client.link import Link
 from aquilia.client.session import Session
 from aquilia.client.steps import Phase
 from aquilia.client.streams import Signal
+from aquilia.clock import Clock
 
 __all__ = ["READ_ON_FOR_ACKS", "Conversation"]
 
@@ -32,7 +33,7 @@ class Conversation:
         link: Link,
         session: Session,
         *,
-        now: Callable[[], float],
+        clock: Clock,
         step: Callable[[], None],
         backlog: Callable[[], float],
         stirred: Signal,
@@ -42,7 +43,8 @@ class Conversation:
     ) -> None:
         self._link = link
         self._session = session
-        self._now = now
+        self._now = clock.monotonic
+        self._today = clock.time
         self._step = step
         self._backlog = backlog
         self._stirred = stirred
@@ -57,7 +59,7 @@ class Conversation:
         """From `hello` to the end of the link, which the session is told of."""
         session = self._session
         self._link.on_bytes = lambda: session.pulse.heard(self._now())
-        session.opened(token, self._now())
+        session.opened(token, self._now(), today=self._today())
         self._writer = asyncio.create_task(self._write(), name="aquilia client: writer")
         self._step()
         try:

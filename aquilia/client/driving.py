@@ -14,7 +14,7 @@ from aquilia.client.link import Dialer, Link
 from aquilia.client.listening import Listening
 from aquilia.client.notices import State
 from aquilia.client.reading import Arrived
-from aquilia.client.steps import Answered, CallFailed, Phase
+from aquilia.client.steps import Answered, CallFailed, Phase, TokenWanted
 from aquilia.client.streams import Arrival, Signal
 from aquilia.clock import Clock
 
@@ -27,6 +27,10 @@ LONGEST_TIMER = 3600.0
 
 Token = str | Callable[[], str | Awaitable[str | None] | None] | None
 """A token, or what gives one for each attempt to connect."""
+
+
+class _NoToken(TypeError):
+    """What the function gave is none."""
 
 
 class Driving(Listening):
@@ -43,6 +47,7 @@ class Driving(Listening):
     _calls: dict[str, asyncio.Future[Any]]
     _timer: asyncio.TimerHandle | None
     _conversation: Conversation | None
+    _renewing: asyncio.Task[None] | None
 
     def _now(self) -> float:
         return self._clock.monotonic()
@@ -54,6 +59,8 @@ class Driving(Listening):
                 self._answered(event.id, event.data)
             elif isinstance(event, CallFailed):
                 self._answered(event.id, event.fault)
+            elif isinstance(event, TokenWanted):
+                self._renewing = asyncio.create_task(self._renew(event.link), name="aquilia client: token")
             elif isinstance(event, Arrived):
                 arrival = Arrival(event.envelope, self._session.link)
                 if event.envelope.ack:
@@ -126,27 +133,41 @@ class Driving(Listening):
 
     async def _attempt(self) -> None:
         try:
-            token = self._shown or (self._token() if callable(self._token) else self._token)
-            self._shown = None
-            if inspect.isawaitable(token):
-                token = await token
+            token = self._shown or await self._fresh_token()
+        except _NoToken as error:
+            self._session.unusable(ConnectionEnded(f"no token was to be had: {error}"), self._now())
+            return
         except Exception as error:
             logger.warning("no token was to be had", exc_info=error)
             self._session.unreachable(f"no token was to be had: {error!r}", self._now(), cause=error)
             return
-        if token is not None and not isinstance(token, str):
-            told = f"no token was to be had: its function gives a string, or None, not {type(token).__name__}"
-            self._session.unusable(ConnectionEnded(told), self._now())
-            return
         link = await self._dialer.dial(self._session)
         if link is not None:
+            self._shown = None
             await self._converse(link, token)
+
+    async def _fresh_token(self) -> str | None:
+        token = self._token() if callable(self._token) else self._token
+        if inspect.isawaitable(token):
+            token = await token
+        if token is not None and not isinstance(token, str):
+            raise _NoToken(f"its function gives a string, or None, not {type(token).__name__}")
+        return token
+
+    async def _renew(self, link: int) -> None:
+        token = None
+        try:
+            token = await self._fresh_token()
+        except Exception as error:  # the link is good for a while yet
+            logger.warning("no new token was to be had", exc_info=error)
+        self._session.renew(link, token, self._now())
+        self._pump()
 
     async def _converse(self, link: Link, token: str | None) -> None:
         self._conversation = Conversation(
             link,
             self._session,
-            now=self._now,
+            clock=self._clock,
             step=self._pump,
             backlog=self._backlog,
             stirred=self._stirred,
@@ -157,6 +178,10 @@ class Driving(Listening):
         try:
             await self._conversation.hold(token)
         finally:
+            if self._renewing is not None:
+                self._renewing.cancel()
+                await asyncio.wait([self._renewing])
+                self._renewing = None
             self._conversation = None
 
     def _backlog(self) -> float:

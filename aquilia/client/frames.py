@@ -35,6 +35,12 @@ class WelcomeWord(msgspec.Struct):
     expires: _Time | None = None
 
 
+class RenewedWord(msgspec.Struct):
+    """The data in the ack of `auth`."""
+
+    expires: _Time | None = None
+
+
 class PlaceWord(msgspec.Struct):
     """The payload of `joined` and `left`."""
 
@@ -134,6 +140,7 @@ class Words:
             "presence": reader(PresenceWord),
             "goaway": reader(GoAwayWord),
         }
+        self.renewed: Callable[[Any], RenewedWord | None] = reader(RenewedWord | None)
         self.error: Callable[[Any], ErrorWord] = reader(ErrorWord)
         self._ack: Callable[[Any], AckWord] = _ACKS[codec.name]
 

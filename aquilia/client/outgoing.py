@@ -18,7 +18,7 @@ _STALE_AT_MOST = 256
 class Outgoing:
     """One message of the user's. `id` is set where an ack is wanted, `deadline` where that has a time."""
 
-    __slots__ = ("deadline", "event", "frame", "id", "idempotent", "sent", "timeout", "tried")
+    __slots__ = ("control", "deadline", "event", "frame", "id", "idempotent", "sent", "timeout", "tried")
 
     def __init__(
         self,
@@ -27,6 +27,7 @@ class Outgoing:
         *,
         id: str | None = None,
         idempotent: bool = False,
+        control: bool = False,
         timeout: float | None = None,
         now: float = 0.0,
     ) -> None:
@@ -34,6 +35,8 @@ class Outgoing:
         self.frame = frame
         self.id = id
         self.idempotent = idempotent
+        self.control = control
+        """An `auth`: a message of the user's is an event."""
         self.timeout = timeout
         self.deadline = None if timeout is None else now + timeout
         self.sent = False

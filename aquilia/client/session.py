@@ -30,8 +30,19 @@ from aquilia.client.outgoing import Outgoing, Outgoings
 from aquilia.client.positions import Positions, losses
 from aquilia.client.pulse import Pulse
 from aquilia.client.reading import Reading
+from aquilia.client.renewal import Renewal
 from aquilia.client.speaking import Speaking
-from aquilia.client.steps import LINKED, STEPS, Answered, CallFailed, Closing, Event, Phase, Verdict
+from aquilia.client.steps import (
+    LINKED,
+    STEPS,
+    Answered,
+    CallFailed,
+    Closing,
+    Event,
+    Phase,
+    TokenWanted,
+    Verdict,
+)
 from aquilia.sockets.codecs import Codec
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import CloseCode, SocketFault
@@ -80,6 +91,10 @@ class Session(Speaking):
         self._renewed = False
         self._opened_at = self._retry_at = 0.0
         self.pulse = Pulse(0.0)
+        self._random = random
+        self._renewal = Renewal(random)
+        self._renewing: str | None = None  # the id of our own `auth`
+        self._ahead: float | None = None  # seconds that the time of day is ahead of `now`
         self._live_since: float | None = None
         self._asked_at: float | None = None  # to go away
         self._greeting = Connected(connection="", heartbeat=0)
@@ -133,8 +148,11 @@ class Session(Speaking):
         elif self.phase in (Phase.GREETING, Phase.RESUMING):
             moments.append(self._opened_at + self.options.open_timeout)
         elif self.phase is Phase.LIVE:
-            moments += [self.pulse.due(), self._leave_at()]
+            moments += [self.pulse.due(), self._leave_at(), self._renewal_at()]
         return min((moment for moment in moments if moment is not None), default=None)
+
+    def _renewal_at(self) -> float | None:
+        return self._renewal.due() if self._asked_at is None else None
 
     def _leave_at(self) -> float | None:
         if self._asked_at is None:
@@ -164,6 +182,10 @@ class Session(Speaking):
                 self._break(f"{self.server} is silent, and did not answer a ping")
                 return
             self._urgent.append(self._encode(MessageEnvelope(type="control", event="ping")))
+        renewal_at = self._renewal_at()
+        if renewal_at is not None and now >= renewal_at:
+            self._renewal.asked()
+            self._events.append(TokenWanted(self.link))
         leave_at = self._leave_at()
         if leave_at is not None and now >= leave_at:
             self._leave(Closing(CloseCode.GOING_AWAY, ""), self._returning("the server asked to go"))
@@ -177,12 +199,18 @@ class Session(Speaking):
         self._ever = self._renewed = False
         self._backoff.reset()
 
-    def opened(self, token: str | None, now: float) -> None:
-        """A link is up: `hello` is the first frame on it."""
+    def opened(self, token: str | None, now: float, *, today: float | None = None) -> None:
+        """A link is up: `hello` is the first frame on it.
+
+        `today` is the same moment in seconds since 1970. Without it no token is renewed.
+        """
         self._step(Phase.GREETING)
         self.link += 1
         self._opened_at = now
         self.pulse = Pulse(now)
+        self._renewal = Renewal(self._random)
+        self._renewing = None
+        self._ahead = None if today is None else today - now
         self._live_since = self._asked_at = None
         self._backoff.met()
         self._verdict = None
@@ -193,6 +221,15 @@ class Session(Speaking):
         self._urgent.append(
             self._encode(MessageEnvelope(type="control", event="hello", payload=hello or None))
         )
+
+    def renew(self, link: int, token: str | None, now: float) -> None:
+        """The token that `TokenWanted` asked for on that link; None: there is none."""
+        if link != self.link or self.phase is not Phase.LIVE or self._asked_at is not None:
+            return  # the next `hello` has one of its own
+        if token is None:
+            self._renewal.failed(now)
+        else:
+            self._renewing = self._say_auth(token)
 
     def lost(self, code: int, reason: str, now: float, *, ours: bool = False) -> None:
         """The link has ended. `ours`: the code is this side's, for what the server did wrong."""
@@ -350,19 +387,38 @@ class Session(Speaking):
             if news is not None:
                 self._events.append(news)
         elif envelope.type == "ack":
-            self._acked(envelope)
+            self._acked(envelope, now)
         elif envelope.type == "system":
             self._system(envelope, now)
 
-    def _acked(self, envelope: MessageEnvelope) -> None:
+    def _acked(self, envelope: MessageEnvelope, now: float) -> None:
         word = self._reading.words.ack(envelope.payload)
+        failed = word.error is not None and word.status != "ok"
+        if self._renewing is not None and envelope.id == self._renewing:
+            self._renewing = None
+            if failed:
+                self._renewal.failed(now)
+            else:
+                self._renewed_until(word.data, now)
+            return
         call = self.outgoing.close_call(envelope.id)
         if call is None or call.id is None:
             self.unmatched += 1
-        elif word.error is not None and word.status != "ok":
+        elif failed and word.error is not None:
             self._fail(call, word.error.fault())
         else:
+            if call.control:
+                self._renewed_until(word.data, now)
             self._events.append(Answered(call.id, word.data))
+
+    def _renewed_until(self, data: Any, now: float) -> None:
+        word = None if data is None else self._reading.words.renewed(data)
+        self._expires(None if word is None else word.expires, now)
+
+    def _expires(self, moment: float | None, now: float) -> None:
+        """The server says when the identity expires, in milliseconds since 1970."""
+        if self.options.renewable and self._ahead is not None:
+            self._renewal.good_for(None if moment is None else moment / 1000 - self._ahead - now, now)
 
     def _fail(self, call: Outgoing, fault: ClientFault) -> None:
         if call.id is not None:
@@ -394,6 +450,7 @@ class Session(Speaking):
         self._anew = word.connection != self._greeting.connection
         self._greeting = Connected(connection=word.connection, heartbeat=word.heartbeat, expires=expires)
         self.pulse.heartbeat = word.heartbeat
+        self._expires(word.expires, now)
         if self._asked:
             self._step(Phase.RESUMING)
         else:

@@ -62,7 +62,21 @@ class Speaking:
         kind: MessageType = "control" if control else "event"
         envelope = MessageEnvelope(type=kind, event=named(event), payload=payload, id=id, ack=True)
         frame = self._encode(envelope)
-        self.outgoing.push(Outgoing(event, frame, id=id, idempotent=idempotent, timeout=timeout, now=now))
+        message = Outgoing(
+            event, frame, id=id, idempotent=idempotent, control=control, timeout=timeout, now=now
+        )
+        self.outgoing.push(message)
+        return id
+
+    def _say_auth(self, token: str) -> str:
+        """Before all that waits; the id that its ack will have."""
+        self._ids += 1
+        id = f"c{self._ids}"
+        self._urgent.append(
+            self._encode(
+                MessageEnvelope(type="control", event="auth", payload={"token": token}, id=id, ack=True)
+            )
+        )
         return id
 
     def give_up(self, id: str) -> None:

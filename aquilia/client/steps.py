@@ -12,7 +12,7 @@ from aquilia.client.faults import ClientFault, ConnectionEnded
 from aquilia.client.notices import Notice
 from aquilia.client.reading import Arrived
 
-__all__ = ["LINKED", "STEPS", "Answered", "CallFailed", "Closing", "Event", "Phase", "Verdict"]
+__all__ = ["LINKED", "STEPS", "Answered", "CallFailed", "Closing", "Event", "Phase", "TokenWanted", "Verdict"]
 
 
 class Phase(enum.Enum):
@@ -58,7 +58,13 @@ class CallFailed(msgspec.Struct, frozen=True):
     fault: ClientFault
 
 
-Event = Answered | CallFailed | Arrived | Notice
+class TokenWanted(msgspec.Struct, frozen=True):
+    """The identity on this link expires soon: `renew` takes a new token."""
+
+    link: int
+
+
+Event = Answered | CallFailed | Arrived | TokenWanted | Notice
 
 
 class Closing(msgspec.Struct, frozen=True):
