@@ -8,6 +8,8 @@ PING_AFTER = 1.5
 """Heartbeats of silence after which `ping` is sent."""
 DEAD_AFTER = 0.5
 """Heartbeats of silence after the `ping` that make a link dead."""
+LATE = 0.2
+"""Heartbeats behind its time at which a look says nothing: this program was held up, its ping perhaps too."""
 
 
 class Pulse:
@@ -43,7 +45,8 @@ class Pulse:
 
     def asked(self, now: float) -> bool:
         """It is due: True where it is to be asked now; False where it was, and did not answer."""
-        if self._pinged_at is not None:
+        due = self.due()
+        if self._pinged_at is not None and due is not None and now - due < LATE * self.heartbeat:
             return False
         self._pinged_at = now
         return True

@@ -239,6 +239,20 @@ def test_times_that_are_none_are_told_at_once(name: str, value: Any) -> None:
         client("ws://x/", **{name: value})
 
 
+# Listening
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [(int, "no kind of notice: Connected"), ("", "1 to 128"), (5, "1 to 128"), ("error", "Rejected")],
+)
+def test_what_never_comes_is_told_at_once(what: Any, told: str) -> None:
+    who = client("ws://x/")
+    for listen in (who.on, who.stream):
+        with pytest.raises(ValueError, match=told):
+            listen(what)
+
+
 # Readers
 
 

@@ -141,6 +141,18 @@ def test_silence_is_met_with_a_ping_and_then_taken_for_a_dead_link() -> None:
     assert machine.phase is Phase.WAITING
 
 
+def test_a_program_that_was_held_up_itself_asks_again_before_it_takes_a_link_for_dead() -> None:
+    machine = welcomed(session())
+    written(machine)
+    machine.tick(15.0)
+    machine.tick(40.0)
+    assert [sent["event"] for sent in written(machine)] == ["ping", "ping"]
+    assert machine.closing is None
+    assert machine.deadline() == 45.0
+    machine.tick(45.0)
+    assert machine.closing is not None
+
+
 def test_goaway_is_followed_once_the_acks_are_there_and_the_client_comes_back_when_it_was_told() -> None:
     machine = welcomed(session())
     id = machine.call("put", None, now=0.0)
