@@ -88,6 +88,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "client/session.py",
         "client/speaking.py",
         "client/steps.py",
+        "client/verdict.py",
     ),
     # ports
     3: (

@@ -13,15 +13,7 @@ from typing import Any
 
 import msgspec
 
-from aquilia.client.advice import (
-    Advice,
-    Backoff,
-    advice_of_code,
-    advice_of_status,
-    delay_told,
-    described,
-    fault_code,
-)
+from aquilia.client.advice import Advice, Backoff, delay_told
 from aquilia.client.faults import AckTimeout, ClientFault, ConnectionEnded, ConnectionLost
 from aquilia.client.frames import RecoveryWord, WelcomeWord, position_of
 from aquilia.client.notices import Connected, Disconnected, GoAway, Recovery, Resumed, State
@@ -41,8 +33,8 @@ from aquilia.client.steps import (
     Event,
     Phase,
     TokenWanted,
-    Verdict,
 )
+from aquilia.client.verdict import Verdict, closed, final, passing, refused
 from aquilia.sockets.codecs import Codec
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import CloseCode, SocketFault
@@ -188,7 +180,7 @@ class Session(Speaking):
             self._events.append(TokenWanted(self.link))
         leave_at = self._leave_at()
         if leave_at is not None and now >= leave_at:
-            self._leave(Closing(CloseCode.GOING_AWAY, ""), self._returning("the server asked to go"))
+            self._leave(Closing(CloseCode.GOING_AWAY, ""), passing("the server asked to go"))
 
     # The link
 
@@ -237,7 +229,7 @@ class Session(Speaking):
             return
         if code == CloseCode.RESTART and (told := delay_told(reason)) is not None:
             self._backoff.restarting(told, now)
-        verdict = self._verdict or self._judged(code, reason, now, ours=ours)
+        verdict = self._verdict or closed(code, reason, ours=ours)
         if (return_at := self._backoff.return_at) is not None:
             verdict = msgspec.structs.replace(verdict, delay=max(0.0, return_at - now))
         self._urgent.clear()
@@ -248,71 +240,38 @@ class Session(Speaking):
             self._backoff.reset()
         self._settle(verdict, now)
 
-    def _judged(self, code: int, reason: str, now: float, *, ours: bool) -> Verdict:
-        who = "this client closed the connection with" if ours else "the server closed the connection with"
-        if code in (CloseCode.NO_STATUS, CloseCode.ABNORMAL):
-            who = "the connection ended with"
-        hint = "; `max_message_size` is its bound" if ours and code == CloseCode.TOO_BIG else ""
-        advice = advice_of_code(code)
-        fault = ConnectionEnded(
-            f"{who} {described(code, reason)}{hint}",
-            code=fault_code(reason) or "WS_CONNECTION_CLOSED",
-            close_code=code,
-            reason=reason,
-            retryable=advice in (Advice.RETURN, Advice.RENEW),
-        )
-        delay = delay_told(reason)
-        if delay is not None:
-            delay += self._backoff.next(now)
-        return Verdict(advice, code, reason, fault, delay)
-
     def refused(
         self, status: int, code: str, message: str, now: float, *, retry_after: float | None = None
     ) -> None:
         """The server answered the handshake with an HTTP status that is no upgrade."""
-        advice = advice_of_status(status, code)
-        fault = ConnectionEnded(
-            f"{self.server} refused the handshake with HTTP {status}: {message}",
-            code=code,
-            http_status=status,
-            reason=message,
-            retryable=advice in (Advice.RETURN, Advice.RENEW),
-        )
-        delay = None if retry_after is None else retry_after + self._backoff.next(now)
-        self._settle(Verdict(advice, CloseCode.ABNORMAL, str(fault), fault, delay), now)
+        self._settle(refused(self.server, status, code, message, retry_after), now)
 
     def unreachable(self, message: str, now: float, *, cause: Exception | None = None) -> None:
         """There is no link, for a reason that may pass."""
-        verdict = self._returning(message)
-        verdict.fault.__cause__ = cause
-        self._settle(verdict, now)
+        self._settle(passing(message, cause=cause), now)
 
     def unusable(self, fault: ConnectionEnded, now: float) -> None:
         """There is no link, and none is to be had."""
-        self._settle(Verdict(Advice.STOP, CloseCode.ABNORMAL, fault.message, fault), now)
-
-    def _returning(self, message: str) -> Verdict:
-        fault = ConnectionEnded(message, code="WS_UNREACHABLE", reason=message, retryable=True)
-        return Verdict(Advice.RETURN, CloseCode.ABNORMAL, message, fault)
+        self._settle(final(fault), now)
 
     def fail(self, error: Exception, now: float) -> None:
         """The program that drives this session has failed."""
-        fault = ConnectionEnded(f"the client itself failed: {error!r}")
-        fault.__cause__ = error
         if self.phase is not Phase.CLOSED:
-            self._settle(Verdict(Advice.STOP, CloseCode.ABNORMAL, fault.message, fault), now)
+            fault = ConnectionEnded(f"the client itself failed: {error!r}")
+            fault.__cause__ = error
+            self._settle(final(fault), now)
 
     def close(self, now: float) -> None:
         """Be connected no more: what waits is dropped, and open calls fail."""
         fault = ConnectionEnded("this client was closed", close_code=CloseCode.NORMAL)
-        verdict = Verdict(Advice.STOP, CloseCode.NORMAL, "", fault)
+        verdict = final(fault, CloseCode.NORMAL, "")
         if self.phase in LINKED:
             self._leave(Closing(CloseCode.NORMAL, ""), verdict)
         elif self.phase is not Phase.CLOSED:
             self._settle(verdict, now)
 
     def _break(self, reason: str) -> None:
-        self._leave(Closing(CloseCode.GOING_AWAY, reason, abort=True), self._returning(reason))
+        self._leave(Closing(CloseCode.GOING_AWAY, reason, abort=True), passing(reason))
 
     def _leave(self, closing: Closing, verdict: Verdict) -> None:
         if self.phase is not Phase.LEAVING:
@@ -325,7 +284,9 @@ class Session(Speaking):
         if advice is not Advice.RETURN:
             self._stop(verdict)
             return
-        delay = self._backoff.next(now) if verdict.delay is None else verdict.delay
+        delay = verdict.delay
+        if delay is None:
+            delay = (verdict.after or 0.0) + self._backoff.next(now)
         self._retry_at = now + delay
         self._step(Phase.WAITING)
         self._events.append(Disconnected(code=verdict.code, reason=verdict.reason, retry_in=delay))
@@ -377,7 +338,7 @@ class Session(Speaking):
         message = f"the server does not speak protocol v1: {problem}"
         fault = ConnectionEnded(message, close_code=code, reason=problem)
         closing = Closing(code, problem.encode()[:123].decode(errors="ignore"))
-        self._leave(closing, Verdict(Advice.STOP, code, problem, fault))
+        self._leave(closing, final(fault, code, problem))
 
     def _take(self, envelope: MessageEnvelope, now: float) -> None:
         if self.phase is Phase.GREETING and (envelope.type, envelope.event) != ("system", "welcome"):
