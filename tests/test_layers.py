@@ -75,6 +75,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/direct.py",
         "sockets/deflate.py",
         "sockets/heartbeat.py",
+        "client/address.py",
         "client/advice.py",
         "client/faults.py",
         "client/frames.py",
@@ -82,9 +83,13 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "client/options.py",
         "client/outgoing.py",
         "client/positions.py",
+        "client/pulse.py",
         "client/reading.py",
+        "client/renewal.py",
         "client/session.py",
+        "client/speaking.py",
         "client/steps.py",
+        "client/verdict.py",
     ),
     # ports
     3: (

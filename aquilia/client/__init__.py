@@ -8,6 +8,7 @@ from aquilia.client.faults import (
     ClientFault,
     ConnectionEnded,
     ConnectionLost,
+    PayloadInvalid,
     QueueFull,
     ServerFault,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "Joined",
     "Left",
     "Message",
+    "PayloadInvalid",
     "Position",
     "Presence",
     "QueueFull",

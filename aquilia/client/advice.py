@@ -76,10 +76,12 @@ def advice_of_code(code: int) -> Advice:
     return Advice.STOP if code in _STOP or 4400 <= code <= 4499 else Advice.RETURN
 
 
-def advice_of_status(status: int) -> Advice:
-    """What the HTTP status of a refused handshake asks for."""
+def advice_of_status(status: int, code: str = "") -> Advice:
+    """What the HTTP status of a refused handshake asks for, and the code of the fault that came with it."""
     if status == 401:
         return Advice.RENEW
+    if code == "WS_QUOTA_EXCEEDED":  # a 429 for good, as the close code 4429
+        return Advice.STOP
     return Advice.STOP if status < 500 and status not in _PASSING else Advice.RETURN
 
 

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import logging
 import random as chance
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from ssl import SSLContext
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
-from websockets.exceptions import ConnectionClosed
-
 from aquilia.client.desk import Desk
-from aquilia.client.faults import AckTimeout, ConnectionEnded, QueueFull
-from aquilia.client.link import Dialer, Link
-from aquilia.client.listening import Listening
+from aquilia.client.driving import Driving, Token
+from aquilia.client.faults import AckTimeout, ConnectionEnded, ConnectionLost, QueueFull
+from aquilia.client.link import Dialer
 from aquilia.client.notices import Position, State
-from aquilia.client.options import Options, whole
-from aquilia.client.reading import Arrived
+from aquilia.client.options import Options, positive, whole
 from aquilia.client.session import Session
-from aquilia.client.steps import Answered, CallFailed, Phase
-from aquilia.client.streams import Arrival, Signal, Stream, decoder_for
+from aquilia.client.steps import Phase
+from aquilia.client.streams import Signal, Stream, decoded, decoder_for
 from aquilia.clock import Clock
 from aquilia.sockets.codecs import codec as codec_named
 
@@ -32,17 +28,13 @@ __all__ = ["Client", "Token"]
 
 logger = logging.getLogger("aquilia.client")
 
-READ_ON_FOR_ACKS = 8
-"""How many times its bound a buffer may hold while an ack is awaited, which would not come if nothing were read."""
-
 T = TypeVar("T")
 R = TypeVar("R")
 
-Token = str | Callable[[], str | Awaitable[str | None] | None] | None
-"""A token, or what gives one for each attempt to connect."""
+_DEFAULT = float("nan")  # this very object
 
 
-class Client(Listening):
+class Client(Driving):
     """A connection to one namespace, which comes back by itself, and resumes where it was.
 
     `async with Client(url) as client:` connects, and waits for the server's welcome. What is registered before the
@@ -77,9 +69,13 @@ class Client(Listening):
             raise ValueError("this client does not speak the plain profile: json, msgpack or cbor")
         self._codec = codec_named(codec)
         self._token = token
+        self._shown = None
         self._clock = clock or Clock()
         self._call_timeout = call_timeout
         self._close_timeout = close_timeout
+        positive("close_timeout", close_timeout)
+        if call_timeout is not None:
+            positive("call_timeout", call_timeout)
         for name, value in (("buffer", buffer), ("max_message_size", max_message_size)):
             whole(name, value)
         self._buffer = buffer
@@ -94,7 +90,6 @@ class Client(Listening):
             rejoin_after_takeover=rejoin_after_takeover,
             renewable=callable(token),
         )
-        self._session = Session(self._codec, random=random, options=options)
         self._dialer = Dialer(
             url,
             subprotocol=f"aquilia.v1.{codec}",
@@ -104,13 +99,17 @@ class Client(Listening):
             open_timeout=open_timeout,
             close_timeout=close_timeout,
             max_message_size=max_message_size,
+            clock=self._clock,
         )
+        self._session = Session(self._codec, random=random, options=options, server=self._dialer.name)
         self._stirred, self._written, self._read = Signal(), Signal(), Signal()
         self._desk = Desk(self._session, buffer, self._read.fire, self._pump)
         self._streams: weakref.WeakSet[Stream[Any]] = weakref.WeakSet()
-        self._calls: dict[str, asyncio.Future[Any]] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._calls = {}
+        self._timer = None
         self._runner: asyncio.Task[None] | None = None
+        self._conversation = None
+        self._renewing = None
 
     # Being connected
 
@@ -139,7 +138,7 @@ class Client(Listening):
             raise RuntimeError("this client is connected, or about to be")
         self._session.start(self._now())
         self._desk.start()
-        self._runner = asyncio.create_task(self._run(), name=f"aquilia client of {self._dialer.url}")
+        self._runner = asyncio.create_task(self._run(), name=f"aquilia client of {self._dialer.name}")
         try:
             await self.connected()
         except BaseException:
@@ -154,28 +153,41 @@ class Client(Listening):
         """
         while self.state is not State.CONNECTED:
             if self.state is State.CLOSED:
-                raise self.ended or ConnectionEnded(
-                    "not connected: use `async with`, or `await connect()` first"
-                )
+                self._session.require_open()
             await self._stirred.wait()
 
     async def close(self) -> None:
-        """Send what waits, leave, and stop everything. Open calls fail; streams end."""
-        if self._runner is None:
+        """Send what waits, leave, and stop everything. Open calls fail; streams end.
+
+        Each of these steps takes at most `close_timeout`. If it is cancelled, it ends at once.
+        """
+        runner = self._runner
+        if runner is None:
             return
-        if self.state is State.CONNECTED:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._close_timeout):
-                    while self._session.has_frames():
-                        await self._written.wait()
-        self._session.close(self._now())
-        self._pump()
-        if self._session.phase is Phase.CLOSED:
-            self._runner.cancel()
-        await asyncio.wait([self._runner], timeout=self._close_timeout + 1)
-        self._runner.cancel()
-        await asyncio.wait([self._runner])
-        await self._desk.stop(self._close_timeout)
+        try:
+            await self._flush()
+            self._session.close(self._now())
+            self._pump()
+            if self._session.phase is Phase.CLOSED:
+                runner.cancel()
+            await asyncio.wait([runner], timeout=self._close_timeout + 1)
+            runner.cancel()
+            await asyncio.wait([runner])
+            if runner is self._runner:  # else somebody has connected it anew
+                await self._desk.stop(self._close_timeout)
+        except asyncio.CancelledError:
+            self._session.close(self._now())
+            self._session.lost(1000, "", self._now())
+            runner.cancel()
+            self._desk.abandon()
+            self._pump()
+            raise
+
+    async def _flush(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._close_timeout):
+                while self.state is State.CONNECTED and self._session.has_frames():
+                    await self._written.wait()
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -219,7 +231,7 @@ class Client(Listening):
         payload: Any = None,
         *,
         type: Any = None,
-        timeout: float | None = -1,
+        timeout: float | None = _DEFAULT,
         idempotent: bool = False,
     ) -> Any:
         """Send an event that wants an ack, and return the ack's data, as `type` where that is given.
@@ -229,14 +241,17 @@ class Client(Listening):
 
         Raises:
             ServerFault: the server's answer is an error.
+            PayloadInvalid: its data is not of that `type`.
             AckTimeout: there is none in time.
             ConnectionLost: the connection broke, and it is not known whether the server handled the event.
             QueueFull: there is no connection, and the queue is full.
             ConnectionEnded: the client has stopped.
         """
         decode = decoder_for(self._codec, type)
-        seconds = self._call_timeout if timeout == -1 else timeout
-        return decode(await self._outcome(event, payload, seconds, idempotent=idempotent))
+        seconds = self._call_timeout if timeout is _DEFAULT else timeout
+        if seconds is not None:
+            positive("timeout", seconds)
+        return decoded(event, await self._outcome(event, payload, seconds, idempotent=idempotent), decode)
 
     async def authenticate(self, token: str) -> None:
         """Show a new token: in band where there is a connection, else in the next `hello`.
@@ -245,12 +260,22 @@ class Client(Listening):
 
         Raises:
             ConnectionEnded: the server does not believe it.
+            ServerFault: it was not tried, since the server cannot now.
+            ConnectionLost: the connection ended before the answer, and comes back.
+            AckTimeout: there is no answer in time.
         """
         if not callable(self._token):
             self._token = token
         if self.state is State.CONNECTED:
-            await self._outcome("auth", {"token": token}, self._call_timeout, control=True)
-        elif self.ended is not None and (self.ended.close_code == 4401 or self.ended.http_status == 401):
+            try:
+                await self._outcome("auth", {"token": token}, self._call_timeout, control=True)
+            except ConnectionLost as lost:
+                if self.ended is not None:
+                    raise self.ended from lost
+                raise
+            return
+        self._shown = token
+        if self.ended is not None and (self.ended.close_code == 4401 or self.ended.http_status == 401):
             await self.close()
             await self.connect()
 
@@ -291,156 +316,3 @@ class Client(Listening):
             else:
                 self._pump()
                 return placed
-
-    # What drives the session
-
-    def _now(self) -> float:
-        return self._clock.monotonic()
-
-    def _pump(self) -> None:
-        """Carry out what the session wants after a step."""
-        for event in self._session.take_events():
-            if isinstance(event, Answered):
-                self._answered(event.id, event.data)
-            elif isinstance(event, CallFailed):
-                self._answered(event.id, event.fault)
-            elif isinstance(event, Arrived):
-                arrival = Arrival(event.envelope, self._session.link)
-                if event.envelope.ack:
-                    self._desk.answer(arrival)
-                else:
-                    self._offer(event.envelope.event, arrival)
-            else:
-                self._offer(type(event), event)
-        self._set_timer()
-        self._stirred.fire()
-
-    def _answered(self, id: str, outcome: Any) -> None:
-        call = self._calls.get(id)
-        if call is not None and not call.done():
-            if isinstance(outcome, Exception):
-                call.set_exception(outcome)
-            else:
-                call.set_result(outcome)
-
-    def _offer(self, what: Any, item: Any) -> None:
-        heard = self._desk.offer(what, item)
-        for stream in list(self._streams):
-            if stream._wants(what):
-                stream._offer(item)
-                heard = True
-        if not heard:
-            logger.debug("nobody listens to %s", what)
-
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        moment = self._session.deadline()
-        if moment is not None:
-            delay = max(0.0, moment - self._now())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
-
-    def _tick(self) -> None:
-        self._timer = None
-        self._session.tick(self._now())
-        self._pump()
-
-    async def _run(self) -> None:
-        try:
-            while self._session.phase is not Phase.CLOSED:
-                if self._session.phase is Phase.DIALING:
-                    await self._attempt()
-                    self._pump()
-                else:
-                    await self._stirred.wait()
-        finally:
-            self._session.close(self._now())
-            self._session.lost(1000, "", self._now())
-            self._pump()
-            if self._timer is not None:
-                self._timer.cancel()
-            for stream in list(self._streams):
-                stream._end(self.ended)
-            self._desk._over = True
-            self._desk._news.fire()
-
-    async def _attempt(self) -> None:
-        try:
-            token = self._token() if callable(self._token) else self._token
-            if inspect.isawaitable(token):
-                token = await token
-        except Exception as error:
-            logger.warning("no token was to be had", exc_info=error)
-            self._session.unreachable(f"no token was to be had: {error!r}", self._now(), cause=error)
-            return
-        link = await self._dialer.dial(self._session, self._now)
-        if link is not None:
-            try:
-                await self._converse(link, token)
-            finally:
-                link.abort()
-
-    async def _converse(self, link: Link, token: str | None) -> None:
-        session = self._session
-        link.on_bytes = lambda: session.heard(self._now())
-        session.opened(token, self._now())
-        self._pump()
-        writer = asyncio.create_task(self._write(link))
-        try:
-            while True:
-                before = self.state
-                session.received(await link.recv(), self._now())
-                self._pump()
-                if self.state is not before:
-                    await asyncio.sleep(0)  # who waits for this state has his turn before the next message
-                await self._room_to_read()
-        except ConnectionClosed as closed:
-            ours = closed.sent is not None and not closed.rcvd_then_sent
-            frame = closed.sent if ours else closed.rcvd
-            code, reason = (1006, "") if frame is None else (frame.code, frame.reason)
-            session.lost(code, reason, self._now(), ours=ours)
-        finally:
-            writer.cancel()
-            await asyncio.wait([writer])
-        self._pump()
-
-    async def _write(self, link: Link) -> None:
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                closing = self._session.closing
-                if closing is not None:
-                    if closing.abort:
-                        link.abort()
-                    else:
-                        await link.close(closing.code, closing.reason)
-                    return
-                frame = self._session.next_frame()
-                if frame is None:
-                    await self._stirred.wait()
-                    continue
-                await link.send(frame, text=not self._codec.binary)
-                self._written.fire()
-
-    async def _room_to_read(self) -> None:
-        """Read no more while somebody has not read what came; the server's own policies apply then."""
-        paused = False
-        while self._session.phase is Phase.LIVE and self._full():
-            if not paused:
-                paused = True
-                self._session.pause()
-                self._set_timer()
-            # From now on, not from a task's first turn: its reader may take all there is before that.
-            reading, stirred = self._read.next(), self._stirred.next()
-            try:
-                await asyncio.wait([reading, stirred], return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                reading.cancel()
-                stirred.cancel()
-        if paused:
-            self._session.read_on(self._now())
-            self._set_timer()
-
-    def _full(self) -> bool:
-        backlog = max([self._desk.backlog(), *(stream._backlog() for stream in self._streams)])
-        return backlog >= (READ_ON_FOR_ACKS if self._session.outgoing.awaited else 1)

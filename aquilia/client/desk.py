@@ -74,14 +74,26 @@ class Desk:
         return True
 
     def start(self) -> None:
-        """Run handlers from now on."""
+        """Run handlers from now on; behind one that runs still, which began the client anew."""
         self._over = False
-        self._task = asyncio.create_task(self._run(), name="aquilia client: handlers")
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="aquilia client: handlers")
+
+    def end(self) -> None:
+        """Nothing more comes: the handlers finish what has."""
+        self._over = True
+        self._news.fire()
+
+    def abandon(self) -> None:
+        """End the handlers, whatever they do."""
+        self.end()
+        for task in (self._task, *self._answering):
+            if task is not None and task is not asyncio.current_task():
+                task.cancel()
 
     async def stop(self, within: float) -> None:
         """Let the handlers finish what has come, for so many seconds, and end them."""
-        self._over = True
-        self._news.fire()
+        self.end()
         current = asyncio.current_task()
         tasks: set[asyncio.Task[None]] = {task for task in (self._task, *self._answering) if task}
         tasks -= {current}  # a handler may close its own client

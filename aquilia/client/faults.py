@@ -7,7 +7,15 @@ from typing import Any
 
 from aquilia.faults import Fault, FaultDomain, Severity
 
-__all__ = ["AckTimeout", "ClientFault", "ConnectionEnded", "ConnectionLost", "QueueFull", "ServerFault"]
+__all__ = [
+    "AckTimeout",
+    "ClientFault",
+    "ConnectionEnded",
+    "ConnectionLost",
+    "PayloadInvalid",
+    "QueueFull",
+    "ServerFault",
+]
 
 
 class ClientFault(Fault):
@@ -31,6 +39,16 @@ class ClientFault(Fault):
 
 class ServerFault(ClientFault):
     """The server answered with an error: its code, message, details and `retryable` are the server's words."""
+
+
+class PayloadInvalid(ClientFault):
+    """What came is not of the type that was asked for. `details` has every wrong field: path, expected, got."""
+
+    def __init__(self, event: str, message: str, details: Sequence[Any]) -> None:
+        super().__init__(
+            "WS_MESSAGE_INVALID", f"what came for {event!r} is of another type: {message}", details=details
+        )
+        self.event = event
 
 
 class AckTimeout(ClientFault):

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from aquilia.client.advice import LONGEST
 from aquilia.client.faults import ServerFault
 from aquilia.client.notices import Position
 from aquilia.sockets.codecs import Codec
@@ -19,17 +20,25 @@ from aquilia.sockets.payload import typed_payload
 
 __all__ = ["AckWord", "ErrorWord", "Words", "named", "position_of", "words_in"]
 
-_Offset = Annotated[int, msgspec.Meta(ge=0)]
-_Milliseconds = Annotated[float, msgspec.Meta(ge=0)]
+LAST_OFFSET = 2**63 - 1
+_Offset = Annotated[int, msgspec.Meta(ge=0, le=LAST_OFFSET)]
+_Time = Annotated[float, msgspec.Meta(ge=0)]
+"""Not a NaN either."""
 
 
 class WelcomeWord(msgspec.Struct):
     """The payload of `welcome`."""
 
     connection: str
-    heartbeat: float = 0
+    heartbeat: _Time = 0
     resume: str | None = None
-    expires: _Milliseconds | None = None
+    expires: _Time | None = None
+
+
+class RenewedWord(msgspec.Struct):
+    """The data in the ack of `auth`."""
+
+    expires: _Time | None = None
 
 
 class PlaceWord(msgspec.Struct):
@@ -74,10 +83,13 @@ class PresenceWord(msgspec.Struct):
 
 
 class GoAwayWord(msgspec.Struct):
-    """The payload of `goaway`."""
+    """The payload of `goaway`. Nobody is sent away for longer than LONGEST."""
 
     reason: str = ""
-    reconnect_in: _Milliseconds = 0
+    reconnect_in: _Time = 0
+
+    def __post_init__(self) -> None:
+        self.reconnect_in = min(self.reconnect_in, LONGEST * 1000)
 
 
 class ErrorWord(msgspec.Struct):
@@ -128,6 +140,7 @@ class Words:
             "presence": reader(PresenceWord),
             "goaway": reader(GoAwayWord),
         }
+        self.renewed: Callable[[Any], RenewedWord | None] = reader(RenewedWord | None)
         self.error: Callable[[Any], ErrorWord] = reader(ErrorWord)
         self._ack: Callable[[Any], AckWord] = _ACKS[codec.name]
 
@@ -151,7 +164,7 @@ _ACKS: dict[str, Callable[[Any], AckWord]] = {
 
 def position_of(epoch: Any, offset: Any) -> Position | None:
     """The position that a word or the `meta` of a message names, if it is one."""
-    if type(epoch) is str and type(offset) is int and offset >= 0:
+    if type(epoch) is str and type(offset) is int and 0 <= offset <= LAST_OFFSET:
         return Position(epoch, offset)
     return None
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, get_args, overload
 
 from aquilia.client.desk import Desk
+from aquilia.client.frames import named
 from aquilia.client.notices import Message, Notice, State
 from aquilia.client.options import whole
+from aquilia.client.session import Session
 from aquilia.client.streams import Decode, Signal, Stream, decoder_for
 from aquilia.sockets.codecs import Codec
 
@@ -20,10 +22,25 @@ N = TypeVar("N", bound=Notice)
 H = TypeVar("H", bound=Callable[[Message[Any]], Any])
 
 
+def subject(what: Any) -> None:
+    """See to it that something can be listened to.
+
+    Raises:
+        ValueError: it is neither an event's name nor a kind of notice.
+    """
+    if isinstance(what, type):
+        if what not in get_args(Notice):
+            kinds = ", ".join(kind.__name__ for kind in get_args(Notice))
+            raise ValueError(f"{what.__name__} is no kind of notice: {kinds}")
+    elif named(what) == "error":
+        raise ValueError("the event 'error' is the server's: refusals come as the notice Rejected")
+
+
 class Listening:
     """What a client's users register for what comes."""
 
     _codec: Codec
+    _session: Session
     _buffer: int
     _desk: Desk
     _read: Signal
@@ -45,6 +62,7 @@ class Listening:
 
         Handlers run one after another, in the order of what came; they may be coroutines.
         """
+        subject(what)
         decode = decoder_for(self._codec, type)
 
         def register(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -67,6 +85,7 @@ class Listening:
 
     def answers(self, event: str, *, type: Any = None) -> Any:
         """Decorate what answers the server's requests of this name: its return value, or the fault that it raises."""
+        named(event)
         decode = decoder_for(self._codec, type)
 
         def register(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -96,8 +115,12 @@ class Listening:
         return self._stream(frozenset([State]), decoder_for(self._codec, None), None)
 
     def _stream(self, wanted: frozenset[Any], decode: Decode, buffer: int | None) -> Stream[Any]:
+        for what in wanted:
+            subject(what)
         bound = self._buffer if buffer is None else buffer
         whole("buffer", bound)
         stream: Stream[Any] = Stream(wanted, decode, bound, self._read.fire)
         self._streams.add(stream)
+        if self._session.ended is not None:
+            stream._end(self._session.ended)
         return stream

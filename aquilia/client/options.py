@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-__all__ = ["Options"]
+__all__ = ["Options", "positive", "whole"]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,14 +32,19 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in ("open_timeout", "backoff_base", "backoff_cap"):
-            _positive(name, getattr(self, name))
+            positive(name, getattr(self, name))
         for name in ("queue_size", "queue_bytes"):
             whole(name, getattr(self, name))
         if not self.stable_after >= 0:
             raise ValueError(f"stable_after is {self.stable_after!r}: 0 or more seconds")
 
 
-def _positive(name: str, value: float) -> None:
+def positive(name: str, value: float) -> None:
+    """See to it that a time is one, in seconds, and more than 0.
+
+    Raises:
+        ValueError: it is not.
+    """
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
         raise ValueError(f"{name} is {value!r}: more than 0 seconds")
 

@@ -11,10 +11,14 @@ from aquilia.client.faults import QueueFull
 __all__ = ["Outgoing", "Outgoings"]
 
 
+_STALE_AT_MOST = 256
+"""Deadlines of calls that are over, before they are swept out."""
+
+
 class Outgoing:
     """One message of the user's. `id` is set where an ack is wanted, `deadline` where that has a time."""
 
-    __slots__ = ("deadline", "event", "frame", "id", "idempotent", "sent", "timeout", "tried")
+    __slots__ = ("control", "deadline", "event", "frame", "id", "idempotent", "sent", "timeout", "tried")
 
     def __init__(
         self,
@@ -23,6 +27,7 @@ class Outgoing:
         *,
         id: str | None = None,
         idempotent: bool = False,
+        control: bool = False,
         timeout: float | None = None,
         now: float = 0.0,
     ) -> None:
@@ -30,6 +35,8 @@ class Outgoing:
         self.frame = frame
         self.id = id
         self.idempotent = idempotent
+        self.control = control
+        """An `auth`: a message of the user's is an event."""
         self.timeout = timeout
         self.deadline = None if timeout is None else now + timeout
         self.sent = False
@@ -90,6 +97,9 @@ class Outgoings:
     def close_call(self, id: str | None) -> Outgoing | None:
         """Take out a call that was answered or given up; None if no such call is open."""
         call = self._calls.pop(id or "", None)
+        if len(self._deadlines) > 2 * len(self._calls) + _STALE_AT_MOST:
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in self._calls]
+            heapq.heapify(self._deadlines)
         if call is not None and call.sent:
             self.awaited -= 1
         elif call is not None:

@@ -8,53 +8,61 @@ server does wrong ends the link; it raises nothing.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from aquilia.client.advice import (
-    Advice,
-    Backoff,
-    advice_of_code,
-    advice_of_status,
-    delay_told,
-    described,
-    fault_code,
-)
+from aquilia.client.advice import Advice, Backoff, delay_told
 from aquilia.client.faults import AckTimeout, ClientFault, ConnectionEnded, ConnectionLost
-from aquilia.client.frames import RecoveryWord, WelcomeWord, named, position_of
+from aquilia.client.frames import RecoveryWord, WelcomeWord, position_of
 from aquilia.client.notices import Connected, Disconnected, GoAway, Recovery, Resumed, State
 from aquilia.client.options import Options
 from aquilia.client.outgoing import Outgoing, Outgoings
 from aquilia.client.positions import Positions, losses
+from aquilia.client.pulse import Pulse
 from aquilia.client.reading import Reading
-from aquilia.client.steps import LINKED, STEPS, Answered, CallFailed, Closing, Event, Phase, Verdict
+from aquilia.client.renewal import Renewal
+from aquilia.client.speaking import Speaking
+from aquilia.client.steps import (
+    LINKED,
+    STEPS,
+    Answered,
+    CallFailed,
+    Closing,
+    Event,
+    Phase,
+    TokenWanted,
+)
+from aquilia.client.verdict import Verdict, closed, final, passing, refused
 from aquilia.sockets.codecs import Codec
-from aquilia.sockets.envelope import MessageEnvelope, MessageType
+from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import CloseCode, SocketFault
 
 __all__ = ["Session"]
 
-PING_AFTER = 1.5
-"""Heartbeats of silence after which `ping` is sent."""
-DEAD_AFTER = 0.5
-"""Heartbeats of silence after the `ping` that make a link dead."""
 LEAVE_WITHIN = 5.0
 """Seconds that a client which was told to go away waits for the acks that are due."""
 
 
-class Session:
+class Session(Speaking):
     """What protocol v1 asks of a client, over any number of links. `random` gives numbers from 0 to 1.
 
     Every `now` is in seconds since some moment, and never goes back.
     """
 
-    def __init__(self, codec: Codec, *, random: Callable[[], float], options: Options | None = None) -> None:
-        self.codec = codec
+    def __init__(
+        self,
+        codec: Codec,
+        *,
+        random: Callable[[], float],
+        options: Options | None = None,
+        server: str = "the server",
+    ) -> None:
+        self.server = server
+        """What errors call the other side."""
         self.options = options = options or Options()
-        self.outgoing = Outgoings(options.queue_size, options.queue_bytes)
+        super().__init__(codec, Outgoings(options.queue_size, options.queue_bytes))
         self.positions = Positions()
         self.phase = Phase.IDLE
         self.closing: Closing | None = None
@@ -67,19 +75,19 @@ class Session:
         """How many acks answered nothing."""
         self._backoff = Backoff(options.backoff_base, options.backoff_cap, random)
         self._reading = Reading(codec, self.positions)
-        self._urgent: deque[bytes] = deque()
-        """What belongs to this link, and goes first."""
         self._events: list[Event] = []
         self._told = State.CLOSED
-        self._ids = 0
         self._resume: str | None = None
         self._asked = False
         self._ever = False
         self._renewed = False
-        self._opened_at = self._heard = self._retry_at = 0.0
+        self._opened_at = self._retry_at = 0.0
+        self.pulse = Pulse(0.0)
+        self._random = random
+        self._renewal = Renewal(random)
+        self._renewing: str | None = None  # the id of our own `auth`
+        self._ahead: float | None = None  # seconds that the time of day is ahead of `now`
         self._live_since: float | None = None
-        self._pinged_at: float | None = None
-        self._paused = False
         self._asked_at: float | None = None  # to go away
         self._greeting = Connected(connection="", heartbeat=0)
         self._anew = True  # another session, as the connection's name tells
@@ -132,21 +140,16 @@ class Session:
         elif self.phase in (Phase.GREETING, Phase.RESUMING):
             moments.append(self._opened_at + self.options.open_timeout)
         elif self.phase is Phase.LIVE:
-            moments += [self._silent_at(), self._leave_at()]
+            moments += [self.pulse.due(), self._leave_at(), self._renewal_at()]
         return min((moment for moment in moments if moment is not None), default=None)
+
+    def _renewal_at(self) -> float | None:
+        return self._renewal.due() if self._asked_at is None else None
 
     def _leave_at(self) -> float | None:
         if self._asked_at is None:
             return None
         return self._asked_at + LEAVE_WITHIN if self.outgoing.awaited else self._asked_at
-
-    def _silent_at(self) -> float | None:
-        heartbeat = self._greeting.heartbeat
-        if heartbeat <= 0 or self._paused:
-            return None
-        if self._pinged_at is None:
-            return self._heard + PING_AFTER * heartbeat
-        return self._pinged_at + DEAD_AFTER * heartbeat
 
     def tick(self, now: float) -> None:
         """Time has passed."""
@@ -159,21 +162,25 @@ class Session:
                 self._step(Phase.DIALING)
         elif self.phase in (Phase.GREETING, Phase.RESUMING):
             if now >= self._opened_at + self.options.open_timeout:
-                self._break(f"no welcome within {self.options.open_timeout:g} s")
+                missing = "welcome" if self.phase is Phase.GREETING else "resumed"
+                self._break(f"{self.server} said no `{missing}` within {self.options.open_timeout:g} s")
         elif self.phase is Phase.LIVE:
             self._watch(now)
 
     def _watch(self, now: float) -> None:
-        silent_at = self._silent_at()
+        silent_at = self.pulse.due()
         if silent_at is not None and now >= silent_at:
-            if self._pinged_at is not None:
-                self._break("the server is silent")
+            if not self.pulse.asked(now):
+                self._break(f"{self.server} is silent, and did not answer a ping")
                 return
-            self._pinged_at = now
             self._urgent.append(self._encode(MessageEnvelope(type="control", event="ping")))
+        renewal_at = self._renewal_at()
+        if renewal_at is not None and now >= renewal_at:
+            self._renewal.asked()
+            self._events.append(TokenWanted(self.link))
         leave_at = self._leave_at()
         if leave_at is not None and now >= leave_at:
-            self._leave(Closing(CloseCode.GOING_AWAY, ""), self._returning("the server asked to go"))
+            self._leave(Closing(CloseCode.GOING_AWAY, ""), passing("the server asked to go"))
 
     # The link
 
@@ -184,14 +191,20 @@ class Session:
         self._ever = self._renewed = False
         self._backoff.reset()
 
-    def opened(self, token: str | None, now: float) -> None:
-        """A link is up: `hello` is the first frame on it."""
+    def opened(self, token: str | None, now: float, *, today: float | None = None) -> None:
+        """A link is up: `hello` is the first frame on it.
+
+        `today` is the same moment in seconds since 1970. Without it no token is renewed.
+        """
         self._step(Phase.GREETING)
         self.link += 1
-        self._opened_at = self._heard = now
-        self._live_since = self._pinged_at = self._asked_at = None
+        self._opened_at = now
+        self.pulse = Pulse(now)
+        self._renewal = Renewal(self._random)
+        self._renewing = None
+        self._ahead = None if today is None else today - now
+        self._live_since = self._asked_at = None
         self._backoff.met()
-        self._paused = False
         self._verdict = None
         hello: dict[str, Any] = {} if token is None else {"token": token}
         self._asked = self._resume is not None
@@ -201,19 +214,14 @@ class Session:
             self._encode(MessageEnvelope(type="control", event="hello", payload=hello or None))
         )
 
-    def heard(self, now: float) -> None:
-        """Anything came from the server: it lives."""
-        self._heard = now
-        self._pinged_at = None
-
-    def pause(self) -> None:
-        """The link is not read for now, so that silence says nothing."""
-        self._paused = True
-
-    def read_on(self, now: float) -> None:
-        """The link is read again."""
-        self._paused = False
-        self.heard(now)
+    def renew(self, link: int, token: str | None, now: float) -> None:
+        """The token that `TokenWanted` asked for on that link; None: there is none."""
+        if link != self.link or self.phase is not Phase.LIVE or self._asked_at is not None:
+            return  # the next `hello` has one of its own
+        if token is None:
+            self._renewal.failed(now)
+        else:
+            self._renewing = self._say_auth(token)
 
     def lost(self, code: int, reason: str, now: float, *, ours: bool = False) -> None:
         """The link has ended. `ours`: the code is this side's, for what the server did wrong."""
@@ -221,7 +229,7 @@ class Session:
             return
         if code == CloseCode.RESTART and (told := delay_told(reason)) is not None:
             self._backoff.restarting(told, now)
-        verdict = self._verdict or self._judged(code, reason, now, ours=ours)
+        verdict = self._verdict or closed(code, reason, ours=ours)
         if (return_at := self._backoff.return_at) is not None:
             verdict = msgspec.structs.replace(verdict, delay=max(0.0, return_at - now))
         self._urgent.clear()
@@ -232,63 +240,38 @@ class Session:
             self._backoff.reset()
         self._settle(verdict, now)
 
-    def _judged(self, code: int, reason: str, now: float, *, ours: bool) -> Verdict:
-        who = "this client closed the connection with" if ours else "the server closed the connection with"
-        if code in (CloseCode.NO_STATUS, CloseCode.ABNORMAL):
-            who = "the connection ended with"
-        advice = advice_of_code(code)
-        fault = ConnectionEnded(
-            f"{who} {described(code, reason)}",
-            code=fault_code(reason) or "WS_CONNECTION_CLOSED",
-            close_code=code,
-            reason=reason,
-            retryable=advice in (Advice.RETURN, Advice.RENEW),
-        )
-        delay = delay_told(reason)
-        if delay is not None:
-            delay += self._backoff.next(now)
-        return Verdict(advice, code, reason, fault, delay)
-
     def refused(
         self, status: int, code: str, message: str, now: float, *, retry_after: float | None = None
     ) -> None:
         """The server answered the handshake with an HTTP status that is no upgrade."""
-        advice = advice_of_status(status)
-        fault = ConnectionEnded(
-            f"the server refused the handshake with HTTP {status}: {message}",
-            code=code,
-            http_status=status,
-            reason=message,
-            retryable=advice in (Advice.RETURN, Advice.RENEW),
-        )
-        delay = None if retry_after is None else retry_after + self._backoff.next(now)
-        self._settle(Verdict(advice, CloseCode.ABNORMAL, str(fault), fault, delay), now)
+        self._settle(refused(self.server, status, code, message, retry_after), now)
 
     def unreachable(self, message: str, now: float, *, cause: Exception | None = None) -> None:
         """There is no link, for a reason that may pass."""
-        verdict = self._returning(message)
-        verdict.fault.__cause__ = cause
-        self._settle(verdict, now)
+        self._settle(passing(message, cause=cause), now)
 
     def unusable(self, fault: ConnectionEnded, now: float) -> None:
         """There is no link, and none is to be had."""
-        self._settle(Verdict(Advice.STOP, CloseCode.ABNORMAL, fault.message, fault), now)
+        self._settle(final(fault), now)
 
-    def _returning(self, message: str) -> Verdict:
-        fault = ConnectionEnded(message, code="WS_UNREACHABLE", reason=message, retryable=True)
-        return Verdict(Advice.RETURN, CloseCode.ABNORMAL, message, fault)
+    def fail(self, error: Exception, now: float) -> None:
+        """The program that drives this session has failed."""
+        if self.phase is not Phase.CLOSED:
+            fault = ConnectionEnded(f"the client itself failed: {error!r}")
+            fault.__cause__ = error
+            self._settle(final(fault), now)
 
     def close(self, now: float) -> None:
         """Be connected no more: what waits is dropped, and open calls fail."""
         fault = ConnectionEnded("this client was closed", close_code=CloseCode.NORMAL)
-        verdict = Verdict(Advice.STOP, CloseCode.NORMAL, "", fault)
+        verdict = final(fault, CloseCode.NORMAL, "")
         if self.phase in LINKED:
             self._leave(Closing(CloseCode.NORMAL, ""), verdict)
         elif self.phase is not Phase.CLOSED:
             self._settle(verdict, now)
 
     def _break(self, reason: str) -> None:
-        self._leave(Closing(CloseCode.GOING_AWAY, reason, abort=True), self._returning(reason))
+        self._leave(Closing(CloseCode.GOING_AWAY, reason, abort=True), passing(reason))
 
     def _leave(self, closing: Closing, verdict: Verdict) -> None:
         if self.phase is not Phase.LEAVING:
@@ -301,7 +284,9 @@ class Session:
         if advice is not Advice.RETURN:
             self._stop(verdict)
             return
-        delay = self._backoff.next(now) if verdict.delay is None else verdict.delay
+        delay = verdict.delay
+        if delay is None:
+            delay = (verdict.after or 0.0) + self._backoff.next(now)
         self._retry_at = now + delay
         self._step(Phase.WAITING)
         self._events.append(Disconnected(code=verdict.code, reason=verdict.reason, retry_in=delay))
@@ -337,7 +322,7 @@ class Session:
         """A message came, in a text or in a binary frame."""
         if self.phase not in LINKED or self.phase is Phase.LEAVING:
             return
-        self.heard(now)
+        self.pulse.heard(now)
         if isinstance(data, str) is self.codec.binary:
             kind = "text" if isinstance(data, str) else "binary"
             self._complain(CloseCode.UNSUPPORTED_DATA, f"a {kind} frame is no {self.codec.name}")
@@ -353,7 +338,7 @@ class Session:
         message = f"the server does not speak protocol v1: {problem}"
         fault = ConnectionEnded(message, close_code=code, reason=problem)
         closing = Closing(code, problem.encode()[:123].decode(errors="ignore"))
-        self._leave(closing, Verdict(Advice.STOP, code, problem, fault))
+        self._leave(closing, final(fault, code, problem))
 
     def _take(self, envelope: MessageEnvelope, now: float) -> None:
         if self.phase is Phase.GREETING and (envelope.type, envelope.event) != ("system", "welcome"):
@@ -363,19 +348,38 @@ class Session:
             if news is not None:
                 self._events.append(news)
         elif envelope.type == "ack":
-            self._acked(envelope)
+            self._acked(envelope, now)
         elif envelope.type == "system":
             self._system(envelope, now)
 
-    def _acked(self, envelope: MessageEnvelope) -> None:
+    def _acked(self, envelope: MessageEnvelope, now: float) -> None:
         word = self._reading.words.ack(envelope.payload)
+        failed = word.error is not None and word.status != "ok"
+        if self._renewing is not None and envelope.id == self._renewing:
+            self._renewing = None
+            if failed:
+                self._renewal.failed(now)
+            else:
+                self._renewed_until(word.data, now)
+            return
         call = self.outgoing.close_call(envelope.id)
         if call is None or call.id is None:
             self.unmatched += 1
-        elif word.error is not None and word.status != "ok":
+        elif failed and word.error is not None:
             self._fail(call, word.error.fault())
         else:
+            if call.control:
+                self._renewed_until(word.data, now)
             self._events.append(Answered(call.id, word.data))
+
+    def _renewed_until(self, data: Any, now: float) -> None:
+        word = None if data is None else self._reading.words.renewed(data)
+        self._expires(None if word is None else word.expires, now)
+
+    def _expires(self, moment: float | None, now: float) -> None:
+        """The server says when the identity expires, in milliseconds since 1970."""
+        if self.options.renewable and self._ahead is not None:
+            self._renewal.good_for(None if moment is None else moment / 1000 - self._ahead - now, now)
 
     def _fail(self, call: Outgoing, fault: ClientFault) -> None:
         if call.id is not None:
@@ -393,7 +397,8 @@ class Session:
             self._resumed(word.rooms, now)
         elif name == "goaway":
             self._backoff.restarting(word.reconnect_in / 1000, now)
-            self._asked_at = now  # what is said from here on waits for the next link
+            if self._asked_at is None:  # told again, it waits no longer for its acks
+                self._asked_at = now  # what is said from here on waits for the next link
             self._events.append(GoAway(reason=word.reason, reconnect_in=word.reconnect_in / 1000))
         else:
             self._events.append(getattr(self._reading, name)(word))
@@ -405,6 +410,8 @@ class Session:
         expires = None if word.expires is None else word.expires / 1000
         self._anew = word.connection != self._greeting.connection
         self._greeting = Connected(connection=word.connection, heartbeat=word.heartbeat, expires=expires)
+        self.pulse.heartbeat = word.heartbeat
+        self._expires(word.expires, now)
         if self._asked:
             self._step(Phase.RESUMING)
         else:
@@ -429,71 +436,3 @@ class Session:
         if self._asked:
             self._events.append(Resumed(rooms=rooms))
         self._events += losses(rooms, lost)
-
-    # What the user says
-
-    def send(self, event: str, payload: Any) -> None:
-        """Say something that wants no ack.
-
-        Raises:
-            QueueFull: too much waits already.
-            ConnectionEnded: the session is CLOSED.
-            TypeError: the codec cannot write the payload.
-            ValueError: the event has no proper name.
-        """
-        self._require_open()
-        envelope = MessageEnvelope(event=named(event), payload=payload)
-        self.outgoing.push(Outgoing(event, self._encode(envelope)))
-
-    def call(
-        self,
-        event: str,
-        payload: Any,
-        *,
-        now: float,
-        timeout: float | None = None,
-        idempotent: bool = False,
-        control: bool = False,
-    ) -> str:
-        """Say something that wants an ack, within `timeout` seconds; the id that its outcome will have.
-
-        Raises: as `send`.
-        """
-        self._require_open()
-        self._ids += 1  # never used again, whatever becomes of the link: the server may remember it
-        id = f"c{self._ids}"
-        kind: MessageType = "control" if control else "event"
-        envelope = MessageEnvelope(type=kind, event=named(event), payload=payload, id=id, ack=True)
-        frame = self._encode(envelope)
-        self.outgoing.push(Outgoing(event, frame, id=id, idempotent=idempotent, timeout=timeout, now=now))
-        return id
-
-    def give_up(self, id: str) -> None:
-        """Nobody waits for this call any more."""
-        self.outgoing.close_call(id)
-
-    def answer(self, link: int, id: str, data: Any) -> None:
-        """Ack an event of the server's, which came on that link.
-
-        Raises:
-            TypeError: the codec cannot write the data.
-        """
-        self._answer(link, id, {"status": "ok"} if data is None else {"status": "ok", "data": data})
-
-    def refuse(self, link: int, id: str, error: dict[str, Any]) -> None:
-        """Answer an event of the server's with an error: its code, message and retryable."""
-        self._answer(link, id, {"status": "error", "error": error})
-
-    def _answer(self, link: int, id: str, payload: dict[str, Any]) -> None:
-        frame = self._encode(MessageEnvelope(type="ack", id=id, payload=payload))
-        if link == self.link and self.phase in (Phase.RESUMING, Phase.LIVE):
-            self._urgent.append(frame)
-
-    def _require_open(self) -> None:
-        if self.phase is Phase.IDLE:
-            raise ConnectionEnded("not connected: use `async with`, or `await connect()` first")
-        if self.ended is not None:
-            raise self.ended
-
-    def _encode(self, envelope: MessageEnvelope) -> bytes:
-        return self.codec.encode(envelope)

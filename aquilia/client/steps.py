@@ -1,4 +1,4 @@
-"""The steps of a session: its phases and their table, what it tells, and why a link ended."""
+"""The steps of a session: its phases and their table, and what it tells."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 
 import msgspec
 
-from aquilia.client.advice import Advice
-from aquilia.client.faults import ClientFault, ConnectionEnded
+from aquilia.client.faults import ClientFault
 from aquilia.client.notices import Notice
 from aquilia.client.reading import Arrived
 
-__all__ = ["LINKED", "STEPS", "Answered", "CallFailed", "Closing", "Event", "Phase", "Verdict"]
+__all__ = ["LINKED", "STEPS", "Answered", "CallFailed", "Closing", "Event", "Phase", "TokenWanted"]
 
 
 class Phase(enum.Enum):
@@ -58,7 +57,13 @@ class CallFailed(msgspec.Struct, frozen=True):
     fault: ClientFault
 
 
-Event = Answered | CallFailed | Arrived | Notice
+class TokenWanted(msgspec.Struct, frozen=True):
+    """The identity on this link expires soon: `renew` takes a new token."""
+
+    link: int
+
+
+Event = Answered | CallFailed | Arrived | TokenWanted | Notice
 
 
 class Closing(msgspec.Struct, frozen=True):
@@ -67,13 +72,3 @@ class Closing(msgspec.Struct, frozen=True):
     code: int
     reason: str
     abort: bool = False
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """Why a link ended, or was never there, and what that asks for."""
-
-    advice: Advice
-    code: int
-    reason: str
-    fault: ConnectionEnded
-    delay: float | None = None

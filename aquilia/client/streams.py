@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
 
-from aquilia.client.faults import ConnectionEnded
+from aquilia.client.faults import ConnectionEnded, PayloadInvalid
 from aquilia.client.notices import Message
 from aquilia.sockets.codecs import Codec
 from aquilia.sockets.envelope import MessageEnvelope
+from aquilia.sockets.faults import SocketFault
 from aquilia.sockets.payload import typed_payload
 
-__all__ = ["Arrival", "Decode", "Signal", "Stream", "decoder_for"]
+__all__ = ["Arrival", "Decode", "Signal", "Stream", "decoded", "decoder_for"]
 
 T_co = TypeVar("T_co", covariant=True)
 Decode = Callable[[Any], Any]
@@ -41,12 +43,30 @@ class Signal:
 
     async def wait(self) -> None:
         """Until the next `fire`."""
-        await self.next()
+        waiter = self.next()
+        try:
+            await waiter
+        finally:
+            if not waiter.done() or waiter.cancelled():
+                with contextlib.suppress(ValueError):
+                    self._waiters.remove(waiter)
 
 
 def decoder_for(codec: Codec, type: Any) -> Decode:
     """What makes a payload of a type, or plain data where no type is asked for."""
     return codec.plain if type is None else codec.payload_decoder(typed_payload(type))
+
+
+def decoded(event: str, payload: Any, decode: Decode) -> Any:
+    """What came, as its reader wants it.
+
+    Raises:
+        PayloadInvalid: it is of another type.
+    """
+    try:
+        return decode(payload)
+    except SocketFault as error:
+        raise PayloadInvalid(event, error.message, error.details) from None
 
 
 class Arrival:
@@ -62,12 +82,12 @@ class Arrival:
         """As one reader wants it.
 
         Raises:
-            SocketFault: WS_MESSAGE_INVALID, the payload is of another type.
+            PayloadInvalid: its payload is of another type.
         """
         envelope = self.envelope
         return Message(
             event=envelope.event or "",
-            payload=decode(envelope.payload),
+            payload=decoded(envelope.event or "", envelope.payload, decode),
             room=envelope.room,
             id=envelope.id if envelope.ack else None,
             meta=envelope.meta or {},
@@ -98,7 +118,7 @@ class Stream(Generic[T_co]):
         self._news.fire()
 
     def _backlog(self) -> float:
-        return len(self._items) / self._bound
+        return 0.0 if self._over else len(self._items) / self._bound
 
     def _end(self, fault: ConnectionEnded | None) -> None:
         self._over = True
@@ -125,7 +145,7 @@ class Stream(Generic[T_co]):
     async def __anext__(self) -> T_co:
         while not self._items:
             if self._fault is not None:
-                raise self._fault
+                raise self._fault.with_traceback(None)  # it is raised often, and would keep all its frames
             if self._over:
                 raise StopAsyncIteration
             await self._news.wait()

@@ -141,6 +141,18 @@ def test_silence_is_met_with_a_ping_and_then_taken_for_a_dead_link() -> None:
     assert machine.phase is Phase.WAITING
 
 
+def test_a_program_that_was_held_up_itself_asks_again_before_it_takes_a_link_for_dead() -> None:
+    machine = welcomed(session())
+    written(machine)
+    machine.tick(15.0)
+    machine.tick(40.0)
+    assert [sent["event"] for sent in written(machine)] == ["ping", "ping"]
+    assert machine.closing is None
+    assert machine.deadline() == 45.0
+    machine.tick(45.0)
+    assert machine.closing is not None
+
+
 def test_goaway_is_followed_once_the_acks_are_there_and_the_client_comes_back_when_it_was_told() -> None:
     machine = welcomed(session())
     id = machine.call("put", None, now=0.0)
@@ -162,6 +174,19 @@ def test_goaway_is_followed_once_the_acks_are_there_and_the_client_comes_back_wh
     machine.received(system("welcome", connection="c", heartbeat=10), 3.0)
     machine.received(system("resumed", rooms={}), 3.0)
     assert written(machine)[-1]["id"] == later
+
+
+def test_who_is_told_to_go_again_waits_no_longer_for_its_acks() -> None:
+    machine = welcomed(session())
+    machine.call("put", None, now=0.0)
+    written(machine)
+    for now in (0.0, 4.0):
+        machine.received(system("goaway", reason="drain", reconnect_in=9000), now)
+    machine.tick(4.9)
+    assert machine.closing is None
+    assert machine.deadline() == 5.0
+    machine.tick(5.0)
+    assert machine.closing is not None
 
 
 def test_a_close_behind_goaway_does_not_change_the_moment_that_was_told() -> None:
