@@ -135,6 +135,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/home.py",
         "sockets/hub.py",
         "sockets/budget.py",
+        "sockets/endings.py",
         "sockets/fanout.py",
         "sockets/following.py",
         "sockets/gathering.py",

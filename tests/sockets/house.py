@@ -116,6 +116,8 @@ class Wire:
     def resume_reading(self) -> None: ...
 
     def close(self, code: int, reason: str) -> None:
+        if self.broken:
+            raise OSError("the wire is broken")
         self.ended = (code, reason)
 
     def abort(self) -> None:
@@ -131,11 +133,17 @@ class House:
 
     def __init__(self, broker: Broker | None = None, **settings: Any) -> None:
         self.now = 0.0
-        self.hub = Hub(broker or InMemoryAdapter().broker, stopwatch=lambda: self.now)
+        self.step = 0.0
+        """Seconds that pass with each look at the hub's stopwatch: with the work between two looks."""
+        self.hub = Hub(broker or InMemoryAdapter().broker, stopwatch=self._look)
         self.recorder = Counters()
         self.home = Home(Namespace("/n"), "/n", SocketSettings(**settings), self.recorder)
         self.home.controller = object()
         self.made = 0
+
+    def _look(self) -> float:
+        self.now += self.step
+        return self.now
 
     def connect(
         self, profile: Profile = PLAIN_JSON, identity: str | None = None, **limits: Any
