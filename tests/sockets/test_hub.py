@@ -102,11 +102,12 @@ async def test_those_who_overflow_at_one_publication_are_closed_a_few_in_each_tu
     await house.publish(2)
     assert {conn.phase for conn in members} == {ConnectionState.CLOSING}
     closed = 0
-    while closed < 100:
-        before = closed
-        await asyncio.sleep(0)
-        closed = ends(members).count(4531)
-        assert closed - before <= 5
+    async with asyncio.timeout(10):
+        while closed < 100:
+            before = closed
+            await turns(1)
+            closed = ends(members).count(4531)
+            assert closed - before <= 5
     assert [heard(conn) for conn in readers] == [[0, 1, 2]] * 5
 
 
@@ -131,10 +132,11 @@ async def test_fan_out_and_the_writing_of_what_was_queued_share_a_turn(house: Ho
     members = [house.connect() for _ in range(fanout_module.CLOCK_EVERY * 40)]
     house.step = fanout_module.SLICE / 10  # in which so many members are written to as lie between two looks
     publishing = [asyncio.create_task(house.publish(n, room=None)) for n in range(4)]
-    while any(len(conn._transport.frames) < 4 for conn in members):
-        before = house.now
-        await asyncio.sleep(0)
-        assert house.now - before <= 1.7 * fanout_module.SLICE
+    async with asyncio.timeout(10):
+        while any(len(conn._transport.frames) < 4 for conn in members):
+            before = house.now
+            await turns(1)
+            assert house.now - before <= 1.7 * fanout_module.SLICE
     await asyncio.wait(publishing)
     assert [heard(conn) for conn in members] == [[0, 1, 2, 3]] * len(members)
 
