@@ -141,6 +141,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/home.py",
         "sockets/hub.py",
         "sockets/budget.py",
+        "sockets/endings.py",
         "sockets/fanout.py",
         "sockets/following.py",
         "sockets/gathering.py",

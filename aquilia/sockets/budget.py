@@ -7,6 +7,7 @@ costs nothing here. A frame that waits for many counts for each of them, though 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,8 +17,8 @@ from aquilia.sockets.spooling import SpoolingOutbox
 
 __all__ = ["Budget", "SpoolingBudget"]
 
-SLICE = 0.004
-"""Seconds that giving way may take from the loop at a stretch."""
+SLICE = 0.001
+"""Seconds that giving way may take from the loop at a stretch: it follows on the writing, which has its own."""
 
 
 class Budget:
@@ -33,6 +34,8 @@ class Budget:
         self._clock = clock
         self._holders: dict[Outbound, None] = {}
         self._warned = False
+        self._relieving = False
+        self._to_put_back: deque[Outbound] = deque()
         self._turns: Iterator[Outbound] | None = None
         """Whose turn to give way it is, while that is going on."""
         self.total = 0
@@ -54,23 +57,32 @@ class Budget:
             self._warned = self._warned and self.total > self._limit // 2
         elif not self._warned:
             self._warned = True
-            for conn in tuple(self._holders):
-                _put_back(conn)
-        if self.total > self._limit and self._turns is None:
-            self._turns = iter(sorted(self._holders, key=_weight, reverse=True))
+            self._to_put_back.extend(self._holders)
+        if (self._to_put_back or self.total > self._limit) and not self._relieving:
+            self._relieving = True
             self._relieve()
 
     def _relieve(self) -> None:
         deadline = self._clock() + SLICE
+        for _ in self._steps():
+            if self._clock() >= deadline:
+                asyncio.get_running_loop().call_soon(self._relieve)
+                return
+        self._relieving = False
+
+    def _steps(self) -> Iterator[None]:
+        while self._to_put_back:
+            _put_back(self._to_put_back.popleft())
+            yield
+        if self._turns is None and self.total > self._limit:
+            self._turns = iter(sorted(self._holders, key=_weight, reverse=True))
         for conn in self._turns or ():
             if self.total <= self._mark:
                 break
             if conn._weight:
                 conn._give_way(self.total - self._mark)
                 self.weigh(conn)
-            if self._clock() >= deadline:
-                asyncio.get_running_loop().call_soon(self._relieve)
-                return
+            yield
         self._turns = None
 
 

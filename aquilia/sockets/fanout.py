@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from itertools import islice
+from math import inf
 from operator import length_hint
 from typing import Any, Protocol
 
@@ -193,6 +194,8 @@ class FanOut:
         self._turn = 0
         self._turn_ends: float | None = None
         self._published = 0
+        self._slice_ends = -inf
+        """When the last slice had to be over."""
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """The loop that it shares."""
@@ -257,7 +260,7 @@ class FanOut:
     def _run_slice(self) -> None:
         """Fan out until nothing is left or the slice is over; the rest follows in the loop's next turn."""
         self._slicing = True
-        deadline = self.clock() + SLICE
+        deadline = self._slice_ends = self.clock() + SLICE
         try:
             while self._behind:
                 audience = self._behind[0]
@@ -272,6 +275,12 @@ class FanOut:
             self._slicing = False
             raise
         self._slicing = False
+
+    def rest_of_slice(self, now: float) -> float:
+        """Until when others may write in this turn: a slice, or what fan-out has left of it, a quarter at least."""
+        if now >= self._slice_ends + SLICE:
+            return now + SLICE
+        return max(self._slice_ends, now + SLICE / 4)
 
     def _advance(self, audience: Audience, deadline: float) -> bool:
         """Bring one publication of an audience to its end. False: the time is up before that."""

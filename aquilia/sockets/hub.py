@@ -14,7 +14,8 @@ from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker, Publication
 from aquilia.sockets.budget import Budget, SpoolingBudget
 from aquilia.sockets.connection import Connection
-from aquilia.sockets.fanout import CLOCK_EVERY, SLICE, Audience, FanOut
+from aquilia.sockets.endings import Endings
+from aquilia.sockets.fanout import CLOCK_EVERY, Audience, FanOut
 from aquilia.sockets.faults import (
     CloseCode,
     SocketFault,
@@ -61,6 +62,8 @@ class Hub:
         self._budget = (Budget if spool is None else SpoolingBudget)(outbox_bytes, stopwatch)
         self._turn = self._fanout.turn if spool is None else self.keep_pace
         self.weigh = self._budget.weigh
+        """See `HubPort`."""
+        self.show_out = Endings(stopwatch).add
         """See `HubPort`."""
         self.homes: dict[str, Home] = {}
         self._dirty: deque[Connection] = deque()
@@ -435,7 +438,7 @@ class Hub:
 
     def _flush(self) -> None:
         """Write for the connections that are dirty now, and give the loop back after a slice of them."""
-        deadline = self._fanout.clock() + SLICE
+        deadline = self._fanout.rest_of_slice(self._fanout.clock())
         dirty = self._dirty
         for turn in range(len(dirty)):
             dirty.popleft()._flush()

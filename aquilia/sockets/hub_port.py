@@ -180,6 +180,9 @@ class HubPort(Protocol):
     def weigh(self, conn: Any) -> None:
         """What waits for this connection counts for the process: its transport takes no more, or takes again."""
 
+    def show_out(self, conn: Any) -> None:
+        """This connection has its close code, and nothing that it waits for: close it soon."""
+
     def hold(self) -> None:
         """A group of handlers is about to run: what they send is written together, at `release`."""
 

@@ -195,12 +195,10 @@ class Outbound:
             self._overflow("outbox_bytes", len(outbox))
 
     def _overflow(self, cause: str, lost: int) -> None:
-        fault = ws_slow_consumer()
         self._home.recorder.dropped(self._home.pattern, cause, lost)
         self._outbox.clear()
-        self._end(CloseCode.TOO_SLOW, fault.message)
-        # It reads nothing: there is nothing to wait for.
-        self._transport.close(CloseCode.TOO_SLOW, fault.message)
+        self._end(CloseCode.TOO_SLOW, ws_slow_consumer().message)
+        self._hub.show_out(self)  # it reads nothing: there is nothing to wait for
 
     def _gap_frame(self, dropped: int) -> bytes:
         if self._profile.v1:

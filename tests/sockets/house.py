@@ -23,7 +23,7 @@ from aquilia.sockets.home import Home
 from aquilia.sockets.hub import Hub
 from aquilia.sockets.outbox import Backpressure, Outbox
 from aquilia.sockets.recorder import Counters
-from aquilia.sockets.settings import SocketSettings
+from aquilia.sockets.settings import OUTBOX_BYTES, SocketSettings
 
 
 class Shaky:
@@ -116,6 +116,8 @@ class Wire:
     def resume_reading(self) -> None: ...
 
     def close(self, code: int, reason: str) -> None:
+        if self.broken:
+            raise OSError("the wire is broken")
         self.ended = (code, reason)
 
     def abort(self) -> None:
@@ -129,13 +131,22 @@ class Wire:
 class House:
     """A hub with one open namespace."""
 
-    def __init__(self, broker: Broker | None = None, **settings: Any) -> None:
+    def __init__(
+        self, broker: Broker | None = None, *, outbox_bytes: int = OUTBOX_BYTES, **settings: Any
+    ) -> None:
         self.now = 0.0
-        self.hub = Hub(broker or InMemoryAdapter().broker, stopwatch=lambda: self.now)
+        self.step = 0.0
+        """Seconds that pass with each look at the hub's stopwatch: with the work between two looks."""
+        broker = broker or InMemoryAdapter().broker
+        self.hub = Hub(broker, stopwatch=self._look, outbox_bytes=outbox_bytes)
         self.recorder = Counters()
         self.home = Home(Namespace("/n"), "/n", SocketSettings(**settings), self.recorder)
         self.home.controller = object()
         self.made = 0
+
+    def _look(self) -> float:
+        self.now += self.step
+        return self.now
 
     def connect(
         self, profile: Profile = PLAIN_JSON, identity: str | None = None, **limits: Any

@@ -10,9 +10,10 @@ import msgspec
 import pytest
 from house import House, Wire, heard, turns
 
-from aquilia.sockets import SocketFault
+from aquilia.sockets import ConnectionState, SocketFault
 from aquilia.sockets import fanout as fanout_module
 from aquilia.sockets.codecs import codec
+from aquilia.sockets.connection import Connection
 from aquilia.sockets.envelope import PLAIN_JSON, V1_JSON, V1_MSGPACK, Profile
 
 
@@ -76,6 +77,68 @@ async def test_a_long_fan_out_gives_the_loop_back_and_keeps_the_order(house: Hou
     assert [heard(conn) for conn in members[:-1]] == [["a", "b"]] * 199
     assert heard(members[-1]) == []  # it left before its turn
     assert heard(late) == ["b"]  # it came after the first was published
+
+
+async def full(house: House, count: int) -> list[Connection]:
+    """Members whose wires take nothing more: the next publication is one too many for them."""
+    members = await house.members(count, buffer_size=1, strategy="disconnect")
+    for conn in members:
+        conn._transport.open = False
+    for n in range(2):
+        await house.publish(n)
+        await turns()
+    assert {conn._close for conn in members} == {None}
+    return members
+
+
+def ends(conns: list[Connection]) -> list[int | None]:
+    return [conn._transport.ended and conn._transport.ended[0] for conn in conns]
+
+
+async def test_those_who_overflow_at_one_publication_are_closed_a_few_in_each_turn(house: House) -> None:
+    readers = await house.members(5)
+    members = await full(house, 100)
+    house.step = 0.0003
+    await house.publish(2)
+    assert {conn.phase for conn in members} == {ConnectionState.CLOSING}
+    closed = 0
+    async with asyncio.timeout(10):
+        while closed < 100:
+            before = closed
+            await turns(1)
+            closed = ends(members).count(4531)
+            assert closed - before <= 5
+    assert [heard(conn) for conn in readers] == [[0, 1, 2]] * 5
+
+
+async def test_one_that_is_gone_before_its_turn_to_be_closed_is_left_alone(house: House) -> None:
+    members = await full(house, 3)
+    await house.publish(2)
+    members[1]._closed(1006, "")
+    await turns()
+    assert ends(members) == [4531, None, 4531]
+
+
+async def test_a_wire_that_cannot_be_closed_is_cut_and_keeps_nobody(house: House) -> None:
+    members = await full(house, 3)
+    await house.publish(2)
+    members[0]._transport.broken = True
+    await turns()
+    assert members[0]._transport.cut
+    assert ends(members) == [None, 4531, 4531]
+
+
+async def test_fan_out_and_the_writing_of_what_was_queued_share_a_turn(house: House) -> None:
+    members = [house.connect() for _ in range(fanout_module.CLOCK_EVERY * 40)]
+    house.step = fanout_module.SLICE / 10  # in which so many members are written to as lie between two looks
+    publishing = [asyncio.create_task(house.publish(n, room=None)) for n in range(4)]
+    async with asyncio.timeout(10):
+        while any(len(conn._transport.frames) < 4 for conn in members):
+            before = house.now
+            await turns(1)
+            assert house.now - before <= 1.7 * fanout_module.SLICE
+    await asyncio.wait(publishing)
+    assert [heard(conn) for conn in members] == [[0, 1, 2, 3]] * len(members)
 
 
 async def test_publishers_wait_while_a_room_is_far_behind(house: House) -> None:

@@ -20,7 +20,9 @@ from aquilia.sockets import (
     Subscribe,
     Unsubscribe,
 )
+from aquilia.sockets.envelope import V1_JSON
 from aquilia.sockets.fanout import BACKLOG_BYTES
+from aquilia.sockets.history import Histories
 from aquilia.sockets.recorder import Counters
 from aquilia.testing import Client, SocketsTest, sockets_test
 
@@ -168,6 +170,48 @@ async def test_who_is_put_back_to_the_log_is_shown_out_if_that_does_not_help() -
         await speaker.request("say", ["hall", list(range(50))])
         client.read_on()
         assert (await client.closed()).code == 4531
+
+
+async def full(house: House, **limits: Any) -> list[Connection]:
+    """A hundred members for whom 700 kB wait, since their wires take nothing."""
+    await house.hub.start()
+    await house.hub.enter(house.home)
+    members = await house.members(100, profile=V1_JSON, **limits)
+    for conn in members:
+        conn._transport.open = False
+    for n in range(8):  # of which the wire has taken the first
+        await house.publish([n, NOTE])
+        await turns()
+    house.step = 0.0003
+    return members
+
+
+async def test_members_are_put_back_to_the_log_a_few_in_each_turn() -> None:
+    history = Histories({"*": History(size=1000)})
+    house = House(room_size=None, outbox_bytes=1_000_000, history=history)
+    members = await full(house, buffer_size=10)
+    waiting = house.home.rooms["r"].waiting
+    await house.publish([8, NOTE])
+    async with asyncio.timeout(10):
+        while len(waiting) < len(members):
+            before = len(waiting)
+            await turns(1)
+            assert before <= len(waiting) <= before + 5
+
+
+async def test_those_who_hold_the_most_are_shown_out_a_few_in_each_turn() -> None:
+    house = House(room_size=None, outbox_bytes=800_000)
+    members = await full(house)
+    await house.publish([8, NOTE * 10])
+    ended = 0
+    async with asyncio.timeout(10):
+        while ended < 60:  # who is left holds seven eighths of the bound
+            before = ended
+            await turns(1)
+            ended = sum(conn._close is not None for conn in members)
+            assert ended <= before + 5
+    await turns(40)
+    assert sum(conn._close is not None for conn in members) < 65
 
 
 async def test_answers_count_as_well() -> None:
