@@ -84,6 +84,20 @@ def _restart(seen: Result) -> Iterator[str]:
     yield "```"
 
 
+def _spool(seen: Result) -> Iterator[str]:
+    yield (
+        f"{seen['clients']} members of a room under `spool` read nothing, until {seen['megabytes']} megabytes wait "
+        f"on disk for each of them, in messages of {seen['size']:,} bytes; then they read on. Frames count once for "
+        "each member. Out is until the publisher itself has the last one; in again, until all members have."
+    )
+    yield ""
+    yield "|  | frames/s | MB/s |"
+    yield "|---|---:|---:|"
+    for way, title in (("out", "out"), ("in", "in again")):
+        rates, volumes = ([each[way][key] for each in seen["rounds"]] for key in ("rate", "megabytes"))
+        yield f"| {title} | {median(rates):,.0f} | {median(volumes):,.0f} |"
+
+
 def _spread(values: Sequence[float]) -> str:
     middle = f"{median(values):.2f}"
     return f"{middle} ({min(values):.2f}–{max(values):.2f})" if len(values) > 1 else middle
@@ -91,6 +105,7 @@ def _spread(values: Sequence[float]) -> str:
 
 OCCASIONS: dict[str, tuple[Sequence[str], str, Callable[[Result], Iterator[str]]]] = {
     "resume": (("--clients", "500", "--rounds", "1"), "Coming back: all at once", _resume),
+    "spool": (("--megabytes", "4", "--rounds", "1"), "The disk behind slow clients", _spool),
     "restart": (("--clients", "200"), "A restart of the only process", _restart),
 }
 """Words that make it quick, the title of its part, and what writes that."""

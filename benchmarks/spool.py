@@ -1,4 +1,4 @@
-"""Measure the strategy `spool`: `python benchmarks/spool.py --clients 20 --size 1000 --megabytes 32`.
+"""Measure the strategy `spool`: `python benchmarks/spool.py [--clients 20] [--megabytes 32] [--out FILE]`.
 
 Clients enter a room on one server, pinned to one core, and stop reading; this program, pinned to another, publishes
 until so many megabytes wait on disk for each of them. Then they read on. What is printed is how fast it went out to
@@ -26,6 +26,9 @@ UPGRADE = (
 )
 LEAD = 64
 """Messages that may be published before the publisher itself has them back."""
+CORES = os.sched_getaffinity(0)
+
+Figures = dict[str, float]
 
 
 def frame(message: dict[str, Any]) -> bytes:
@@ -119,7 +122,7 @@ class Member(asyncio.Protocol):
             await self.more.wait()
 
 
-async def measure(port: int, clients: int, size: int, volume: int) -> None:
+async def measure(port: int, clients: int, size: int, volume: int) -> dict[str, Figures]:
     """All of it."""
     members = [Member() for _ in range(clients)]
     publisher = Member()
@@ -134,42 +137,57 @@ async def measure(port: int, clients: int, size: int, volume: int) -> None:
         publisher.transport.write(frame({"event": "pub", "payload": {"text": text}}))
         await publisher.wait_for(number - LEAD)
     await publisher.wait_for(count)
-    report("out", clients * count, clients * publisher.bytes, time.perf_counter() - began)
+    out = report("out", clients * count, clients * publisher.bytes, time.perf_counter() - began)
     began = time.perf_counter()
     for member in members:
         member.transport.resume_reading()
     await asyncio.gather(*(member.wait_for(count) for member in members))
-    report("in again", clients * count, sum(member.bytes for member in members), time.perf_counter() - began)
+    read = sum(member.bytes for member in members)
+    return {"out": out, "in": report("in again", clients * count, read, time.perf_counter() - began)}
 
 
-def report(what: str, frames: int, size: int, seconds: float) -> None:
-    """One line of the result."""
-    print(f"{what}: {frames:,} frames, {frames / seconds:,.0f} a second, {size / seconds / 1e6:,.0f} MB/s")
+def report(what: str, frames: int, size: int, seconds: float) -> Figures:
+    """What came of one way, printed as well."""
+    seen = {"frames": frames, "rate": frames / seconds, "megabytes": size / seconds / 1e6}
+    print(
+        f"{what}: {frames:,} frames, {seen['rate']:,.0f} a second, {seen['megabytes']:,.0f} MB/s", flush=True
+    )
+    return seen
 
 
-def main() -> None:
+def run(clients: int, size: int, volume: int) -> dict[str, Figures]:
     """Run the server and the clients, each on its core."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clients", type=int, default=20)
-    parser.add_argument("--size", type=int, default=1000, help="bytes of a message")
-    parser.add_argument("--megabytes", type=int, default=32, help="for each client, at most 48")
-    chosen = parser.parse_args()
-    if not 1 <= chosen.megabytes <= 48 or not 10 <= chosen.size <= 2000 or chosen.clients < 1:
-        parser.error("1 to 48 megabytes, messages of 10 to 2,000 bytes, and at least one client")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     server = [sys.executable, str(HERE / "servers" / "aquilia_app.py"), str(port), "native", "spool"]
-    cores = sorted(os.sched_getaffinity(0))
-    process = subprocess.Popen(["taskset", "-c", str(cores[0]), *server])
+    process = subprocess.Popen(["taskset", "-c", str(min(CORES)), *server])
     try:
-        os.sched_setaffinity(0, {cores[-1]})
+        os.sched_setaffinity(0, {max(CORES)})
         while socket.socket().connect_ex(("127.0.0.1", port)):
             time.sleep(0.05)
-        asyncio.run(measure(port, chosen.clients, chosen.size, chosen.megabytes * 1_000_000))
+        return asyncio.run(measure(port, clients, size, volume))
     finally:
         process.terminate()
         process.wait()
+
+
+def main() -> None:
+    """See the head of this file."""
+    parser = argparse.ArgumentParser(description="Let slow clients' messages wait on disk, and see how fast.")
+    parser.add_argument("--clients", type=int, default=20)
+    parser.add_argument("--size", type=int, default=1000, help="bytes of a message")
+    parser.add_argument("--megabytes", type=int, default=32, help="for each client, at most 48")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
+    chosen = parser.parse_args()
+    if not 1 <= chosen.megabytes <= 48 or not 10 <= chosen.size <= 2000 or chosen.clients < 1:
+        parser.error("1 to 48 megabytes, messages of 10 to 2,000 bytes, and at least one client")
+    rounds = [run(chosen.clients, chosen.size, chosen.megabytes * 1_000_000) for _ in range(chosen.rounds)]
+    if chosen.out is not None:
+        chosen.out.parent.mkdir(parents=True, exist_ok=True)
+        asked = {"clients": chosen.clients, "size": chosen.size, "megabytes": chosen.megabytes}
+        chosen.out.write_text(json.dumps({**asked, "rounds": rounds}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
