@@ -126,6 +126,32 @@ async def test_the_store_keeps_swaps_and_forgets(store: Store) -> None:
     assert await store.compare_and_swap("a key, with: anything?\n", None, b"again")
 
 
+async def test_a_store_heeds_what_another_process_has_written(nats_server: NatsServer) -> None:
+    url = nats_server.url()
+    one, other = NatsAdapter(url), NatsAdapter(url)
+    for adapter in (one, other):
+        await adapter.broker.start(lambda publication: None)
+    try:
+        assert await one.store.compare_and_swap("k", None, b"1")
+        assert not await other.store.compare_and_swap("k", None, b"2")
+        assert await other.store.compare_and_swap("k", b"1", b"2")
+        assert not await one.store.compare_and_swap("k", b"1", b"3")
+        assert await one.store.compare_and_swap("k", b"2", b"3")
+        assert await other.store.get_and_delete("k") == b"3"
+        assert not await one.store.compare_and_swap("k", b"3", b"4")
+        assert await one.store.compare_and_swap("k", None, b"4", 0.1)
+        await until(lambda: other.store.get("k"), None)
+        assert not await one.store.compare_and_swap("k", b"4", b"5")
+        assert await one.store.compare_and_swap("k", None, b"6")
+        await one.store.put("k", b"7")
+        assert not await other.store.compare_and_swap("k", None, b"8")
+        assert await other.store.compare_and_swap("k", b"7", b"8")
+        assert await one.store.get("k") == b"8"
+    finally:
+        await one.broker.stop()
+        await other.broker.stop()
+
+
 async def test_a_value_expires_after_its_time_to_live(store: Store) -> None:
     await store.put("short", b"v", 0.2)
     assert await store.get("short") == b"v"

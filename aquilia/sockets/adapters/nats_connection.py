@@ -118,6 +118,8 @@ class NatsConnection:
         self.on_lost: Callable[[], None] | None = None
         self._client: Any = None
         self.connected = False
+        self.links = 0
+        """How often it was connected."""
         self._stopped = True
         self._calls: dict[str, _Call] = {}
         self._numbers = count()
@@ -168,6 +170,7 @@ class NatsConnection:
     async def _restore(self, client: Any) -> None:
         """Take up a new connection: the subscriptions first, then what waits, in the order in which it was said."""
         self._client = client
+        self.links += 1
         self._denied.clear()
         # The one sign that comes whatever the reason is: nats-py's callbacks are left out when its own end fails.
         client._reading_task.add_done_callback(lambda _: self._lost(client))

@@ -3,7 +3,8 @@
 Each value says how long it lives, counted from the moment at which the server stored it, by the server's own clock:
 a node knows that clock from the server's answers, within half a round trip. The server removes what has expired
 (Nats-TTL, in whole seconds); until it has, we judge. Swaps and takes are decided by the server: it stores only
-behind the revision that was read.
+behind the revision that was read. What was read or written a moment ago need not be read for that, and neither
+what was never there: the server says if it is not so any more.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ _HEAD = struct.Struct(">B12sd")
 _VALUE, _GONE = 1, 2
 TOMBSTONE = 60.0
 """Seconds for which a value that was taken is remembered to be gone, so that its taker can be told again."""
+RECENT = 1024
+"""Entries that are remembered, at most,"""
+RECENT_BYTES = 4096
+"""each of a value no larger than this."""
 SET_CLOCK_EVERY = 60.0
 """Seconds between two looks at the server's clock."""
 
@@ -34,12 +39,19 @@ class _Entry(NamedTuple):
     value: bytes | None
     revision: int
     writer: bytes
+    expires: float = math.inf
+    """By the server's clock."""
+
+
+_NOTHING = _Entry(None, 0, b"")
 
 
 class NatsStore:
     """See `Store`. It works between its broker's `start` and `stop`."""
 
     def __init__(self, connection: NatsConnection, clock: Clock) -> None:
+        self._connection = connection
+        self._link = 0
         self._streams = JetStream(connection)
         self._target = connection.target
         self._stream = f"{self._target.prefix}_store"
@@ -47,6 +59,8 @@ class NatsStore:
         self._ahead = 0.0
         """Seconds that the server's clock is ahead of ours."""
         self._set_at = -math.inf
+        self._recent: dict[str, _Entry] = {}
+        """The newest entries that we know of, the oldest first."""
 
     async def start(self) -> None:
         """Make the stream, and read the server's clock.
@@ -71,6 +85,7 @@ class NatsStore:
                 "nats://host/myapp"
             )
         self._set_at = -math.inf
+        self._recent.clear()
         await self._set_clock()
         # What is not allowed is told now: one reads nothing, and the other is meant for no stream.
         subject = f"{self._target.prefix}.store.check"
@@ -101,6 +116,9 @@ class NatsStore:
     ) -> bool:
         """See `Store`."""
         subject, writer = self._subject(key), token_bytes(12)
+        now = self._presumed(subject)
+        if now.value == expected and await self._write(subject, _VALUE, writer, value, ttl, now.revision):
+            return True
         while True:
             now = await self._read(subject)
             if now.value != expected:
@@ -119,19 +137,39 @@ class NatsStore:
     def _subject(self, key: str) -> str:
         return f"{self._target.prefix}.store.{token(key)}"
 
+    def _presumed(self, subject: str) -> _Entry:
+        """What is there as far as we know; nothing, if we know nothing."""
+        if self._link != self._connection.links:  # it may be another server behind it, or one that has lost all
+            self._link = self._connection.links
+            self._recent.clear()
+        entry = self._recent.pop(subject, _NOTHING)
+        return entry if self._time() < entry.expires else _NOTHING
+
+    def _remember(self, subject: str, entry: _Entry) -> _Entry:
+        self._recent.pop(subject, None)
+        if entry.value is None or len(entry.value) <= RECENT_BYTES:
+            self._recent[subject] = entry
+            if len(self._recent) > RECENT:
+                del self._recent[next(iter(self._recent))]
+        return entry
+
+    def _time(self) -> float:
+        """The server's."""
+        return self._clock.time() + self._ahead
+
     async def _read(self, subject: str) -> _Entry:
         await self._set_clock()
         kept = await self._streams.last(self._stream, subject)
         if kept is None:
-            return _Entry(None, 0, b"")
+            return _NOTHING
         try:
             kind, writer, ttl = _HEAD.unpack_from(kept.data)
         except struct.error:
             raise ws_adapter_unavailable(f"{subject} in {self._stream} was not written by Aquilia") from None
         expires = kept.time.timestamp() + ttl if ttl else math.inf
-        if kind != _VALUE or self._clock.time() + self._ahead >= expires:
-            return _Entry(None, kept.seq, writer)
-        return _Entry(kept.data[_HEAD.size :], kept.seq, writer)
+        if kind != _VALUE or self._time() >= expires:
+            return self._remember(subject, _Entry(None, kept.seq, writer))
+        return self._remember(subject, _Entry(kept.data[_HEAD.size :], kept.seq, writer, expires))
 
     async def _write(
         self, subject: str, kind: int, writer: bytes, value: bytes, ttl: float | None, revision: int | None
@@ -143,11 +181,13 @@ class NatsStore:
         if revision is not None:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(revision)
         data = _HEAD.pack(kind, writer, ttl or 0.0) + value
+        expires = math.inf if ttl is None else self._time() + ttl
         reply, repeated = await self._streams.store(subject, data, headers)
         answer = acknowledged(reply)
         if answer is None:
             raise ws_adapter_unavailable(f"the stream {self._stream} is gone: was NATS' storage deleted?")
         if not isinstance(answer, Failure):
+            self._remember(subject, _Entry(value if kind == _VALUE else None, answer, writer, expires))
             return True
         if revision is None or answer.err_code != WRONG_LAST:
             raise refused(answer)
