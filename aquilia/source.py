@@ -16,7 +16,7 @@ _UNKNOWN = "<unknown>"
 
 @dataclass(frozen=True, slots=True)
 class SourceLocation:
-    """A line of a file; a class stands where its `class` does, a function where its first decorator does."""
+    """A line of a file: that of the first decorator, else that of `class` or `def`."""
 
     file: str
     line: int
@@ -40,13 +40,33 @@ class SourceLocation:
 
 
 def _line_of_class(target: type, file: str) -> int:
-    """The line of its `class`, or 0. `inspect` would parse the whole file for each class, up to Python 3.12."""
+    """Its first line, or 0. `inspect` would parse the whole file for each class, up to Python 3.12."""
     begins = re.compile(rf"\s*class\s+{target.__name__}\b")
-    lines = [number for number, text in enumerate(linecache.getlines(file), 1) if begins.match(text)]
+    lines = linecache.getlines(file)
+    found = [number for number, text in enumerate(lines, 1) if begins.match(text)]
     # Of several classes with this name, it is the last one before its first method.
     first = min((line for value in vars(target).values() if (line := _first_line(value, file))), default=0)
-    before = [line for line in lines if line < first]
-    return before[-1] if before else next(iter(lines), 0)
+    before = [line for line in found if line < first]
+    line = before[-1] if before else next(iter(found), 0)
+    return _above(lines, line) if line else 0
+
+
+def _above(lines: list[str], line: int) -> int:
+    """The line of the first decorator above a line, or that line."""
+    indent = _indent(lines[line - 1])
+    first = line
+    for number in range(line - 1, 0, -1):
+        text = lines[number - 1]
+        # What is further in, or only ends something, may belong to a decorator of several lines.
+        if text.strip() and _indent(text) <= indent and text.lstrip()[0] not in "@)]}#":
+            break
+        if text.lstrip().startswith("@") and _indent(text) == indent:
+            first = number
+    return first
+
+
+def _indent(text: str) -> int:
+    return len(text) - len(text.lstrip())
 
 
 def _first_line(value: Any, file: str) -> int:

@@ -14,6 +14,10 @@ def marked(target: Any) -> Any:
     return target
 
 
+def marking(*_: int) -> Any:
+    return marked
+
+
 class Twice:
     pass
 
@@ -23,6 +27,11 @@ class Plain:
 
 
 @marked
+# Between two decorators.
+@marking(
+    1,
+    2,
+)
 class Decorated:
     @marked
     def method(self) -> None: ...
@@ -45,7 +54,7 @@ def line_of(text: str, number: int = 0) -> int:
     ("target", "text", "number"),
     [
         pytest.param(Plain, "class Plain", 0, id="class"),
-        pytest.param(Decorated, "class Decorated", 0, id="decorated class"),
+        pytest.param(Decorated, "@marked", 0, id="class, from its first decorator on"),
         pytest.param(Decorated.method, "@marked", 1, id="method, from its first decorator on"),
         pytest.param(inner(), "class Twice", 1, id="one of two classes with the same name"),
         pytest.param(line_of, "def line_of", 0, id="function"),

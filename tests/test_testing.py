@@ -138,7 +138,7 @@ async def test_the_application_may_stop_before_its_clients_leave() -> None:
 
         code, reason = await alice.closed()
         assert code == 1012
-        assert json.loads(reason)["after"] <= 1000
+        assert 1000 <= json.loads(reason)["after"] <= 3000  # the next process has to boot
 
 
 # Who is let in

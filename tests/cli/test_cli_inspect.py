@@ -48,8 +48,8 @@ def test_inspect_shows_apps_services_routes_and_namespaces(rich: Workspace) -> N
 
     assert ["echo", "1.2.3", MANIFEST] in rows
     assert ["users", "0.0.0", "echo", "modules/users/manifest.py"] in rows
-    assert ["Clock", "transient", "users", "modules/users/users.py:3"] in rows
-    assert ["Port", "app", "users", "modules/users/users.py:6"] in rows
+    assert ["Clock", "transient", "users", "modules/users/users.py:2"] in rows
+    assert ["Port", "app", "users", "modules/users/users.py:5"] in rows
     assert ["Connection", "singleton", "users", "modules/users/users.py:8"] in rows
     assert ["GET", "/", "Page.show", f"{CONTROLLERS}:13"] in rows
     assert ["/echo/:room", "EchoSocket", "1", "1"] in rows
