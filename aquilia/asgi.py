@@ -27,7 +27,8 @@ class Application:
     """Boots a registry and serves it.
 
     `overrides` puts ready objects in the place of services, by the type that they provide: for tests. Without
-    `to_run` it may be looked at only, and needs no secrets of the environment.
+    `to_run` it may be looked at only, and needs no secrets of the environment. Files and folders of the machine that
+    serves are looked for at `startup`.
 
     Raises:
         BootError: with every problem of manifests, controllers, routes and services.

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from starlette.types import Receive, Send
 
+from aquilia.aquilary import BootError
 from aquilia.faults import Fault, Severity
 
 __all__ = ["serve_lifespan", "undone_by"]
@@ -37,8 +38,9 @@ async def serve_lifespan(startup: Step, shutdown: Step, receive: Receive, send: 
         try:
             await step()
         except Exception as error:
-            # A fatal fault says what to do, and the server logs what it says: no trace would add to that.
-            told = isinstance(error, Fault) and error.severity is Severity.FATAL
+            # These say what to do, and the server logs what they say: no trace would add to that.
+            fatal = isinstance(error, Fault) and error.severity is Severity.FATAL
+            told = fatal or isinstance(error, BootError)
             logger.log(logging.DEBUG if told else logging.ERROR, "%s failed", name, exc_info=True)
             await send({"type": f"lifespan.{name}.failed", "message": str(error)})
             return

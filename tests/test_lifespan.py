@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from aquilia.aquilary import BootError, Problem
 from aquilia.lifespan import serve_lifespan, undone_by
 
 
@@ -51,6 +52,17 @@ async def test_a_start_that_fails_is_told_and_is_not_followed_by_an_end(
     assert server.heard == [{"type": "lifespan.startup.failed", "message": "no disk"}]
     assert server.said == ["startup"]
     assert "startup failed" in caplog.text
+
+
+async def test_a_problem_that_says_what_to_do_is_told_without_a_trace(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def boot() -> None:
+        raise BootError([Problem("spool_dir", "no such folder")])
+
+    server = await served(boot, go)
+    assert server.heard == [{"type": "lifespan.startup.failed", "message": "spool_dir: no such folder"}]
+    assert caplog.text == ""
 
 
 async def test_an_end_that_fails_is_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -183,16 +183,17 @@ class AquilaSockets:
         self.metrics = Metrics(figures, lambda: self.hub.homes.values())
 
     def _spool(self, node: NodeSettings) -> Spool:
+        return Spool(node.spool_dir, limit=node.spool_total_bytes, unwritten_limit=node.outbox_bytes // 8)
+
+    def _require_disk(self) -> None:
+        """When it starts, and not before: who compiles has not the machine that serves."""
+        if self.hub.spool is None:
+            return
         try:
-            return Spool(
-                node.spool_dir,
-                limit=node.spool_total_bytes,
-                unwritten_limit=node.outbox_bytes // 8,
-            )
+            self.hub.spool.require_folder()
         except OSError as error:
-            where = (
-                "the system's folder for temporary files" if node.spool_dir is None else repr(node.spool_dir)
-            )
+            folder = self.plan.node.spool_dir
+            where = "the system's folder for temporary files" if folder is None else repr(folder)
             told = f"{where} takes no files ({error.strerror}): the strategy 'spool' needs a folder that does"
             raise BootError([Problem("spool_dir", told)]) from error
 
@@ -245,8 +246,10 @@ class AquilaSockets:
         """Connect the broker. `apps` are the manifests' containers, where the host has opened them already.
 
         Raises:
+            BootError: the setting `spool_dir` names no folder that takes files.
+            SocketFault: WS_ADAPTER_UNAVAILABLE, if the broker cannot be used; WS_OVERLOADED, if the host has the
+                containers and gives none: it is not running itself.
             RuntimeError: if it was started in another event loop, and not shut down there.
-            SocketFault: WS_OVERLOADED, if the host has the containers and gives none: it is not running itself.
         """
         await self._start(apps)
         self._drain.booted(boot_time(self.hub.clock))
@@ -258,6 +261,7 @@ class AquilaSockets:
                 return
             if not self._owns_services and apps is None:
                 raise ws_overloaded("the application is not running: was its lifespan run?")
+            self._require_disk()
             if self._owns_services:
                 await self.services.open()
                 for app in self.plan.registry.apps:

@@ -122,11 +122,8 @@ class Line:
 class Spool:
     """The disk behind the outboxes. One per process, of which at most `limit` bytes are in use.
 
-    `folder` is where the file is to be, None
-    for the system's temporary one. Nothing is opened and no thread is started before something is to be written.
-
-    Raises:
-        OSError: if no file can be made in the folder.
+    `folder` is where the file is to be, None for the system's temporary one. Nothing is opened and no thread is
+    started before something is to be written.
     """
 
     def __init__(self, folder: str | None, *, limit: int, unwritten_limit: int) -> None:
@@ -149,6 +146,13 @@ class Spool:
         self._relief: asyncio.Future[None] | None = None
         self.unwritten = 0
         """Bytes on their way to the disk."""
+
+    def require_folder(self) -> None:
+        """Make a file once, which is gone again, to learn at the start what fails later.
+
+        Raises:
+            OSError: if none can be made in the folder.
+        """
         with self._open():
             pass
 

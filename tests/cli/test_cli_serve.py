@@ -237,6 +237,30 @@ def test_the_secret_of_sessions_is_needed_to_serve_and_not_to_compile(echo: Work
     assert echo.refused("serve").startswith(f"{MANIFEST}: sessions need a secret: set AQ_SESSION_SECRET")
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ('{"spool_dir": "gone"}', "spool_dir: 'gone' takes no files (No such file or directory)"),
+        (
+            '{"adapter": "nats", "adapter_url": "nats://h?creds=gone"}',
+            "NATS at nats://h:4222: creds=gone: the file cannot be read: No such file or directory",
+        ),
+    ],
+)
+def test_what_the_machine_has_to_have_is_needed_to_serve_and_not_to_compile(
+    echo: Workspace, settings: str, told: str
+) -> None:
+    echo.edit(MANIFEST, "controllers=[", f"websockets={settings}, controllers=[")
+    echo.edit(CONTROLLERS, "max_message_size", 'backpressure={"strategy": "spool"}, max_message_size')
+
+    echo.done("compile")
+    echo.done("inspect")
+    refused = echo.refused("serve", "--port", "0")
+    assert told in refused
+    assert "Traceback" not in refused
+    assert refused.endswith("error: the application did not start\n")
+
+
 def test_problems_of_the_workspace_are_told_as_compile_does(compiled: Workspace) -> None:
     compiled.edit(CONTROLLERS, "conn: Connection, payload: Words", "")
 

@@ -102,13 +102,14 @@ async def test_without_the_strategy_there_is_no_disk(tmp_path: Path) -> None:
     assert app.hub.spool is None
 
 
-async def test_a_folder_that_takes_no_files_is_told_at_boot(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrong", ["nothing", "file"])
+async def test_a_folder_that_takes_no_files_is_told_when_it_starts(tmp_path: Path, wrong: str) -> None:
     (tmp_path / "file").touch()
-    for wrong in ("nothing", "file"):
-        with pytest.raises(
-            BootError, match=f"spool_dir: '.*{wrong}' takes no files .*the strategy 'spool' needs"
-        ):
-            hall(spool_dir=str(tmp_path / wrong))
+    app = hall(spool_dir=str(tmp_path / wrong))
+    with pytest.raises(
+        BootError, match=f"spool_dir: '.*{wrong}' takes no files .*the strategy 'spool' needs"
+    ):
+        await app.startup()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from aquilia.clock import Clock
 from aquilia.sockets.adapters.nats_broker import NatsBroker
 from aquilia.sockets.adapters.nats_connection import NatsConnection
 from aquilia.sockets.adapters.nats_dial import MISSING
-from aquilia.sockets.adapters.nats_login import connect_options
 from aquilia.sockets.adapters.nats_store import NatsStore
 from aquilia.sockets.adapters.nats_url import Target
 
@@ -30,7 +29,6 @@ class NatsAdapter:
         target = Target.parse(url)
         if find_spec("nats") is None:
             raise ValueError(MISSING)
-        connect_options(target)  # its files are there, and can be used
         connection = NatsConnection(target)
         self.store = NatsStore(connection, clock or Clock.current())
         self.broker = NatsBroker(connection, self.store.start)

@@ -1,7 +1,7 @@
 """What one connection to NATS brings along: its TLS context and its login, out of the files that the URL names.
 
-They are read at boot, so that a wrong one is told there, and anew for each connection: certificates and passwords are
-renewed while an application runs. No message shows what stands in a file with a secret.
+They are read when the application starts, so that a wrong one is told there, and anew for each connection:
+certificates and passwords are renewed while it runs. No message shows what stands in a file with a secret.
 """
 
 from __future__ import annotations
