@@ -133,7 +133,7 @@ class Driving(Listening):
 
     async def _attempt(self) -> None:
         try:
-            token = self._shown or await self._fresh_token()
+            token = None if self._shown else await self._fresh_token()
         except _NoToken as error:
             self._session.unusable(ConnectionEnded(f"no token was to be had: {error}"), self._now())
             return
@@ -143,7 +143,8 @@ class Driving(Listening):
             return
         link = await self._dialer.dial(self._session)
         if link is not None:
-            self._shown = None
+            # Behind the dial: one may have been shown meanwhile.
+            token, self._shown = self._shown or token, None
             await self._converse(link, token)
 
     async def _fresh_token(self) -> str | None:

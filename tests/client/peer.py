@@ -90,6 +90,9 @@ class Peer:
         """How the next handshakes are refused: status, headers, body."""
         self.asked = 0
         """How many handshakes there were."""
+        self.door = asyncio.Event()
+        """No handshake is answered while it is not set."""
+        self.door.set()
         self._hands: asyncio.Queue[Hand] = asyncio.Queue()
 
     async def take(self, **welcome: Any) -> Hand:
@@ -107,8 +110,9 @@ class Peer:
         """How many links nobody has taken."""
         return self._hands.qsize()
 
-    def _request(self, socket: ServerConnection, request: Request) -> Response | None:
+    async def _request(self, socket: ServerConnection, request: Request) -> Response | None:
         self.asked += 1
+        await self.door.wait()
         if not self.refusals:
             return None
         status, headers, body = self.refusals.popleft()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from peer import Peer, client, meet, peer, stopped
-from wire import TIMEOUT
+from wire import TIMEOUT, eventually
 
 from aquilia.client import (
     ConnectionEnded,
@@ -164,6 +164,39 @@ async def test_a_token_that_is_shown_while_it_is_away_is_the_next_that_it_says(s
     await who.connected()
     hand.cut()
     assert (await (await server.accept()).greet())["token"] == "of the function"
+    await who.close()
+
+
+@pytest.mark.parametrize("given", ["old", lambda: "old"])
+async def test_a_token_that_is_shown_while_it_dials_is_the_one_that_it_says(server: Peer, given: Any) -> None:
+    who = client(server.url, token=given)
+    server.door.clear()
+    connecting = asyncio.create_task(who.connect())
+    await eventually(lambda: server.asked == 1)
+    await who.authenticate("new")
+    server.door.set()
+    hand = await server.accept()
+    assert (await hand.greet())["token"] == "new"
+    await connecting
+    await who.close()
+
+
+async def test_a_token_that_is_shown_while_the_function_is_asked_goes_before_its_own(server: Peer) -> None:
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def token() -> str:
+        asked.set()
+        await answered.wait()
+        return "old"
+
+    who = client(server.url, token=token)
+    connecting = asyncio.create_task(who.connect())
+    await asked.wait()
+    await who.authenticate("new")
+    answered.set()
+    hand = await server.accept()
+    assert (await hand.greet())["token"] == "new"
+    await connecting
     await who.close()
 
 
