@@ -18,28 +18,42 @@ def checked_url(url: str) -> str:
     """The URL of a WebSocket.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none. No message shows its user or its query.
     """
     try:
         parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ValueError(f"{url!r} is no address of a WebSocket: {error}") from None
-    if parts.scheme in _INSTEAD:
-        raise ValueError(
-            f"{url!r} is an address for HTTP: say {_INSTEAD[parts.scheme]}://{url.split('://')[1]}"
-        )
-    if parts.scheme not in ("ws", "wss"):
-        raise ValueError(f"{url!r} is no address of a WebSocket: it begins with ws:// or wss://")
+        name = named_url(url)
+    except ValueError:  # whose words show its user
+        raise ValueError("the URL is no address of a WebSocket: no host can be read from it") from None
+    _require_scheme(parts.scheme, name)
     if not parts.hostname:
-        raise ValueError(f"{url!r} names no host")
+        raise ValueError(f"{name!r} names no host")
     if not _is_host(parts.hostname):
-        raise ValueError(f"{url!r} names {parts.hostname!r} as the host, which is no name of one")
-    if port == 0:
-        raise ValueError(f"{url!r} names the port 0: 1 to 65535")
+        raise ValueError(f"{name!r} names {parts.hostname!r} as the host, which is no name of one")
+    _require_port(parts)
     if parts.fragment:
-        raise ValueError(f"{url!r} has a fragment (#…), which WebSockets have not (RFC 6455 section 3)")
+        raise ValueError(f"{name!r} has a fragment (#…), which WebSockets have not (RFC 6455 section 3)")
     return url
+
+
+def _require_scheme(scheme: str, name: str) -> None:
+    if scheme in _INSTEAD:
+        rest = name.partition(":")[2].lstrip("/")
+        raise ValueError(f"{name!r} is an address for HTTP: say {_INSTEAD[scheme]}://{rest}")
+    if scheme not in ("ws", "wss"):
+        raise ValueError(f"{name!r} is no address of a WebSocket: it begins with ws:// or wss://")
+
+
+def _require_port(parts: SplitResult) -> None:
+    try:
+        fine = parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine:  # what stands there may be a password whose / or ? is not written as %2F or %3F
+        raise ValueError(
+            f"the port behind the host {parts.hostname!r} is none: 1 to 65535 is needed "
+            "(in a password, / is %2F, ? is %3F and # is %23)"
+        )
 
 
 def _is_host(host: str) -> bool:
@@ -55,8 +69,10 @@ def _is_host(host: str) -> bool:
 def named_url(url: str) -> str:
     """A URL as errors may show it: without its query and its user, where secrets stand."""
     parts = urlsplit(url)
-    place = parts.netloc.rpartition("@")[2]
-    return SplitResult(parts.scheme, place, parts.path, "", "").geturl()
+    place, path = parts.netloc.rpartition("@")[2], parts.path
+    if not place:  # "user:password@host" without a scheme
+        path = path.rpartition("@")[2]
+    return SplitResult(parts.scheme, place, path, "", "").geturl()
 
 
 def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -110,7 +110,9 @@ class Dialer:
             session.unusable(self._not_spoken(str(error)), now())
         except InvalidProxy as error:  # of the environment
             session.unusable(self._out_of_reach(f"its proxy cannot be used: {error.msg}"), now())
-        except (InvalidURI, ImportError) as error:  # a proxy of SOCKS wants a library
+        except InvalidURI as error:  # its own words show all of it
+            session.unusable(self._out_of_reach(error.msg), now())
+        except ImportError as error:  # a proxy of SOCKS wants a library
             session.unusable(self._out_of_reach(str(error)), now())
         except (OSError, InvalidHandshake, EOFError) as error:  # a timeout is an OSError
             told = f"{self.name} cannot be reached: {self._explained(error)}"

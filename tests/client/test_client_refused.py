@@ -241,10 +241,12 @@ async def test_another_subprotocol_is_final(chosen: str | None) -> None:
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("ws://x:99999/", "Port"),
-        ("ws://x:abc/", "Port"),
-        ("ws://x:0/", "port 0"),
+        ("ws://x:99999/", "the port behind the host 'x' is none: 1 to 65535"),
+        ("ws://x:abc/", "the port behind the host 'x' is none"),
+        ("ws://x:0/", "the port behind the host 'x' is none"),
         ("ws://[::1/", "no address"),
+        ("http:example.com", "say ws://example.com"),
+        ("https:", "is an address for HTTP"),
         ("ws://a b/", "host"),
         ("ws://a..b/", "host"),
         (f"ws://{'x' * 70}/", "host"),
@@ -253,6 +255,37 @@ async def test_another_subprotocol_is_final(chosen: str | None) -> None:
 def test_an_address_that_is_none_is_told_at_once(url: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         Client(url)
+
+
+SECRET = "s3cret"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"http://ada:{SECRET}@x/y?token={SECRET}",
+        f"ftp://ada:{SECRET}@x/y?token={SECRET}",
+        f"ws://ada:{SECRET}@/y?token={SECRET}",
+        f"ws://ada:{SECRET}@a..b/y?token={SECRET}",
+        f"ws://ada:{SECRET}@x:0/y?token={SECRET}",
+        f"ws://ada:{SECRET}@x:abc/y?token={SECRET}",
+        f"ws://ada:{SECRET}@[::1/y?token={SECRET}",
+        f"ws://ada:{SECRET}@x/y?token={SECRET}#part",
+        f"ws://ada:{SECRET}/more@x/y",
+        f"ada:{SECRET}@x/y",
+        f"ws:ada:{SECRET}@x/y",
+    ],
+)
+def test_no_error_of_an_address_shows_its_user_or_its_query(url: str) -> None:
+    with pytest.raises(ValueError, match=r"host|HTTP|WebSocket") as refused:
+        Client(url)
+    assert SECRET not in str(refused.value)
+
+
+async def test_a_user_without_a_password_ends_it_and_the_query_is_not_shown() -> None:
+    ended = await end_of(f"ws://ada@127.0.0.1:1/y?token={SECRET}")
+    assert "ws://127.0.0.1:1/y cannot be reached: username provided without password" in str(ended)
+    assert SECRET not in str(ended)
 
 
 @pytest.mark.parametrize(
