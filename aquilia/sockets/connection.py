@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Set
 from contextvars import Context, copy_context
 from datetime import UTC, datetime
-from math import inf, isnan
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from starlette.datastructures import Headers, QueryParams
@@ -19,7 +19,7 @@ from aquilia.sockets.emits import Emits, emitted
 from aquilia.sockets.envelope import Profile
 from aquilia.sockets.faults import ClientFault, SocketFault, ws_ack_timeout, ws_connection_closed
 from aquilia.sockets.hub_port import HubPort
-from aquilia.sockets.limits import Strikes, TokenBucket
+from aquilia.sockets.limits import Strikes, TokenBucket, require_timeout
 from aquilia.sockets.outbound import ConnectionState, DisconnectReason, Outbound, Variant
 from aquilia.sockets.outbox import Outbox, Strategy
 
@@ -245,8 +245,7 @@ class Connection(Outbound):
             SocketFault: WS_ACK_TIMEOUT after `timeout` seconds, WS_CONNECTION_CLOSED, or the client's own fault.
             ValueError: for a timeout that is not a number.
         """
-        if isnan(timeout):  # asyncio would take it, and keep no other timer in order
-            raise ValueError("timeout: a number of seconds is needed, not nan")
+        require_timeout(timeout)
         name, value = emitted(event, payload, self._home.emits)
         self._require_open()
         self._requests += 1

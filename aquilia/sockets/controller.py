@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import isnan
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
@@ -11,6 +10,7 @@ from aquilia.controller import Controller
 from aquilia.sockets.emits import Emits, emitted
 from aquilia.sockets.history import Histories, Position
 from aquilia.sockets.hub_port import HistoryPage, HubPort, Member
+from aquilia.sockets.limits import require_timeout
 from aquilia.sockets.room_answers import RoomAnswers
 
 __all__ = ["SocketController"]
@@ -110,8 +110,7 @@ class SocketController(Controller):
             SocketFault: WS_PUBLISH_FAILED, before anybody is asked.
             ValueError: for a timeout that is not a number.
         """
-        if isnan(timeout):  # asyncio would take it, and keep no other timer in order
-            raise ValueError("timeout: a number of seconds is needed, not nan")
+        require_timeout(timeout)
         name, value = self._emitted(event, payload)
         asked_but = _connection_id(exclude)
         return await self._hub.ask(self.namespace, room, name, value, timeout=timeout, exclude=asked_but)

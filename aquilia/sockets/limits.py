@@ -1,10 +1,21 @@
-"""Limits that count over time. Pure: the time, in seconds, is passed in."""
+"""Limits of time, and those that count over it. Pure: the time, in seconds, is passed in."""
 
 from __future__ import annotations
 
 from collections import deque
+from math import isnan
 
-__all__ = ["Strikes", "TokenBucket"]
+__all__ = ["Strikes", "TokenBucket", "require_timeout"]
+
+
+def require_timeout(seconds: float) -> None:
+    """See to it that a user's timeout is one.
+
+    Raises:
+        ValueError: it is not a number.
+    """
+    if isnan(seconds):  # asyncio would take it, and keep no other timer in order
+        raise ValueError("timeout: a number of seconds is needed, not nan")
 
 
 class TokenBucket:
