@@ -157,7 +157,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
     7: (
         "sockets/__init__.py",  # exports all of its area, so it stands on top of it
         "sockets/refusal.py",
-        "sockets/boot.py",
+        "sockets/boot_time.py",
         "sockets/drain.py",
         "sockets/health.py",
         "sockets/runtime.py",

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from aquilia.sockets.boot import USUAL_BOOT
+from aquilia.sockets.boot_time import USUAL_BOOT
 from aquilia.sockets.connection import Connection, ConnectionState
 from aquilia.sockets.faults import CloseCode
 from aquilia.sockets.hub import Hub

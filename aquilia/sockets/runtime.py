@@ -23,7 +23,7 @@ from aquilia.middleware import split
 from aquilia.sessions import SessionEngine
 from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.adapters.base import Adapter
-from aquilia.sockets.boot import boot_time
+from aquilia.sockets.boot_time import boot_time
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
