@@ -26,6 +26,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from wire import free_port
+
 from aquilia.client import Client, Disconnected, Gap, GoAway, Message, Resumed
 
 SERVER = Path(__file__).resolve().parent / "servers" / "restart_app.py"
@@ -237,9 +239,7 @@ def main() -> int:
     asked = parser.parse_args()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         seen = asyncio.run(restart(asked.clients, asked.rate, port, os.path.join(folder, "broker")))
     show(seen)

@@ -29,30 +29,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from wire import Listener, frame, free_port, upgrade
+
 HERE = Path(__file__).resolve().parent
-UPGRADE = (
-    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-    b"Sec-WebSocket-Protocol: aquilia.v1.json\r\n\r\n"
-)
 MISSED = 10
 CORES = os.sched_getaffinity(0)
 
 Figures = dict[str, float]
 
 
-def frame(message: dict[str, Any]) -> bytes:
-    """A masked text frame; the mask is zero."""
-    data = json.dumps(message, separators=(",", ":")).encode()
-    head = bytes((0x81, 0x80 | len(data))) if len(data) < 126 else struct.pack("!BBH", 0x81, 0xFE, len(data))
-    return head + b"\0\0\0\0" + data
-
-
-class Member(asyncio.Protocol):
+class Member(Listener):
     """One client, over its connections."""
 
     def __init__(self) -> None:
-        self.transport: asyncio.Transport
+        super().__init__()
         self.token = ""
         self.place: dict[str, Any] = {}
         self.connected: asyncio.Future[None]
@@ -63,47 +53,23 @@ class Member(asyncio.Protocol):
     async def connect(self, port: int) -> None:
         """Open a connection, coming back if there was one before."""
         loop = asyncio.get_running_loop()
-        self.buffer = b""
-        self.upgraded = False
+        self.begin()
         self.connected = loop.create_future()
         await loop.create_connection(lambda: self, "127.0.0.1", port)
-        self.transport.write(UPGRADE)
+        self.transport.write(upgrade("aquilia.v1.json"))
         hello: dict[str, Any] = {"type": "control", "event": "hello"}
         if self.token:
             hello["payload"] = {"resume": {"token": self.token, "rooms": {"all": self.place}}}
         self.transport.write(frame(hello))
         await self.connected
 
-    def connection_made(self, transport: Any) -> None:
-        """See `asyncio.Protocol`."""
-        self.transport = transport
+    def refused(self) -> None:
+        """There are too many at once: again."""
+        self.transport.abort()
 
-    def data_received(self, data: bytes) -> None:
-        """See `asyncio.Protocol`."""
-        self.buffer += data
-        if not self.upgraded:
-            head, found, rest = self.buffer.partition(b"\r\n\r\n")
-            if not found:
-                return
-            if b" 101 " not in head:
-                self.transport.abort()  # too many at once: again
-                return
-            self.upgraded, self.buffer = True, rest
-        while len(self.buffer) >= 2:
-            size, start = self.buffer[1], 2
-            if size == 126:
-                if len(self.buffer) < 4:
-                    return
-                size, start = struct.unpack_from("!H", self.buffer, 2)[0], 4
-            if len(self.buffer) < start + size:
-                return
-            opcode = self.buffer[0] & 15
-            body, self.buffer = self.buffer[start : start + size], self.buffer[start + size :]
-            if opcode == 1:
-                self.take(json.loads(body))
-
-    def take(self, message: dict[str, Any]) -> None:
+    def take(self, body: bytearray) -> None:
         """One message of the server."""
+        message = json.loads(body)
         event, payload = message.get("event"), message.get("payload")
         if event == "welcome":
             self.token = payload["resume"]
@@ -196,13 +162,6 @@ class Started:
         app = str(HERE / "servers" / "aquilia_app.py")
         words = ("taskset", "-c", str(min(CORES)), sys.executable, app, str(port), "native", "history")
         return self.process(port, *words, **environment)
-
-
-def free_port() -> int:
-    """A port that nobody has."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def cut(clients: int) -> Figures:

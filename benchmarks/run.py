@@ -27,6 +27,7 @@ from occasions import OCCASIONS, observe
 from peers import BUILD, HERE, PEERS, ROOT, Peer, machine, versions
 from plot import plot
 from report import DISTURBED, report
+from wire import free_port
 
 Result = dict[str, Any]
 
@@ -132,7 +133,7 @@ def server(peer: Peer, core: int) -> Iterator[tuple[int, int]]:
     Raises:
         Failed: if it does not start.
     """
-    port = _free_port()
+    port = free_port()
     with open(BUILD / f"{peer.name}.log", "w+") as log:
         command = ["taskset", "-c", str(core), *peer.command(port)]
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT)
@@ -145,12 +146,6 @@ def server(peer: Peer, core: int) -> Iterator[tuple[int, int]]:
             raise Failed(f"{error}{f'; it said: {said[-1]}' if said else ''}") from error
         finally:
             _end(process)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _await_listening(process: subprocess.Popen[Any], port: int) -> None:

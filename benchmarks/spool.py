@@ -12,18 +12,14 @@ import asyncio
 import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+
+from wire import Listener, frame, free_port, upgrade
 
 HERE = Path(__file__).resolve().parent
-UPGRADE = (
-    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
 LEAD = 64
 """Messages that may be published before the publisher itself has them back."""
 CORES = os.sched_getaffinity(0)
@@ -31,25 +27,11 @@ CORES = os.sched_getaffinity(0)
 Figures = dict[str, float]
 
 
-def frame(message: dict[str, Any]) -> bytes:
-    """A masked text frame; the mask is zero."""
-    data = json.dumps(message, separators=(",", ":")).encode()
-    if len(data) < 126:
-        head = bytes((0x81, 0x80 | len(data)))
-    elif len(data) < 1 << 16:
-        head = struct.pack("!BBH", 0x81, 0xFE, len(data))
-    else:
-        head = struct.pack("!BBQ", 0x81, 0xFF, len(data))
-    return head + b"\0\0\0\0" + data
-
-
-class Member(asyncio.Protocol):
+class Member(Listener):
     """One client. It counts what it gets, and keeps nothing."""
 
     def __init__(self) -> None:
-        self.transport: asyncio.Transport
-        self.buffer = bytearray()
-        self.upgraded = False
+        super().__init__()
         self.entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.got = self.bytes = 0
         self.more = asyncio.Event()
@@ -63,13 +45,9 @@ class Member(asyncio.Protocol):
             await loop.sock_connect(sock, ("127.0.0.1", port))
             await loop.create_connection(lambda: self, sock=sock.dup())
         self.transport.write(
-            UPGRADE + frame({"event": "join", "payload": {"text": "all"}, "id": "1", "ack": True})
+            upgrade() + frame({"event": "join", "payload": {"text": "all"}, "id": "1", "ack": True})
         )
         await self.entered
-
-    def connection_made(self, transport: Any) -> None:
-        """See `asyncio.Protocol`."""
-        self.transport = transport
 
     def connection_lost(self, error: Exception | None) -> None:
         """See `asyncio.Protocol`."""
@@ -77,30 +55,7 @@ class Member(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        buffer = self.buffer
-        buffer += data
-        if not self.upgraded:
-            end = buffer.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            if b" 101 " not in buffer[:end]:
-                raise SystemExit("a client was refused")
-            self.upgraded = True
-            del buffer[: end + 4]
-        place = 0
-        while len(buffer) >= place + 2:
-            size, start = buffer[place + 1], place + 2
-            if size > 125:
-                width = 2 if size == 126 else 8
-                if len(buffer) < start + width:
-                    break
-                size, start = int.from_bytes(buffer[start : start + width], "big"), start + width
-            if len(buffer) < start + size:
-                break
-            if buffer[place] & 15 == 1:
-                self.take(buffer[start : start + size])
-            place = start + size
-        del buffer[:place]
+        super().data_received(data)
         self.more.set()
 
     def take(self, body: bytearray) -> None:
@@ -157,9 +112,7 @@ def report(what: str, frames: int, size: int, seconds: float) -> Figures:
 
 def run(clients: int, size: int, volume: int) -> dict[str, Figures]:
     """Run the server and the clients, each on its core."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     server = [sys.executable, str(HERE / "servers" / "aquilia_app.py"), str(port), "native", "spool"]
     process = subprocess.Popen(["taskset", "-c", str(min(CORES)), *server])
     try:
