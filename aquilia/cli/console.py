@@ -15,18 +15,33 @@ from rich.text import Text
 
 from aquilia.aquilary import Problem
 
-__all__ = ["columns", "count", "fail", "note_printed", "print_json", "show_problems", "stderr", "stdout"]
+__all__ = [
+    "columns",
+    "count",
+    "fail",
+    "note_printed",
+    "print_json",
+    "show_error",
+    "show_problems",
+    "stderr",
+    "stdout",
+]
 
 # No markup: paths like /chat/:room: and events like [x] are text, and mean nothing else.
 stdout = Console(markup=False, emoji=False, highlight=False)
 stderr = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
-def fail(message: str, *, root: Path | None = None) -> NoReturn:
+def fail(message: str) -> NoReturn:
     """Tell why a command ends here, and end it with exit code 1."""
-    text = Text.assemble(("error: ", "bold red"), relative(message, root or Path.cwd()))
-    stderr.print(text, soft_wrap=not stderr.is_terminal)
+    show_error(message, Path.cwd())
     raise typer.Exit(1)
+
+
+def show_error(message: str, root: Path) -> None:
+    """Tell what went wrong."""
+    text = Text.assemble(("error: ", "bold red"), relative(message, root))
+    stderr.print(text, soft_wrap=not stderr.is_terminal)
 
 
 def show_problems(problems: Sequence[Problem], root: Path) -> None:

@@ -371,6 +371,8 @@ async def test_an_application_that_does_not_start_is_told_while_reloading_too(ec
 
         echo.edit(CONTROLLERS, *reversed(BROKEN_START))
         await server.started()
+        _, told_behind_it = await server.end()
+        assert "Traceback" not in told_behind_it
 
 
 async def test_no_server_outlives_the_process_that_was_started(echo: Workspace) -> None:

@@ -21,7 +21,7 @@ from rich.text import Text
 from aquilia import __version__
 from aquilia.aquilary import BootError
 from aquilia.cli.commands.compile import AppOption
-from aquilia.cli.console import columns, fail, show_problems, stderr, stdout
+from aquilia.cli.console import columns, fail, show_error, show_problems, stderr, stdout
 from aquilia.cli.reload import Reloader
 from aquilia.logs import LogFormat
 from aquilia.server import (
@@ -209,7 +209,8 @@ def _serve_reloaded(options: _Options, sockets: list[socket.socket] | None) -> N
         stderr.print("the server starts when they are mended")
         sys.exit(1)
     except ServerError as error:
-        fail(str(error), root=options.root)
+        show_error(str(error), options.root)
+        sys.exit(1)  # not typer's: this is a process of its own
 
 
 def _end_after_parent() -> None:
