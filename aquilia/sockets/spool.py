@@ -278,8 +278,7 @@ class Spool:
     def _settle_block(self, stored: _Stored, job: _Job) -> None:
         stored.busy = False
         line, block = stored.line, stored.block
-        gone = stored.forgotten or not job.writes or job.error is not None
-        if gone:
+        if stored.forgotten or job.error is not None:
             self._release(stored)
         if stored.forgotten:
             return

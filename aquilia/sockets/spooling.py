@@ -29,18 +29,24 @@ class Where(enum.Enum):
     COMING = enum.auto()
     """On disk, and asked for."""
     BACK = enum.auto()
-    """In memory again, and on disk no more."""
+    """In memory again, and on disk until the last of it is taken: so it can be dropped here, and read again."""
     GONE = enum.auto()
 
 
 class Block:
     """Messages that stand together in a queue, and are written and read as one."""
 
-    __slots__ = ("bytes", "count", "frames", "place", "where")
+    __slots__ = ("bytes", "count", "frames", "place", "size", "taken", "where")
 
     def __init__(self) -> None:
         self.frames: list[bytes] | None = []
+        """Those that have not been taken."""
         self.count = self.bytes = 0
+        """Of those that have not been taken."""
+        self.size = 0
+        """Bytes of all that are, or will be, on disk."""
+        self.taken = 0
+        """Frames that were taken and are on disk, or on their way there."""
         self.where = Where.GATHERED
         self.place: Any = None
         """The disk's own note of where it is."""
@@ -50,6 +56,7 @@ class Block:
         cast(list[bytes], self.frames).append(frame)
         self.count += 1
         self.bytes += len(frame)
+        self.size = self.bytes
 
 
 class Disk(Protocol):
@@ -59,7 +66,7 @@ class Disk(Protocol):
         """Write its frames, and call `written` or `failed`. False: the disk takes no more for now."""
 
     def read(self, block: Block) -> None:
-        """Read what was written, and call `returned` or `failed`."""
+        """Read what was written, and call `returned` or `failed`. What was read stays on disk."""
 
     def free(self, block: Block) -> None:
         """Forget a block, whether it is written by now or not; nothing more is called for it."""
@@ -250,16 +257,15 @@ class SpoolingOutbox(Outbox):
             self._submit()
 
     def returned(self, block: Block, frames: list[bytes]) -> None:
-        """A block has been read; the disk has forgotten it."""
+        """All frames of a block have been read."""
         block.where = Where.BACK
-        block.frames = frames
-        self._spooled_bytes -= block.bytes
+        block.frames = frames[block.taken :]
         self._aside += block.bytes
         self.waiting_bytes += block.bytes
 
     def failed(self, block: Block) -> None:
         """A block could not be written or read: a gap stands in its place."""
-        self._spooled_bytes -= block.bytes
+        self._spooled_bytes -= block.size
         self._put_gap(block)
 
     def _put_gap(self, block: Block) -> None:
@@ -319,9 +325,6 @@ class SpoolingOutbox(Outbox):
     def _from_block(self, block: Block, max_bytes: int) -> list[bytes]:
         """The next frames of the block that stands first, at least one."""
         frames = cast(list[bytes], block.frames)
-        if block.where is Where.LEAVING:  # it is here still, and need not be read
-            self.disk.free(block)
-            self.returned(block, frames)
         count = size = 0
         while count < len(frames) and (not count or size < max_bytes):
             size += len(frames[count])
@@ -330,22 +333,42 @@ class SpoolingOutbox(Outbox):
         block.count -= count
         block.bytes -= size
         self._spooled -= count
-        self._aside -= size
-        self.waiting_bytes -= size
-        gathered = block.where is Where.GATHERED
-        if gathered:
+        if block.where is Where.GATHERED:
+            block.size -= size
             self._gathered_bytes -= size
             self._spooled_bytes -= size
+        else:
+            block.taken += count
+        if block.where is not Where.LEAVING:  # what is there is counted by the disk
+            self._aside -= size
+            self.waiting_bytes -= size
         if not block.count:
-            block.where = Where.GONE
-            (self._passed or self._queue()).popleft()
-            self._blocks -= 1
-            if gathered:
-                self._gathered.popleft()
+            self._drop_first(block)
         return taken
+
+    def _drop_first(self, block: Block) -> None:
+        """All of the block that stands first has been taken."""
+        if block.where is Where.GATHERED:
+            self._gathered.popleft()
+        else:
+            self._spooled_bytes -= block.size
+            self.disk.free(block)
+        block.where = Where.GONE
+        (self._passed or self._queue()).popleft()
+        self._blocks -= 1
+
+    def _unread(self) -> None:
+        """Drop what was read ahead, and is on disk as well."""
+        block = self._first()  # no other is read
+        if isinstance(block, Block) and block.where is Where.BACK:
+            block.where = Where.STORED
+            block.frames = None
+            self._aside -= block.bytes
+            self.waiting_bytes -= block.bytes
 
     def spill(self) -> bool:
         """Hand to the disk all that may be. False: it does not take all."""
+        self._unread()
         self._to_blocks()
         self._submit()
         return not self._gathered
@@ -370,7 +393,7 @@ class SpoolingOutbox(Outbox):
         if self._blocks:
             for entry in (*(self._passed or ()), *self._queue()):
                 if isinstance(entry, Block):
-                    if entry.where in (Where.LEAVING, Where.STORED, Where.COMING):
+                    if entry.where is not Where.GATHERED:
                         self.disk.free(entry)
                     entry.where = Where.GONE
         self._gathered.clear()
