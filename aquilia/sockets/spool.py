@@ -32,7 +32,7 @@ logger = logging.getLogger("aquilia.sockets")
 SLOT = 4096
 """Bytes in which the file is given out: what a file system has as a block, mostly."""
 PATIENCE = 1.0
-"""Seconds that publishers wait for a disk that is behind, at most, each time."""
+"""Seconds that publishers wait for a disk that is behind, at most, before they see that it moves again."""
 STOP_PATIENCE = 5.0
 """Seconds that an application that ends waits for the disk."""
 QUIET = 60.0
@@ -146,7 +146,9 @@ class Spool:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
         self._quiet_until = 0.0
-        self._relief: asyncio.Future[None] | None = None
+        self._caught_up: asyncio.Future[None] | None = None
+        self._hangs = False
+        """It was waited for in vain, and has said nothing since."""
         self.unwritten = 0
         """Bytes on their way to the disk."""
         with self._open():
@@ -163,10 +165,11 @@ class Spool:
 
     async def caught_up(self) -> None:
         """Wait while the disk is far behind; not for ever, since what hangs may be the disk."""
-        if self.unwritten > self.unwritten_limit // 2:
-            if self._relief is None:
-                self._relief = self._loop.create_future()
-            await asyncio.wait([self._relief], timeout=PATIENCE)
+        if self.unwritten > self.unwritten_limit // 2 and not self._hangs:
+            if self._caught_up is None:
+                self._caught_up = self._loop.create_future()
+            done, _ = await asyncio.wait([self._caught_up], timeout=PATIENCE)
+            self._hangs = not done
 
     async def stop(self) -> None:
         """End the thread, which takes the file with it."""
@@ -256,7 +259,7 @@ class Spool:
     # What the thread has done
 
     def _settle(self) -> None:
-        self._told = False
+        self._told = self._hangs = False
         deadline = perf_counter() + SLICE
         while self._done:
             if perf_counter() >= deadline:
@@ -271,9 +274,9 @@ class Spool:
             if job.writes:
                 self.unwritten -= job.stored.size
             self._settle_block(job.stored, job)
-        if self._relief is not None and self.unwritten <= self.unwritten_limit // 4:
-            self._relief.set_result(None)
-            self._relief = None
+        if self._caught_up is not None and self.unwritten <= self.unwritten_limit // 4:
+            self._caught_up.set_result(None)
+            self._caught_up = None
 
     def _settle_block(self, stored: _Stored, job: _Job) -> None:
         stored.busy = False
