@@ -411,7 +411,8 @@ class Hub:
         if self.spool is not None:
             if isinstance(self._budget, SpoolingBudget) and self._budget.tight:
                 await asyncio.sleep(0)
-            await self.spool.caught_up()
+            while await self.spool.caught_up():
+                self._budget.keep()  # there may be more for the disk than it took before
 
     def mark_dirty(self, conn: Connection) -> None:
         """See `HubPort`."""

@@ -163,13 +163,18 @@ class Spool:
         assert isinstance(outbox, SpoolingOutbox)
         outbox.disk = Line(self, conn, outbox)
 
-    async def caught_up(self) -> None:
-        """Wait while the disk is far behind; not for ever, since what hangs may be the disk."""
+    async def caught_up(self) -> bool:
+        """Wait while the disk is far behind; not for ever, since what hangs may be the disk.
+
+        Whether it was behind, and is no more.
+        """
         if self.unwritten > self.unwritten_limit // 2 and not self._hangs:
             if self._caught_up is None:
                 self._caught_up = self._loop.create_future()
             done, _ = await asyncio.wait([self._caught_up], timeout=PATIENCE)
             self._hangs = not done
+            return bool(done)
+        return False
 
     async def stop(self) -> None:
         """End the thread, which takes the file with it."""
