@@ -136,6 +136,7 @@ class Spool:
         """Bytes that may be in memory on their way to the disk."""
         self._taken = bytearray()
         """Which slots are in use: a byte for each."""
+        self._used = 0
         self._lowest = 0
         """No slot below this one is free."""
         self._length = 0
@@ -187,7 +188,7 @@ class Spool:
             self._thread = None
             self._settle()
             self._taken.clear()
-            self._lowest = self._length = 0
+            self._used = self._lowest = self._length = 0
 
     # What outboxes ask, in the loop's thread
 
@@ -226,6 +227,9 @@ class Spool:
 
     def _allot(self, count: int) -> list[tuple[int, int]] | None:
         """So many slots, the first that are free."""
+        if self._used + count > self._limit:
+            return None
+        self._used += count
         taken = self._taken
         found: list[tuple[int, int]] = []
         place = self._lowest
@@ -233,10 +237,6 @@ class Spool:
             start = taken.find(0, place)
             if start < 0:
                 start = len(taken)
-                if start + count > self._limit:
-                    for first, end in found:
-                        taken[first:end] = bytes(end - first)
-                    return None
                 taken.extend(bytes(count))
             end = taken.find(1, start, start + count)
             if end < 0:
@@ -253,6 +253,7 @@ class Spool:
         taken = self._taken
         for start, end in stored.slots:
             taken[start:end] = bytes(end - start)
+            self._used -= end - start
             self._lowest = min(self._lowest, start)
         if not taken[-1]:
             del taken[taken.rfind(1) + 1 :]
