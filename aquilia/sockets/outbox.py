@@ -325,6 +325,9 @@ class Outbox:
     def _count_lost(self, queue: deque[_Entry]) -> None:
         """One more message is lost at the end of `queue`."""
         self.dropped += 1
+        self._mark_lost(queue)
+
+    def _mark_lost(self, queue: deque[_Entry]) -> None:
         if not queue and self._passed:
             queue = self._passed
         if queue and isinstance(last := queue[-1], _Gap):

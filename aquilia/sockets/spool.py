@@ -16,14 +16,14 @@ import threading
 from array import array
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import pairwise
 from queue import SimpleQueue
 from time import perf_counter
 from typing import Any
 from zlib import crc32
 
+from aquilia.sockets.blocks import Block, Record
 from aquilia.sockets.connection import Connection
-from aquilia.sockets.spooling import Block, SpoolingOutbox
+from aquilia.sockets.spooling import SpoolingOutbox
 
 __all__ = ["Spool"]
 
@@ -37,6 +37,8 @@ STOP_PATIENCE = 5.0
 """Seconds that an application that ends waits for the disk."""
 QUIET = 60.0
 """Seconds between two complaints of the disk, at least."""
+LOST = 1 << 31
+"""Set in the head of a record that has no frame, but a number of lost messages."""
 SLICE = 0.004
 """Seconds of a turn of the loop that what has been read and written may take."""
 
@@ -50,6 +52,7 @@ class _Stored:
     slots: list[tuple[int, int]]
     """The first of some, and behind their last one."""
     count: int
+    """Of records."""
     size: int
     checksum: int = 0
     """Set by the thread when it has written."""
@@ -64,7 +67,7 @@ class _Job:
 
     stored: _Stored | None
     """None: to cut the file to `length`."""
-    frames: list[bytes] | None = None
+    records: list[Record] | None = None
     """What to write; what was read."""
     writes: bool = False
     length: int = 0
@@ -101,9 +104,9 @@ class Line:
         self._outbox.written(block)
         self._go_on()
 
-    def returned(self, block: Block, frames: list[bytes]) -> None:
+    def returned(self, block: Block, records: list[Record]) -> None:
         """A block has been read."""
-        self._outbox.returned(block, frames)
+        self._outbox.returned(block, records)
         self._go_on()
 
     def failed(self, block: Block) -> None:
@@ -193,15 +196,16 @@ class Spool:
     # What outboxes ask, in the loop's thread
 
     def _write(self, line: Line, block: Block) -> bool:
-        size = 4 * block.count + block.bytes
+        records = block.records or []
+        size = 4 * len(records) + block.bytes
         if self.unwritten and self.unwritten + size > self.unwritten_limit:
             return False
         slots = self._allot(-(-size // SLOT))
         if slots is None:
             return False
-        block.place = stored = _Stored(line, block, slots, block.count, size)
+        block.place = stored = _Stored(line, block, slots, len(records), size)
         self.unwritten += size
-        self._ask(_Job(stored, block.frames, writes=True))
+        self._ask(_Job(stored, records, writes=True))
         return True
 
     def _read(self, stored: _Stored) -> None:
@@ -296,8 +300,8 @@ class Spool:
         elif job.writes:
             line.written(block)
         else:
-            assert job.frames is not None
-            line.returned(block, job.frames)
+            assert job.records is not None
+            line.returned(block, job.records)
 
     def _complain(self, job: _Job) -> None:
         """Say it now and then, not for each block."""
@@ -333,12 +337,17 @@ def _do(job: _Job, file: int) -> None:
     if stored is None:
         os.ftruncate(file, job.length)
     elif job.writes:
-        frames, job.frames = job.frames or [], None
-        data = b"".join((array("I", map(len, frames)).tobytes(), *frames))
+        records, job.records = job.records or [], None
+        frames = (record for record in records if isinstance(record, bytes))
+        data = b"".join((array("I", map(_head, records)).tobytes(), *frames))
         stored.checksum = crc32(data)
         _write_all(file, memoryview(data), stored.slots)
     else:
-        job.frames = _frames_of(_read_all(file, stored), stored)
+        job.records = _records_of(_read_all(file, stored), stored)
+
+
+def _head(record: Record) -> int:
+    return LOST | record if isinstance(record, int) else len(record)
 
 
 def _write_all(file: int, data: memoryview, slots: list[tuple[int, int]]) -> None:
@@ -367,12 +376,17 @@ def _read_all(file: int, stored: _Stored) -> bytes:
     return b"".join(parts)
 
 
-def _frames_of(data: bytes, stored: _Stored) -> list[bytes]:
+def _records_of(data: bytes, stored: _Stored) -> list[Record]:
     if crc32(data) != stored.checksum:
         raise OSError("its file does not hold what was written")
-    sizes = array("I")
-    sizes.frombytes(data[: 4 * stored.count])
-    ends = [4 * stored.count]
-    for size in sizes:
-        ends.append(ends[-1] + size)
-    return [data[start:end] for start, end in pairwise(ends)]
+    heads = array("I")
+    heads.frombytes(data[: 4 * stored.count])
+    records: list[Record] = []
+    place = 4 * stored.count
+    for head in heads:
+        if head & LOST:
+            records.append(head ^ LOST)
+        else:
+            records.append(data[place : place + head])
+            place += head
+    return records

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aquilia.sockets import spooling
+from aquilia.sockets.blocks import Block, Record
 from aquilia.sockets.outbox import Backpressure, Strategy
-from aquilia.sockets.spooling import Block, SpoolingOutbox
+from aquilia.sockets.spooling import SpoolingOutbox
 
 PLENTY = 1 << 20
 SMALL = 20
@@ -26,14 +27,14 @@ class Shelf:
         self.takes = True
         self.writing: deque[Block] = deque()
         self.reading: deque[Block] = deque()
-        self.content: dict[Block, list[bytes]] = {}
+        self.content: dict[Block, list[Record]] = {}
         self.losses = 0
 
     def write(self, block: Block) -> bool:
         if self.takes:
-            assert block.frames
+            assert block.records
             assert block not in self.content
-            self.content[block] = [*block.frames]
+            self.content[block] = [*block.records]
             self.writing.append(block)
         return self.takes
 
@@ -267,6 +268,24 @@ def test_a_cleared_one_is_as_new_and_the_disk_forgets_it() -> None:
     assert everything(box) == LONG
 
 
+@pytest.mark.parametrize("other", ["drop_oldest", "drop_newest", "conflate"])
+def test_events_that_are_lost_among_it_do_not_cut_it_into_pieces(
+    other: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spooling, "BLOCK_BYTES", 1000)
+    box = outbox(size=100)
+    for number in range(2000):
+        assert box.push_as(b"%010d" % number, "spool")
+        box.push_as(b"other", other)
+    assert len(shelf(box).content) < 130
+    settle(box)
+    found = everything(box)
+    assert [frame for frame in found if frame.isdigit()] == [b"%010d" % number for number in range(2000)]
+    told = [int(frame[1:].split()[0]) for frame in found if frame.startswith(b"<")]
+    assert sum(told) == box.dropped == 2000 - found.count(b"other")
+    assert sum(told[:-1]) == len(told) - 1  # each in its place
+
+
 class SpoolingMachine(RuleBasedStateMachine):
     """Every strategy in one outbox, over a disk that does what it is asked, late, in any order, or never.
 
@@ -384,7 +403,8 @@ class SpoolingMachine(RuleBasedStateMachine):
         messages = [frame for frame, urgent in self.pushed if not urgent]
         assert len(box) == len(messages) - (self.losses - self.taken_losses)
         assert box.empty is (not self.pushed)
-        on_disk = sum(map(len, (frame for frames in self.disk.content.values() for frame in frames)))
+        stored = [record for records in self.disk.content.values() for record in records]
+        on_disk = sum(len(record) for record in stored if isinstance(record, bytes))
         assert on_disk <= box.spooled_bytes <= self.spool
         if self.losses == self.taken_losses:
             waiting = sum(len(frame) for frame, _ in self.pushed)
