@@ -77,6 +77,3 @@ class Disk(Protocol):
 
     def free(self, block: Block) -> None:
         """Forget a block, whether it is written by now or not; nothing more is called for it."""
-
-    def lost(self, count: int) -> None:
-        """So many messages were lost since there is no room on the disk."""

@@ -94,11 +94,6 @@ class Line:
         """See `Disk`."""
         self._spool._forget(block.place)
 
-    def lost(self, count: int, cause: str = "spool_full") -> None:
-        """See `Disk`."""
-        home = self._conn._home
-        home.recorder.dropped(home.pattern, cause, count)
-
     def written(self, block: Block) -> None:
         """A block is on disk."""
         self._outbox.written(block)
@@ -111,7 +106,8 @@ class Line:
 
     def failed(self, block: Block) -> None:
         """A block is lost."""
-        self.lost(block.count, "spool_failed")
+        home = self._conn._home
+        home.recorder.dropped(home.pattern, "spool_failed", block.count)
         self._outbox.failed(block)
         self._go_on()
 

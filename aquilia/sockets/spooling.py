@@ -79,7 +79,7 @@ class SpoolingOutbox(Outbox):
         return self._spool(frame) if strategy == "spool" else self.push_as(frame, strategy)
 
     def push_as(self, frame: bytes, strategy: Strategy, key: Hashable = None) -> bool:
-        """See `Outbox`. What is lost for want of room on the disk is not in `dropped`, but told to the disk."""
+        """See `Outbox`."""
         if strategy != "spool":
             if self._size and self._too_full_for(frame):
                 self._to_blocks()
@@ -118,9 +118,8 @@ class SpoolingOutbox(Outbox):
         if self._spooled_bytes + size > self._spool_bytes or (
             waiting and waiting + size > self._most_gathered
         ):
-            self._count_lost(self._queue())
-            self.dropped -= 1
-            self.disk.lost(1)
+            self.unspooled += 1
+            self._mark_lost(self._queue())
             return False
         self._open_block().add(frame)
         self._spooled += 1

@@ -28,7 +28,6 @@ class Shelf:
         self.writing: deque[Block] = deque()
         self.reading: deque[Block] = deque()
         self.content: dict[Block, list[Record]] = {}
-        self.losses = 0
 
     def write(self, block: Block) -> bool:
         if self.takes:
@@ -48,9 +47,6 @@ class Shelf:
         for queue in (self.writing, self.reading):
             if block in queue:
                 queue.remove(block)
-
-    def lost(self, count: int) -> None:
-        self.losses += count
 
 
 def gap(dropped: int) -> bytes:
@@ -167,7 +163,7 @@ def test_what_has_not_been_written_yet_is_taken_from_memory_and_forgotten_by_the
 def test_beyond_the_bound_of_the_disk_the_newest_is_lost_and_told() -> None:
     box = outbox(size=1, spool=40)
     assert push_all(box, b"1", *LONG[:6]) == [True] * 5 + [False] * 2
-    assert (shelf(box).losses, box.dropped, box.overflowed) == (2, 0, False)
+    assert (box.unspooled, box.dropped, box.overflowed) == (2, 0, False)
     settle(box)
     assert everything(box) == [b"1", *LONG[:4], b"<2 lost>"]
     assert push_all(box, *LONG[:4]) == [True] * 4
@@ -393,7 +389,7 @@ class SpoolingMachine(RuleBasedStateMachine):
 
     @property
     def losses(self) -> int:
-        return self.box.dropped + self.disk.losses + self.failed
+        return self.box.dropped + self.box.unspooled + self.failed
 
     @invariant()
     def it_says_what_it_holds(self) -> None:
