@@ -309,8 +309,7 @@ class Outbox:
 
     def _too_full_for(self, frame: bytes) -> bool:
         limits = self._limits
-        plain = self.waiting_bytes - self._urgent_bytes - self._aside
-        return self._size >= limits.buffer_size or plain + len(frame) > limits.buffer_bytes
+        return self._size >= limits.buffer_size or self._plain_bytes + len(frame) > limits.buffer_bytes
 
     @property
     def _plain_bytes(self) -> int:

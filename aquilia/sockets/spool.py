@@ -47,7 +47,7 @@ SLICE = 0.004
 class _Stored:
     """Where a block is in the file."""
 
-    line: Line
+    outbox_disk: OutboxDisk
     block: Block
     slots: list[tuple[int, int]]
     """The first of some, and behind their last one."""
@@ -74,7 +74,7 @@ class _Job:
     error: Exception | None = field(default=None)
 
 
-class Line:
+class OutboxDisk:
     """The disk, as the outbox of one connection has it."""
 
     def __init__(self, spool: Spool, conn: Connection, outbox: SpoolingOutbox) -> None:
@@ -121,8 +121,8 @@ class Line:
 class Spool:
     """The disk behind the outboxes. One per process, of which at most `limit` bytes are in use.
 
-    `folder` is where the file is to be, None
-    for the system's temporary one. Nothing is opened and no thread is started before something is to be written.
+    `folder` is where the file is to be, None for the system's temporary one. Nothing is opened and no
+    thread is started before something is to be written.
 
     Raises:
         OSError: if no file can be made in the folder.
@@ -161,7 +161,7 @@ class Spool:
         """Be the disk of this connection's outbox, which must be a `SpoolingOutbox`."""
         outbox = conn._outbox
         assert isinstance(outbox, SpoolingOutbox)
-        outbox.disk = Line(self, conn, outbox)
+        outbox.disk = OutboxDisk(self, conn, outbox)
 
     async def caught_up(self) -> bool:
         """Wait while the disk is far behind; not for ever, since what hangs may be the disk.
@@ -191,7 +191,7 @@ class Spool:
 
     # What outboxes ask, in the loop's thread
 
-    def _write(self, line: Line, block: Block) -> bool:
+    def _write(self, outbox_disk: OutboxDisk, block: Block) -> bool:
         records = block.records or []
         size = 4 * len(records) + block.bytes
         if self.unwritten and self.unwritten + size > self.unwritten_limit:
@@ -199,7 +199,7 @@ class Spool:
         slots = self._allot(-(-size // SLOT))
         if slots is None:
             return False
-        block.place = stored = _Stored(line, block, slots, len(records), size)
+        block.place = stored = _Stored(outbox_disk, block, slots, len(records), size)
         self.unwritten += size
         self._ask(_Job(stored, records, writes=True))
         return True
@@ -286,18 +286,18 @@ class Spool:
 
     def _settle_block(self, stored: _Stored, job: _Job) -> None:
         stored.busy = False
-        line, block = stored.line, stored.block
+        outbox_disk, block = stored.outbox_disk, stored.block
         if stored.forgotten or job.error is not None:
             self._release(stored)
         if stored.forgotten:
             return
         if job.error is not None:
-            line.failed(block)
+            outbox_disk.failed(block)
         elif job.writes:
-            line.written(block)
+            outbox_disk.written(block)
         else:
             assert job.records is not None
-            line.returned(block, job.records)
+            outbox_disk.returned(block, job.records)
 
     def _complain(self, job: _Job) -> None:
         """Say it now and then, not for each block."""
