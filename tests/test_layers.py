@@ -67,6 +67,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/router.py",
         "sockets/limits.py",
         "sockets/outbox.py",
+        "sockets/blocks.py",
         "sockets/spooling.py",
         "sockets/history.py",
         "sockets/claims.py",

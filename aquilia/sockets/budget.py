@@ -95,8 +95,11 @@ class SpoolingBudget(Budget):
     def __init__(self, limit: int, clock: Callable[[], float]) -> None:
         super().__init__(limit - limit // 8, clock)
         self._spill_mark = limit // 2
-        self._next: Iterator[Outbound] = iter(())
-        """Whose turn it is to send what it has to disk."""
+        self._step = limit // 64
+        """Bytes by which what waits has to grow, before it is worth going round again."""
+        self._round: Iterator[bool] | None = None
+        self._left = 0
+        """Bytes that were left after the last round, or fewer that have been since."""
 
     @property
     def tight(self) -> bool:
@@ -107,22 +110,41 @@ class SpoolingBudget(Budget):
         """See `Budget`."""
         if self.total > self._spill_mark:
             self._spill()
+        else:
+            self._left = 0
+            if not self.tight:
+                self._round = None  # it has connections that may be gone
         super().keep()
 
     def _spill(self) -> None:
+        self._left = min(self._left, self.total)
+        if self._round is None:
+            if self._left and self.total < self._left + self._step:
+                return  # nearly all of it cannot go to disk, as is known
+            self._round = self._go_round()
         deadline = self._clock() + SLICE
-        for again in (False, True):
-            if again:
-                self._next = iter(sorted(self._holders, key=_weight, reverse=True))
-            for conn in self._next:
+        for refused in self._round:
+            if refused or self.total <= self._spill_mark or self._clock() >= deadline:
+                return
+        self._round = None
+        self._left = self.total
+
+    def _go_round(self) -> Iterator[bool]:
+        """Ask each, those who hold much first. True: the disk takes no more for now."""
+        holders = list(self._holders)
+        much = self.total / len(holders)
+        for first in (True, False):
+            for conn in holders:
                 outbox = conn._outbox
-                if conn._weight and isinstance(outbox, SpoolingOutbox):
-                    taken = outbox.spill()
-                    self.weigh(conn)
-                    if not taken:
-                        return
-                if self.total <= self._spill_mark or self._clock() >= deadline:
-                    return
+                if (conn._weight >= much) is first and isinstance(outbox, SpoolingOutbox):
+                    while conn._weight and not self._send(conn, outbox):
+                        yield True
+                yield False
+
+    def _send(self, conn: Outbound, outbox: SpoolingOutbox) -> bool:
+        taken = outbox.spill()
+        self.weigh(conn)
+        return taken
 
 
 def _weight(conn: Outbound) -> int:

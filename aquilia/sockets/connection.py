@@ -227,9 +227,9 @@ class Connection(Outbound):
         else:
             resumable.push(self, name, value, strategy)
         if self._outbox.half_full:
-            await self._relieved(strategy)
+            await self._wait_for_room(strategy)
 
-    async def _relieved(self, strategy: Strategy | None) -> None:
+    async def _wait_for_room(self, strategy: Strategy | None) -> None:
         """Wait until there is room for more of what was sent."""
         outbox = self._outbox
         if (strategy or outbox.strategy) == "spool":

@@ -60,7 +60,6 @@ class Hub:
         self.spool = spool
         """The disk behind the outboxes, where any controller has the strategy `spool`."""
         self._budget = (Budget if spool is None else SpoolingBudget)(outbox_bytes, stopwatch)
-        self._turn = self._fanout.turn if spool is None else self.keep_pace
         self.weigh = self._budget.weigh
         """See `HubPort`."""
         self.show_out = Endings(stopwatch).add
@@ -301,7 +300,8 @@ class Hub:
         """See `HubPort`. Waits while the room's fan-out is behind, and gives the loop its turn to write."""
         if room is not None:
             _require_name(room)
-        await self._turn()
+        home = self.homes.get(namespace)
+        await (self.keep_pace() if home is not None and home.spools else self._fanout.turn())
         publication = Publication(
             id=uuid4().hex,
             namespace=namespace,
@@ -411,7 +411,8 @@ class Hub:
         if self.spool is not None:
             if isinstance(self._budget, SpoolingBudget) and self._budget.tight:
                 await asyncio.sleep(0)
-            await self.spool.caught_up()
+            while await self.spool.caught_up():
+                self._budget.keep()  # there may be more for the disk than it took before
 
     def mark_dirty(self, conn: Connection) -> None:
         """See `HubPort`."""

@@ -183,6 +183,9 @@ class Outbound:
         dropped, self._outbox.dropped = self._outbox.dropped, 0
         if dropped:
             self._home.recorder.dropped(self._home.pattern, "slow_consumer", dropped)
+        unspooled, self._outbox.unspooled = self._outbox.unspooled, 0
+        if unspooled:
+            self._home.recorder.dropped(self._home.pattern, "spool_full", unspooled)
 
     def _give_way(self, volume: int) -> None:
         """The process holds too much for slow clients: drop so many bytes of it here, or end the connection."""

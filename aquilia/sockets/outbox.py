@@ -84,7 +84,7 @@ class Outbox:
     __slots__ = (
         "_aside", "_bare_droppable", "_droppable", "_frames", "_gaps", "_half_bytes", "_half_size", "_latest",
         "_limits", "_marked", "_passed", "_size", "_urgent_bytes", "conflated", "dropped", "half_full",
-        "overflowed", "waiting_bytes",
+        "overflowed", "unspooled", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, limits: Backpressure) -> None:
@@ -113,6 +113,8 @@ class Outbox:
         """Messages that the policy has dropped; whoever reports them may set it back."""
         self.conflated = 0
         """Messages that a newer one has replaced; the same."""
+        self.unspooled = 0
+        """Messages that were lost since there is no room on the disk, and are not in `dropped`; the same."""
         self.overflowed = False
         """A message did not fit whose strategy is to end the connection then."""
 
@@ -139,8 +141,8 @@ class Outbox:
     def push(self, frame: bytes) -> bool:
         """Queue a message. False: there was no room for all.
 
-        Then something was lost, and counted in `dropped`; or the message itself does not fit, and the policy is to
-        end the connection, which `overflowed` says.
+        Then something was lost, and counted in `dropped` or `unspooled`; or the message itself does not fit, and the
+        policy is to end the connection, which `overflowed` says.
         """
         size, waiting = self._size + 1, self.waiting_bytes + len(frame)
         if size > self._half_size or waiting > self._half_bytes:
@@ -307,8 +309,7 @@ class Outbox:
 
     def _too_full_for(self, frame: bytes) -> bool:
         limits = self._limits
-        plain = self.waiting_bytes - self._urgent_bytes - self._aside
-        return self._size >= limits.buffer_size or plain + len(frame) > limits.buffer_bytes
+        return self._size >= limits.buffer_size or self._plain_bytes + len(frame) > limits.buffer_bytes
 
     @property
     def _plain_bytes(self) -> int:
@@ -325,6 +326,9 @@ class Outbox:
     def _count_lost(self, queue: deque[_Entry]) -> None:
         """One more message is lost at the end of `queue`."""
         self.dropped += 1
+        self._mark_lost(queue)
+
+    def _mark_lost(self, queue: deque[_Entry]) -> None:
         if not queue and self._passed:
             queue = self._passed
         if queue and isinstance(last := queue[-1], _Gap):

@@ -16,14 +16,14 @@ import threading
 from array import array
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import pairwise
 from queue import SimpleQueue
 from time import perf_counter
 from typing import Any
 from zlib import crc32
 
+from aquilia.sockets.blocks import Block, Record
 from aquilia.sockets.connection import Connection
-from aquilia.sockets.spooling import Block, SpoolingOutbox
+from aquilia.sockets.spooling import SpoolingOutbox
 
 __all__ = ["Spool"]
 
@@ -32,11 +32,13 @@ logger = logging.getLogger("aquilia.sockets")
 SLOT = 4096
 """Bytes in which the file is given out: what a file system has as a block, mostly."""
 PATIENCE = 1.0
-"""Seconds that publishers wait for a disk that is behind, at most, each time."""
+"""Seconds that publishers wait for a disk that is behind, at most, before they see that it moves again."""
 STOP_PATIENCE = 5.0
 """Seconds that an application that ends waits for the disk."""
 QUIET = 60.0
 """Seconds between two complaints of the disk, at least."""
+LOST = 1 << 31
+"""Set in the head of a record that has no frame, but a number of lost messages."""
 SLICE = 0.004
 """Seconds of a turn of the loop that what has been read and written may take."""
 
@@ -45,11 +47,12 @@ SLICE = 0.004
 class _Stored:
     """Where a block is in the file."""
 
-    line: Line
+    outbox_disk: OutboxDisk
     block: Block
     slots: list[tuple[int, int]]
     """The first of some, and behind their last one."""
     count: int
+    """Of records."""
     size: int
     checksum: int = 0
     """Set by the thread when it has written."""
@@ -64,14 +67,14 @@ class _Job:
 
     stored: _Stored | None
     """None: to cut the file to `length`."""
-    frames: list[bytes] | None = None
+    records: list[Record] | None = None
     """What to write; what was read."""
     writes: bool = False
     length: int = 0
     error: Exception | None = field(default=None)
 
 
-class Line:
+class OutboxDisk:
     """The disk, as the outbox of one connection has it."""
 
     def __init__(self, spool: Spool, conn: Connection, outbox: SpoolingOutbox) -> None:
@@ -91,24 +94,20 @@ class Line:
         """See `Disk`."""
         self._spool._forget(block.place)
 
-    def lost(self, count: int, cause: str = "spool_full") -> None:
-        """See `Disk`."""
-        home = self._conn._home
-        home.recorder.dropped(home.pattern, cause, count)
-
     def written(self, block: Block) -> None:
         """A block is on disk."""
         self._outbox.written(block)
         self._go_on()
 
-    def returned(self, block: Block, frames: list[bytes]) -> None:
+    def returned(self, block: Block, records: list[Record]) -> None:
         """A block has been read."""
-        self._outbox.returned(block, frames)
+        self._outbox.returned(block, records)
         self._go_on()
 
     def failed(self, block: Block) -> None:
         """A block is lost."""
-        self.lost(block.count, "spool_failed")
+        home = self._conn._home
+        home.recorder.dropped(home.pattern, "spool_failed", block.count)
         self._outbox.failed(block)
         self._go_on()
 
@@ -133,6 +132,7 @@ class Spool:
         """Bytes that may be in memory on their way to the disk."""
         self._taken = bytearray()
         """Which slots are in use: a byte for each."""
+        self._used = 0
         self._lowest = 0
         """No slot below this one is free."""
         self._length = 0
@@ -143,7 +143,9 @@ class Spool:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
         self._quiet_until = 0.0
-        self._relief: asyncio.Future[None] | None = None
+        self._caught_up: asyncio.Future[None] | None = None
+        self._hangs = False
+        """It was waited for in vain, and has said nothing since."""
         self.unwritten = 0
         """Bytes on their way to the disk."""
 
@@ -163,14 +165,20 @@ class Spool:
         """Be the disk of this connection's outbox, which must be a `SpoolingOutbox`."""
         outbox = conn._outbox
         assert isinstance(outbox, SpoolingOutbox)
-        outbox.disk = Line(self, conn, outbox)
+        outbox.disk = OutboxDisk(self, conn, outbox)
 
-    async def caught_up(self) -> None:
-        """Wait while the disk is far behind; not for ever, since what hangs may be the disk."""
-        if self.unwritten > self.unwritten_limit // 2:
-            if self._relief is None:
-                self._relief = self._loop.create_future()
-            await asyncio.wait([self._relief], timeout=PATIENCE)
+    async def caught_up(self) -> bool:
+        """Wait while the disk is far behind; not for ever, since what hangs may be the disk.
+
+        Whether it was behind, and is no more.
+        """
+        if self.unwritten > self.unwritten_limit // 2 and not self._hangs:
+            if self._caught_up is None:
+                self._caught_up = self._loop.create_future()
+            done, _ = await asyncio.wait([self._caught_up], timeout=PATIENCE)
+            self._hangs = not done
+            return bool(done)
+        return False
 
     async def stop(self) -> None:
         """End the thread, which takes the file with it."""
@@ -183,20 +191,21 @@ class Spool:
             self._thread = None
             self._settle()
             self._taken.clear()
-            self._lowest = self._length = 0
+            self._used = self._lowest = self._length = 0
 
     # What outboxes ask, in the loop's thread
 
-    def _write(self, line: Line, block: Block) -> bool:
-        size = 4 * block.count + block.bytes
+    def _write(self, outbox_disk: OutboxDisk, block: Block) -> bool:
+        records = block.records or []
+        size = 4 * len(records) + block.bytes
         if self.unwritten and self.unwritten + size > self.unwritten_limit:
             return False
         slots = self._allot(-(-size // SLOT))
         if slots is None:
             return False
-        block.place = stored = _Stored(line, block, slots, block.count, size)
+        block.place = stored = _Stored(outbox_disk, block, slots, len(records), size)
         self.unwritten += size
-        self._ask(_Job(stored, block.frames, writes=True))
+        self._ask(_Job(stored, records, writes=True))
         return True
 
     def _read(self, stored: _Stored) -> None:
@@ -222,6 +231,9 @@ class Spool:
 
     def _allot(self, count: int) -> list[tuple[int, int]] | None:
         """So many slots, the first that are free."""
+        if self._used + count > self._limit:
+            return None
+        self._used += count
         taken = self._taken
         found: list[tuple[int, int]] = []
         place = self._lowest
@@ -229,10 +241,6 @@ class Spool:
             start = taken.find(0, place)
             if start < 0:
                 start = len(taken)
-                if start + count > self._limit:
-                    for first, end in found:
-                        taken[first:end] = bytes(end - first)
-                    return None
                 taken.extend(bytes(count))
             end = taken.find(1, start, start + count)
             if end < 0:
@@ -249,6 +257,7 @@ class Spool:
         taken = self._taken
         for start, end in stored.slots:
             taken[start:end] = bytes(end - start)
+            self._used -= end - start
             self._lowest = min(self._lowest, start)
         if not taken[-1]:
             del taken[taken.rfind(1) + 1 :]
@@ -260,7 +269,7 @@ class Spool:
     # What the thread has done
 
     def _settle(self) -> None:
-        self._told = False
+        self._told = self._hangs = False
         deadline = perf_counter() + SLICE
         while self._done:
             if perf_counter() >= deadline:
@@ -275,25 +284,24 @@ class Spool:
             if job.writes:
                 self.unwritten -= job.stored.size
             self._settle_block(job.stored, job)
-        if self._relief is not None and self.unwritten <= self.unwritten_limit // 4:
-            self._relief.set_result(None)
-            self._relief = None
+        if self._caught_up is not None and self.unwritten <= self.unwritten_limit // 4:
+            self._caught_up.set_result(None)
+            self._caught_up = None
 
     def _settle_block(self, stored: _Stored, job: _Job) -> None:
         stored.busy = False
-        line, block = stored.line, stored.block
-        gone = stored.forgotten or not job.writes or job.error is not None
-        if gone:
+        outbox_disk, block = stored.outbox_disk, stored.block
+        if stored.forgotten or job.error is not None:
             self._release(stored)
         if stored.forgotten:
             return
         if job.error is not None:
-            line.failed(block)
+            outbox_disk.failed(block)
         elif job.writes:
-            line.written(block)
+            outbox_disk.written(block)
         else:
-            assert job.frames is not None
-            line.returned(block, job.frames)
+            assert job.records is not None
+            outbox_disk.returned(block, job.records)
 
     def _complain(self, job: _Job) -> None:
         """Say it now and then, not for each block."""
@@ -329,12 +337,17 @@ def _do(job: _Job, file: int) -> None:
     if stored is None:
         os.ftruncate(file, job.length)
     elif job.writes:
-        frames, job.frames = job.frames or [], None
-        data = b"".join((array("I", map(len, frames)).tobytes(), *frames))
+        records, job.records = job.records or [], None
+        frames = (record for record in records if isinstance(record, bytes))
+        data = b"".join((array("I", map(_head, records)).tobytes(), *frames))
         stored.checksum = crc32(data)
         _write_all(file, memoryview(data), stored.slots)
     else:
-        job.frames = _frames_of(_read_all(file, stored), stored)
+        job.records = _records_of(_read_all(file, stored), stored)
+
+
+def _head(record: Record) -> int:
+    return LOST | record if isinstance(record, int) else len(record)
 
 
 def _write_all(file: int, data: memoryview, slots: list[tuple[int, int]]) -> None:
@@ -363,12 +376,17 @@ def _read_all(file: int, stored: _Stored) -> bytes:
     return b"".join(parts)
 
 
-def _frames_of(data: bytes, stored: _Stored) -> list[bytes]:
+def _records_of(data: bytes, stored: _Stored) -> list[Record]:
     if crc32(data) != stored.checksum:
         raise OSError("its file does not hold what was written")
-    sizes = array("I")
-    sizes.frombytes(data[: 4 * stored.count])
-    ends = [4 * stored.count]
-    for size in sizes:
-        ends.append(ends[-1] + size)
-    return [data[start:end] for start, end in pairwise(ends)]
+    heads = array("I")
+    heads.frombytes(data[: 4 * stored.count])
+    records: list[Record] = []
+    place = 4 * stored.count
+    for head in heads:
+        if head & LOST:
+            records.append(head ^ LOST)
+        else:
+            records.append(data[place : place + head])
+            place += head
+    return records

@@ -5,67 +5,17 @@ Pure: a `Disk` is asked to write and to read, and whoever does it says later how
 
 from __future__ import annotations
 
-import enum
 from collections import deque
 from collections.abc import Callable, Hashable
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
-from aquilia.sockets.outbox import Backpressure, Outbox, Strategy, _Entry, _Gap, _Marked
+from aquilia.sockets.blocks import Block, Disk, Record, Where
+from aquilia.sockets.outbox import _DROPPABLE, Backpressure, Outbox, Strategy, _Entry, _Gap, _Marked
 
-__all__ = ["BLOCK_BYTES", "Block", "Disk", "SpoolingOutbox"]
+__all__ = ["BLOCK_BYTES", "SpoolingOutbox"]
 
 BLOCK_BYTES = 1 << 16
 """Bytes that are gathered before they are written, about. They are read back as they were written."""
-
-
-class Where(enum.Enum):
-    """Where the messages of a block are."""
-
-    GATHERED = enum.auto()
-    """In memory: nobody has been asked to write them yet."""
-    LEAVING = enum.auto()
-    """Handed to the disk, which counts them from there on; they are in memory until they are written."""
-    STORED = enum.auto()
-    COMING = enum.auto()
-    """On disk, and asked for."""
-    BACK = enum.auto()
-    """In memory again, and on disk no more."""
-    GONE = enum.auto()
-
-
-class Block:
-    """Messages that stand together in a queue, and are written and read as one."""
-
-    __slots__ = ("bytes", "count", "frames", "place", "where")
-
-    def __init__(self) -> None:
-        self.frames: list[bytes] | None = []
-        self.count = self.bytes = 0
-        self.where = Where.GATHERED
-        self.place: Any = None
-        """The disk's own note of where it is."""
-
-    def add(self, frame: bytes) -> None:
-        """One more message, while it is being gathered."""
-        cast(list[bytes], self.frames).append(frame)
-        self.count += 1
-        self.bytes += len(frame)
-
-
-class Disk(Protocol):
-    """What an outbox asks of the disk. Nothing is waited for here."""
-
-    def write(self, block: Block) -> bool:
-        """Write its frames, and call `written` or `failed`. False: the disk takes no more for now."""
-
-    def read(self, block: Block) -> None:
-        """Read what was written, and call `returned` or `failed`."""
-
-    def free(self, block: Block) -> None:
-        """Forget a block, whether it is written by now or not; nothing more is called for it."""
-
-    def lost(self, count: int) -> None:
-        """So many messages were lost since there is no room on the disk."""
 
 
 class _Spoolable(_Marked):
@@ -129,10 +79,13 @@ class SpoolingOutbox(Outbox):
         return self._spool(frame) if strategy == "spool" else self.push_as(frame, strategy)
 
     def push_as(self, frame: bytes, strategy: Strategy, key: Hashable = None) -> bool:
-        """See `Outbox`. What is lost for want of room on the disk is not in `dropped`, but told to the disk."""
+        """See `Outbox`."""
         if strategy != "spool":
             if self._size and self._too_full_for(frame):
                 self._to_blocks()
+                if self._is_cut_by(frame, strategy, key):
+                    self._count_lost(self._queue())
+                    return False
             return super().push_as(frame, strategy, key)
         if not self._has_room_for(frame):
             return self._spool(frame)
@@ -145,6 +98,15 @@ class SpoolingOutbox(Outbox):
         self._look()
         return True
 
+    def _is_cut_by(self, frame: bytes, strategy: Strategy, key: Hashable) -> bool:
+        """Whether older ones would have to give way to it between blocks, and it would begin another itself.
+
+        So all blocks would be of one message, if such an event came after each of `spool`.
+        """
+        if not self._blocks or strategy not in _DROPPABLE or not self._size or not self._too_full_for(frame):
+            return False
+        return strategy != "conflate" or key is None or key not in (self._latest or ())
+
     def _has_room_for(self, frame: bytes) -> bool:
         return not self._blocks and (not self._size or not self._too_full_for(frame))
 
@@ -156,9 +118,8 @@ class SpoolingOutbox(Outbox):
         if self._spooled_bytes + size > self._spool_bytes or (
             waiting and waiting + size > self._most_gathered
         ):
-            self._count_lost(self._queue())
-            self.dropped -= 1
-            self.disk.lost(1)
+            self.unspooled += 1
+            self._mark_lost(self._queue())
             return False
         self._open_block().add(frame)
         self._spooled += 1
@@ -170,6 +131,13 @@ class SpoolingOutbox(Outbox):
         if self._gathered_bytes >= BLOCK_BYTES:
             self._submit()
         return True
+
+    def _mark_lost(self, queue: deque[_Entry]) -> None:
+        ending: Any = queue or self._passed
+        if ending and isinstance(last := ending[-1], Block) and last.where is Where.GATHERED:
+            last.lose(1)
+        else:
+            super()._mark_lost(queue)
 
     def _open_block(self) -> Block:
         """The block at the end of the queue, to which one more may be added."""
@@ -218,6 +186,10 @@ class SpoolingOutbox(Outbox):
                 frame = entry
             elif isinstance(entry, _Spoolable):
                 frame = self._unmarked(entry)
+            elif block is not None and isinstance(entry, _Gap):
+                block.lose(entry.dropped)
+                self._gaps -= 1
+                continue
             else:
                 block = None
                 made.append(entry)
@@ -245,26 +217,25 @@ class SpoolingOutbox(Outbox):
     def written(self, block: Block) -> None:
         """A block is on disk."""
         block.where = Where.STORED
-        block.frames = None
+        block.records = None
         if self._gathered_bytes >= BLOCK_BYTES:
             self._submit()
 
-    def returned(self, block: Block, frames: list[bytes]) -> None:
-        """A block has been read; the disk has forgotten it."""
+    def returned(self, block: Block, records: list[Record]) -> None:
+        """All records of a block have been read."""
         block.where = Where.BACK
-        block.frames = frames
-        self._spooled_bytes -= block.bytes
+        block.records = records[block.taken :]
         self._aside += block.bytes
         self.waiting_bytes += block.bytes
 
     def failed(self, block: Block) -> None:
         """A block could not be written or read: a gap stands in its place."""
-        self._spooled_bytes -= block.bytes
+        self._spooled_bytes -= block.size
         self._put_gap(block)
 
     def _put_gap(self, block: Block) -> None:
         block.where = Where.GONE
-        block.frames = None
+        block.records = None
         self._spooled -= block.count
         self._blocks -= 1
         if self._passed:
@@ -278,7 +249,7 @@ class SpoolingOutbox(Outbox):
         lost: object = block
         for entry in queue:
             if entry is lost:
-                entry = _Gap(block.count)
+                entry = _Gap(block.count + block.lost)
                 self._gaps += 1
             if isinstance(entry, _Gap) and made and isinstance(last := made[-1], _Gap):
                 last.dropped += entry.dropped
@@ -299,8 +270,8 @@ class SpoolingOutbox(Outbox):
         while (entry := self._first()) is not None and (not taken or total < max_bytes):
             if not isinstance(entry, Block):
                 frames = super().take(0, gap)
-            elif entry.frames is not None:
-                frames = self._from_block(entry, max_bytes - total)
+            elif entry.records is not None:
+                frames = self._from_block(entry, max_bytes - total, gap)
             else:
                 break
             taken += frames
@@ -316,36 +287,64 @@ class SpoolingOutbox(Outbox):
         queue = self._passed or self._queue()
         return queue[0] if queue else None
 
-    def _from_block(self, block: Block, max_bytes: int) -> list[bytes]:
+    def _from_block(self, block: Block, max_bytes: int, gap: Callable[[int], bytes]) -> list[bytes]:
         """The next frames of the block that stands first, at least one."""
-        frames = cast(list[bytes], block.frames)
-        if block.where is Where.LEAVING:  # it is here still, and need not be read
-            self.disk.free(block)
-            self.returned(block, frames)
-        count = size = 0
-        while count < len(frames) and (not count or size < max_bytes):
-            size += len(frames[count])
-            count += 1
-        taken, block.frames = frames[:count], frames[count:]
+        records = cast(list[Record], block.records)
+        taken: list[bytes] = []
+        total = count = size = 0
+        while len(taken) < len(records) and (not taken or total < max_bytes):
+            record = records[len(taken)]
+            if isinstance(record, int):
+                block.lost -= record
+                taken.append(gap(record))
+            else:
+                count += 1
+                size += len(record)
+                taken.append(record)
+            total += len(taken[-1])
+        block.records = records[len(taken) :]
+        self._count_taken(block, len(taken), count, size)
+        if not block.records:
+            self._drop_first(block)
+        return taken
+
+    def _count_taken(self, block: Block, records: int, count: int, size: int) -> None:
         block.count -= count
         block.bytes -= size
         self._spooled -= count
-        self._aside -= size
-        self.waiting_bytes -= size
-        gathered = block.where is Where.GATHERED
-        if gathered:
+        if block.where is Where.GATHERED:
+            block.size -= size
             self._gathered_bytes -= size
             self._spooled_bytes -= size
-        if not block.count:
-            block.where = Where.GONE
-            (self._passed or self._queue()).popleft()
-            self._blocks -= 1
-            if gathered:
-                self._gathered.popleft()
-        return taken
+        else:
+            block.taken += records
+        if block.where is not Where.LEAVING:  # what is there is counted by the disk
+            self._aside -= size
+            self.waiting_bytes -= size
+
+    def _drop_first(self, block: Block) -> None:
+        """All of the block that stands first has been taken."""
+        if block.where is Where.GATHERED:
+            self._gathered.popleft()
+        else:
+            self._spooled_bytes -= block.size
+            self.disk.free(block)
+        block.where = Where.GONE
+        (self._passed or self._queue()).popleft()
+        self._blocks -= 1
+
+    def _unread(self) -> None:
+        """Drop what was read ahead, and is on disk as well."""
+        block = self._first()  # no other is read
+        if isinstance(block, Block) and block.where is Where.BACK:
+            block.where = Where.STORED
+            block.records = None
+            self._aside -= block.bytes
+            self.waiting_bytes -= block.bytes
 
     def spill(self) -> bool:
         """Hand to the disk all that may be. False: it does not take all."""
+        self._unread()
         self._to_blocks()
         self._submit()
         return not self._gathered
@@ -370,7 +369,7 @@ class SpoolingOutbox(Outbox):
         if self._blocks:
             for entry in (*(self._passed or ()), *self._queue()):
                 if isinstance(entry, Block):
-                    if entry.where in (Where.LEAVING, Where.STORED, Where.COMING):
+                    if entry.where is not Where.GATHERED:
                         self.disk.free(entry)
                     entry.where = Where.GONE
         self._gathered.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -20,10 +21,13 @@ from aquilia.sockets import (
     Subscribe,
     Unsubscribe,
 )
+from aquilia.sockets.budget import SpoolingBudget
 from aquilia.sockets.envelope import V1_JSON
 from aquilia.sockets.fanout import BACKLOG_BYTES
 from aquilia.sockets.history import Histories
+from aquilia.sockets.outbox import Backpressure, Outbox
 from aquilia.sockets.recorder import Counters
+from aquilia.sockets.spooling import SpoolingOutbox
 from aquilia.testing import Client, SocketsTest, sockets_test
 
 NOTE = "x" * 1000
@@ -243,3 +247,28 @@ async def test_a_room_that_is_behind_by_many_bytes_makes_its_publishers_wait() -
         await flooding
     await turns(200)
     assert len(heard(members[0])) == len(heard(members[199])) == 20
+
+
+class Holder:
+    """As much of a connection as the bound of the process looks at."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._blocked, self._weight = True, 0
+
+
+def test_what_cannot_go_to_disk_is_asked_once_and_not_at_every_turn() -> None:
+    looks = itertools.count()
+    budget = SpoolingBudget(16_000_000, lambda: float(next(looks)) * 1e-6)
+    for number in range(8000):
+        holder: Any = Holder(SpoolingOutbox(Backpressure("buffer"), 1))
+        holder._outbox.push(b"x" * 1100)
+        budget.weigh(holder)
+        if number % 100 == 0:
+            budget.keep()
+    for _ in range(100):
+        budget.keep()
+    before = next(looks)
+    for _ in range(100):
+        budget.keep()
+    assert next(looks) == before + 1

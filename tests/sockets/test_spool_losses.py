@@ -18,6 +18,7 @@ from slow import (
     hall,
     lost,
     members,
+    numbers,
     profiles,
     publish_all,
     served,
@@ -68,6 +69,26 @@ async def test_the_bound_of_the_process_is_shared() -> None:
             _, told = whole(await client.read_on())
             assert 150 < told < COUNT
         await publish_all(ada)
+
+
+@profiles
+async def test_what_others_lose_among_it_is_told_in_its_place(profile: str) -> None:
+    app = hall()
+    async with members(app, "native", profile) as (ada, frozen):
+        for number in range(COUNT):
+            for event in ("late", "tick"):
+                await ada.send("say", [event, [number]])
+                await ada.expect(event)
+        found = await frozen.read_on()
+        assert numbers(found, "late") == [*range(COUNT)]
+        place = 0
+        for message in found:
+            if (dropped := told_of(message)) is None:
+                assert message["payload"][0] == place // 2
+            place += dropped or 1
+        assert place == 2 * COUNT
+        assert 200 < lost(app, "slow_consumer") < COUNT
+        assert not lost(app, "spool_full")
 
 
 @contextlib.contextmanager

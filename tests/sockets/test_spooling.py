@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aquilia.sockets import spooling
+from aquilia.sockets.blocks import Block, Record
 from aquilia.sockets.outbox import Backpressure, Strategy
-from aquilia.sockets.spooling import Block, SpoolingOutbox
+from aquilia.sockets.spooling import SpoolingOutbox
 
 PLENTY = 1 << 20
 SMALL = 20
@@ -26,14 +27,13 @@ class Shelf:
         self.takes = True
         self.writing: deque[Block] = deque()
         self.reading: deque[Block] = deque()
-        self.content: dict[Block, list[bytes]] = {}
-        self.losses = 0
+        self.content: dict[Block, list[Record]] = {}
 
     def write(self, block: Block) -> bool:
         if self.takes:
-            assert block.frames
+            assert block.records
             assert block not in self.content
-            self.content[block] = [*block.frames]
+            self.content[block] = [*block.records]
             self.writing.append(block)
         return self.takes
 
@@ -47,9 +47,6 @@ class Shelf:
         for queue in (self.writing, self.reading):
             if block in queue:
                 queue.remove(block)
-
-    def lost(self, count: int) -> None:
-        self.losses += count
 
 
 def gap(dropped: int) -> bytes:
@@ -93,7 +90,7 @@ def settle(box: SpoolingOutbox) -> None:
         box.written(disk.writing.popleft())
     while disk.reading:
         block = disk.reading.popleft()
-        box.returned(block, disk.content.pop(block))
+        box.returned(block, [*disk.content[block]])
 
 
 LONG = [b"%09d|" % number for number in range(20)]
@@ -166,7 +163,7 @@ def test_what_has_not_been_written_yet_is_taken_from_memory_and_forgotten_by_the
 def test_beyond_the_bound_of_the_disk_the_newest_is_lost_and_told() -> None:
     box = outbox(size=1, spool=40)
     assert push_all(box, b"1", *LONG[:6]) == [True] * 5 + [False] * 2
-    assert (shelf(box).losses, box.dropped, box.overflowed) == (2, 0, False)
+    assert (box.unspooled, box.dropped, box.overflowed) == (2, 0, False)
     settle(box)
     assert everything(box) == [b"1", *LONG[:4], b"<2 lost>"]
     assert push_all(box, *LONG[:4]) == [True] * 4
@@ -221,6 +218,32 @@ def test_it_gives_way_by_going_to_disk_and_loses_nothing() -> None:
     assert everything(box) == LONG
 
 
+def test_what_was_read_ahead_gives_way_without_a_loss() -> None:
+    box = outbox(size=1)
+    push_all(box, b"1", *LONG[:6])
+    settle(box)
+    assert box.take(1, gap) == [b"1"]
+    settle(box)
+    assert box.waiting_bytes == 20
+    taken = box.take(1, gap)  # a part of it
+    assert box.waiting_bytes == 10
+    shelf(box).takes = False
+    assert box.give_way(10)
+    assert (box.waiting_bytes, box.dropped) == (0, 0)
+    shelf(box).takes = True
+    assert taken + everything(box) == LONG[:6]
+    assert not shelf(box).content
+
+
+def test_what_is_taken_in_part_while_it_is_written_takes_no_memory_then() -> None:
+    box = outbox(size=1)
+    push_all(box, b"1", *LONG[:6])
+    taken = box.take(5, gap)
+    settle(box)
+    assert box.waiting_bytes == 0
+    assert taken + everything(box) == [b"1", *LONG[:6]]
+
+
 def test_it_loses_its_oldest_where_the_disk_takes_no_more() -> None:
     box = outbox(size=4)
     push_all(box, *LONG[:5])
@@ -239,6 +262,24 @@ def test_a_cleared_one_is_as_new_and_the_disk_forgets_it() -> None:
     assert (len(box), box.waiting_bytes, box.spooled_bytes, box.half_full) == (0, 0, 0, False)
     push_all(box, *LONG)
     assert everything(box) == LONG
+
+
+@pytest.mark.parametrize("other", ["drop_oldest", "drop_newest", "conflate"])
+def test_events_that_are_lost_among_it_do_not_cut_it_into_pieces(
+    other: Strategy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spooling, "BLOCK_BYTES", 1000)
+    box = outbox(size=100)
+    for number in range(2000):
+        assert box.push_as(b"%010d" % number, "spool")
+        box.push_as(b"other", other)
+    assert len(shelf(box).content) < 130
+    settle(box)
+    found = everything(box)
+    assert [frame for frame in found if frame.isdigit()] == [b"%010d" % number for number in range(2000)]
+    told = [int(frame[1:].split()[0]) for frame in found if frame.startswith(b"<")]
+    assert sum(told) == box.dropped == 2000 - found.count(b"other")
+    assert sum(told[:-1]) == len(told) - 1  # each in its place
 
 
 class SpoolingMachine(RuleBasedStateMachine):
@@ -308,12 +349,13 @@ class SpoolingMachine(RuleBasedStateMachine):
     def read(self, works: bool) -> None:
         block = self.disk.reading.popleft()
         if works:
-            self.box.returned(block, self.disk.content.pop(block))
+            self.box.returned(block, [*self.disk.content[block]])
         else:
             self.fail(block)
 
     def fail(self, block: Block) -> None:
-        self.failed += len(self.disk.content.pop(block))
+        self.failed += block.count
+        del self.disk.content[block]
         self.box.failed(block)
 
     @rule(max_bytes=st.integers(1, 80))
@@ -334,6 +376,11 @@ class SpoolingMachine(RuleBasedStateMachine):
             else:
                 assert frame == self.pushed.popleft()[0]
 
+    @rule()
+    def spill(self) -> None:
+        spilled = self.box.spill()
+        assert spilled or not self.disk.takes
+
     @rule(volume=st.integers(1, 100))
     def give_way(self, volume: int) -> None:
         before = self.box.waiting_bytes
@@ -342,7 +389,7 @@ class SpoolingMachine(RuleBasedStateMachine):
 
     @property
     def losses(self) -> int:
-        return self.box.dropped + self.disk.losses + self.failed
+        return self.box.dropped + self.box.unspooled + self.failed
 
     @invariant()
     def it_says_what_it_holds(self) -> None:
@@ -352,10 +399,14 @@ class SpoolingMachine(RuleBasedStateMachine):
         messages = [frame for frame, urgent in self.pushed if not urgent]
         assert len(box) == len(messages) - (self.losses - self.taken_losses)
         assert box.empty is (not self.pushed)
-        on_disk = sum(map(len, (frame for frames in self.disk.content.values() for frame in frames)))
+        stored = [record for records in self.disk.content.values() for record in records]
+        on_disk = sum(len(record) for record in stored if isinstance(record, bytes))
         assert on_disk <= box.spooled_bytes <= self.spool
         if self.losses == self.taken_losses:
-            assert box.waiting_bytes + on_disk == sum(len(frame) for frame, _ in self.pushed)
+            waiting = sum(len(frame) for frame, _ in self.pushed)
+            assert waiting <= box.waiting_bytes + on_disk
+            if not on_disk:
+                assert waiting == box.waiting_bytes
 
     def teardown(self) -> None:
         if hasattr(self, "box"):
