@@ -139,9 +139,8 @@ class NatsStore:
 
     def _presumed(self, subject: str) -> _Entry:
         """What is there as far as we know; nothing, if we know nothing."""
-        if (
-            self._link != self._connection.links
-        ):  # it may be another server behind it, or one that has lost all
+        if self._link != self._connection.links:
+            # It may be another server behind it, or one that has lost all.
             self._link = self._connection.links
             self._recent.clear()
         entry = self._recent.pop(subject, _NOTHING)
