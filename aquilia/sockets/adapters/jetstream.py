@@ -139,20 +139,27 @@ class JetStream:
 
     async def last(self, name: str, subject: str) -> Kept | None:
         """The last message of a subject, from the stream's leader."""
-        answer = _answer(await self._api(f"STREAM.MSG.GET.{name}", {"last_by_subj": subject}))
+        return await self._kept(name, {"last_by_subj": subject})
+
+    async def first(self, name: str, subject: str) -> Kept | None:
+        """The first one, from there as well."""
+        return await self._kept(name, {"seq": 1, "next_by_subj": subject})
+
+    async def _kept(self, name: str, query: dict[str, Any]) -> Kept | None:
+        answer = _answer(await self._api(f"STREAM.MSG.GET.{name}", query))
         if answer.error is not None and answer.error.err_code not in NOT_FOUND:
             raise ws_adapter_unavailable(f"JetStream: {answer.error.description} ({answer.error.err_code})")
         return answer.message
 
     async def direct(self, name: str, query: dict[str, Any]) -> list[Reply]:
-        """Messages of a stream by ADR-31; the server's closing word is left out."""
-        batch = "batch" in query
+        """Messages of a stream by ADR-31, in a batch; the server's closing word is left out.
+
+        Any server of a cluster may answer, also one that has not the newest yet.
+        """
         data = msgspec.json.encode(query)
-        replies = await self._connection.call(
-            f"$JS.API.DIRECT.GET.{name}", data, again=not batch, batch=batch
-        )
+        replies = await self._connection.call(f"$JS.API.DIRECT.GET.{name}", data, batch=True)
         if any(reply.status == "503" for reply in replies):
-            return []
+            raise ws_adapter_unavailable(f"JetStream: no server answers for the stream {name} now")
         return [reply for reply in replies if not reply.status]
 
     async def store(self, subject: str, data: bytes, headers: dict[str, str]) -> tuple[Reply, bool]:

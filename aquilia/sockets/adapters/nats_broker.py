@@ -12,8 +12,9 @@ Where JetStream promises less than the port asks:
 - An entry may outlive its `ttl` by moments, and a `ttl` below 0.1 s is 0.1 s.
 - `read` says that it is incomplete where it cannot prove the contrary: when the entry at the position is gone, the
   stream has since let go of others by age or bytes, and this node has not been subscribed all the time.
-- In a cluster, a subscription needs a moment to be known on every server, and direct reads may lag: what a reader
-  misses by that it finds by `previous`.
+- In a cluster, a subscription needs a moment to be known on every server: what a reader misses by that it finds by
+  `previous`. The newest entries of all may be those that one server has, which lags: what comes behind a position is
+  read till the leader's last is seen.
 - Where a stream in a cluster loses its leader, publications that wait for their answer at that moment are stored
   once, and perhaps in another order than that of their calls.
 - A machine that loses its power loses what the server has not yet synced (its `sync_interval`).
@@ -315,14 +316,31 @@ class NatsBroker:
             await self._connection.confirm()  # all that was stored before has arrived by then
             followed = known is not None and known.position == since
         # One more than asked for: the entry at the position itself comes first, if it is still there.
-        replies = await self._streams.direct(
-            log.stream, {"seq": max(1, since.offset), "batch": limit + 1, "next_by_subj": subject}
-        )
+        replies, last = await self._behind(log, subject, since.offset, limit + 1)
         entries = self._entries(log, replies, since)
-        head = await self._last(log, subject)
+        head = Position(log.epoch, last or state.state.last_seq)
         if not await self._unbroken(log, subject, history, since, followed=followed):
             return Page((), head, False)
         return Page(entries[:limit], max(head, entries[-1].position or head) if entries else head, True)
+
+    async def _behind(
+        self, log: _Log, subject: str, offset: int, count: int
+    ) -> tuple[list[Reply], int | None]:
+        """What is stored at an offset and behind it, and the offset of the last; of that, the leader knows."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._connection.patience(again=True)
+        while True:
+            last = await self._streams.last(log.stream, subject)
+            replies = await self._streams.direct(
+                log.stream, {"seq": max(1, offset), "batch": count, "next_by_subj": subject}
+            )
+            if last is None or last.seq <= offset or (replies and _sequence(replies[-1]) > offset):
+                return replies, None if last is None else last.seq
+            if loop.time() > until:
+                raise ws_adapter_unavailable(
+                    f"a server that keeps the stream {log.stream} is behind its leader"
+                )
+            await asyncio.sleep(AGAIN)
 
     async def _unbroken(
         self, log: _Log, subject: str, history: History, since: Position, *, followed: bool
@@ -330,8 +348,8 @@ class NatsBroker:
         """Whether nothing behind a position had gone until now: entries go oldest first, in each room."""
         if since.offset:
             # Its very entry, or an older one, is left.
-            oldest = await self._streams.direct(log.stream, {"seq": 1, "next_by_subj": subject})
-            if oldest and int(oldest[0].headers["Nats-Sequence"]) <= since.offset:
+            oldest = await self._streams.first(log.stream, subject)
+            if oldest is not None and oldest.seq <= since.offset:
                 return True
         # Or the stream has let go of nothing behind it by age or bytes, or of nothing of this room, of which we
         # have seen all; nor has the room by its size.
@@ -368,9 +386,9 @@ class NatsBroker:
         return low
 
     async def _last(self, log: _Log, subject: str) -> Position:
-        replies = await self._streams.direct(log.stream, {"last_by_subj": subject})
-        if replies:
-            return Position(log.epoch, int(replies[0].headers["Nats-Sequence"]))
+        last = await self._streams.last(log.stream, subject)
+        if last is not None:
+            return Position(log.epoch, last.seq)
         found = await self._streams.info(log.stream)
         return Position(log.epoch, found.state.last_seq if found else 0)
 
@@ -378,7 +396,7 @@ class NatsBroker:
         entries: list[Publication] = []
         before = None if since is None else since.offset
         for reply in replies:
-            offset = int(reply.headers["Nats-Sequence"])
+            offset = _sequence(reply)
             if since is not None and offset <= since.offset:
                 continue
             try:
@@ -388,3 +406,7 @@ class NatsBroker:
                 continue
             before = offset
         return entries
+
+
+def _sequence(reply: Reply) -> int:
+    return int(reply.headers["Nats-Sequence"])
