@@ -230,7 +230,7 @@ class Following:
                 if conn._outbox.half_full:
                     conn._flush()
                     if conn._outbox.half_full:
-                        limit = min(limit, _affordable(conn))
+                        limit = _affordable(conn)
                         while len(pending) > limit:
                             pending.pop()
                         await conn._drained()
@@ -246,6 +246,7 @@ class Following:
                     pending.extend(self._recent[first : first + CLOCK_EVERY])
                 else:
                     position = await self._next_page(conn, position, pending, limit)
+                    limit = min(PAGE, 2 * limit)  # till it is held up again
                 if self._fanout.clock() >= turn_ends:
                     await asyncio.sleep(0)
                     turn_ends = self._fanout.clock() + SLICE
@@ -313,7 +314,7 @@ class Following:
                 if not page.complete or position.epoch != self.reached.epoch:
                     return None
                 found = self._begun(page.publications)
-                if found or arrived is None or not _older(page.head, arrived):
+                if found or arrived is None or arrived.epoch != page.head.epoch or arrived <= page.head:
                     self._share(position, found)
                     return found
                 await asyncio.sleep(PAUSE)
@@ -366,13 +367,7 @@ class Following:
 
 def _affordable(conn: Connection) -> int:
     """How many entries may wait for a member, going by the size of what waits for it already."""
-    outbox = conn._outbox
-    return max(1, HELD * len(outbox) // max(1, outbox.waiting_bytes))
-
-
-def _older(head: Position, arrived: Position) -> bool:
-    """Whether somebody who has not all of the log yet, such as a replica, says that it ends there."""
-    return head.epoch == arrived.epoch and head.offset < arrived.offset
+    return min(PAGE, max(1, HELD // max(1, conn._outbox.mean_bytes)))
 
 
 def _offset(delivery: Delivery) -> int:

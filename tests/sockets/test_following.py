@@ -40,6 +40,7 @@ class Distant(InMemoryBroker):
         self.after_read: Callable[[], Awaitable[None]] = nothing
         self.lagging = 0
         """So many reads are answered by a replica that has nothing behind the position that is asked for."""
+        self.reads = 0
         self.counts = False
         self.held: weakref.WeakSet[Note] = weakref.WeakSet()
         """The payloads that were read, and that somebody has."""
@@ -58,6 +59,7 @@ class Distant(InMemoryBroker):
         return position
 
     async def read(self, *args: Any, **options: Any) -> Page:
+        self.reads += 1
         page = await super().read(*args, **options)
         if self.lagging and (since := options.get("since")) is not None:
             self.lagging -= 1
@@ -305,3 +307,25 @@ async def test_what_a_member_reads_of_the_log_does_not_wait_in_memory_while_it_t
         await replay
         await turns()
         assert [number for number, _ in heard(conn)] == list(range(place, 600))
+
+
+async def test_who_was_held_up_by_a_few_large_entries_reads_on_in_large_pages(street: Street) -> None:
+    place = await street.head()
+    for number in range(10):
+        await street.publish([number, "x" * 200_000])
+    for number in range(10, 2000):
+        await street.publish([number, ""])
+    conn = street.connect(V1_JSON)
+    wire: Any = conn._transport
+    wire.open = False
+    await street.hub.rejoin(conn, {"r": place})
+    replay = asyncio.create_task(street.hub.replay(conn))
+    await turns(50)
+    assert conn._outbox.half_full
+    street.broker.reads = 0
+    wire.open = True
+    conn._writable()
+    await replay
+    await turns()
+    assert [number for number, _ in heard(conn)] == list(range(2000))
+    assert street.broker.reads < 40
