@@ -305,6 +305,12 @@ def test_hosts_are_parted_by_commas(url: str, servers: tuple[str, ...]) -> None:
     assert Target.parse(url).servers == servers
 
 
+def test_a_login_may_have_any_character() -> None:
+    target = Target.parse("nats://a%3Ab:p%25%2F%40%3F:@host")
+    assert (target.user, target.password) == ("a:b", "p%/@?:")
+    assert Target.parse("nats://a%3Ab@host").token == "a:b"
+
+
 def test_a_file_is_decoded_once_and_a_plus_is_a_plus() -> None:
     assert Target.parse("tls://a?ca=/x+y/%26%20z").files["ca"] == Path("/x+y/& z")
 
