@@ -305,6 +305,21 @@ def test_hosts_are_parted_by_commas(url: str, servers: tuple[str, ...]) -> None:
     assert Target.parse(url).servers == servers
 
 
+async def test_a_stream_that_is_kept_less_often_is_told_once(
+    nodes: tuple[Node, Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    await nodes[0].broker.publish(publication(0), HISTORY)
+    target = nodes[0].broker._connection.target
+    three = Node(f"{target}/{target.prefix}?replicas=3")
+    await three.broker.start(three.got.append)
+    for n in (1, 2):
+        await three.broker.publish(publication(n), HISTORY)
+        three.broker._logs.clear()  # it is opened again
+    await three.broker.stop()
+    told = [words for words in caplog.messages if "is kept 1 times" in words and "_log_" in words]
+    assert len(told) == 1
+
+
 def test_a_login_may_have_any_character() -> None:
     target = Target.parse("nats://a%3Ab:p%25%2F%40%3F:@host")
     assert (target.user, target.password) == ("a:b", "p%/@?:")

@@ -94,6 +94,8 @@ class JetStream:
 
     def __init__(self, connection: NatsConnection) -> None:
         self._connection = connection
+        self._told: set[str] = set()
+        """Streams of which it was said that they are kept more or less often than is wanted."""
 
     async def open_stream(self, name: str, config: dict[str, Any], until: float | None = None) -> StreamInfo:
         """The stream of this name, made if there is none."""
@@ -115,7 +117,8 @@ class JetStream:
                 )
 
     def _note_replicas(self, name: str, there: int, wanted: int) -> None:
-        if there != wanted:
+        if there != wanted and name not in self._told:
+            self._told.add(name)
             logger.warning(
                 "the stream %s on NATS is kept %d times, and the adapter's URL says replicas=%d: what exists is not "
                 "changed by it; `nats stream edit %s --replicas %d` does that",
