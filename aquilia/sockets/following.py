@@ -39,15 +39,17 @@ RECENT_BYTES = 8 << 20
 LINGER = 5.0
 """Seconds that these are kept for others, who lost their connections with the last one."""
 PAUSE = 0.5
-"""Seconds until a broker that could not be read is asked again."""
+"""Seconds until a broker that could not be read, or answered of an older time, is asked again,"""
+TRIES = 6
+"""and how often the latter is asked."""
 
 
 class Following:
     """The log of one room, and who has which part of it. See the head of this module."""
 
     __slots__ = (
-        "_audience", "_before", "_bytes", "_fanout", "_follower", "_lock", "_loop", "_losses", "_marks", "_most",
-        "_most_bytes", "_namespace", "_policy", "_read", "_reading", "_recent", "_release",
+        "_arrived", "_audience", "_before", "_bytes", "_fanout", "_follower", "_lock", "_loop", "_losses", "_marks",
+        "_most", "_most_bytes", "_namespace", "_policy", "_read", "_reading", "_recent", "_release",
         "_since", "_tasks", "_users", "history", "reached",
     )  # fmt: skip
 
@@ -67,6 +69,8 @@ class Following:
         self.reached = head
         """What fan-out has begun to send: who is live has everything up to here, or it is on its way."""
         self._before = head
+        self._arrived: Position | None = None
+        """The same, once it is an entry of this log: what is said of a log at first may be ahead of its last."""
         self._audience = audience
         self._namespace = namespace
         self._policy = policy
@@ -115,7 +119,7 @@ class Following:
         """Fan-out begins with this: members that become live from now on get what is behind it."""
         place = delivery.publication.position
         assert place is not None
-        self._before, self.reached = self.reached, place
+        self._before, self.reached, self._arrived = self.reached, place, place
         if self._since is None:
             return
         if place.epoch != self._before.epoch:
@@ -226,7 +230,7 @@ class Following:
                 if conn._outbox.half_full:
                     conn._flush()
                     if conn._outbox.half_full:
-                        limit = min(limit, _affordable(conn))
+                        limit = _affordable(conn)
                         while len(pending) > limit:
                             pending.pop()
                         await conn._drained()
@@ -242,6 +246,7 @@ class Following:
                     pending.extend(self._recent[first : first + CLOCK_EVERY])
                 else:
                     position = await self._next_page(conn, position, pending, limit)
+                    limit = min(PAGE, 2 * limit)  # till it is held up again
                 if self._fanout.clock() >= turn_ends:
                     await asyncio.sleep(0)
                     turn_ends = self._fanout.clock() + SLICE
@@ -280,8 +285,9 @@ class Following:
             logger.warning("the log of a room cannot be read: %s", fault)
             await asyncio.sleep(PAUSE)
             return position
-        pending.extend(self._begun(rest.publications))
         reached = self.reached
+        known = position.offset if position.epoch == reached.epoch else 0
+        pending.extend(delivery for delivery in self._begun(rest.publications) if _offset(delivery) > known)
         behind = Position(reached.epoch, _offset(pending[0]) - 1) if pending else reached
         cause = "history_expired" if position.epoch == reached.epoch else "epoch_changed"
         conn._home.recorder.dropped(conn._home.pattern, cause, 1)
@@ -302,12 +308,20 @@ class Following:
         async with self._lock:
             if self._covers(position):  # somebody else has read it meanwhile
                 return []
-            page = await self._read(since=position, limit=limit)
-            if not page.complete or position.epoch != self.reached.epoch:
-                return None
-            found = self._begun(page.publications)
-            self._share(position, found)
-            return found
+            for _ in range(TRIES):
+                arrived = self._arrived
+                page = await self._read(since=position, limit=limit)
+                if not page.complete or position.epoch != self.reached.epoch:
+                    return None
+                found = self._begun(page.publications)
+                if found or arrived is None or arrived.epoch != page.head.epoch or arrived <= page.head:
+                    self._share(position, found)
+                    return found
+                await asyncio.sleep(PAUSE)
+            logger.warning(
+                "the log of a room is said to end before what has arrived of it: a part is given up"
+            )
+            return None
 
     def _share(self, position: Position, found: list[Delivery]) -> None:
         """Keep for others what was read, if it reaches to what is kept already."""
@@ -353,8 +367,7 @@ class Following:
 
 def _affordable(conn: Connection) -> int:
     """How many entries may wait for a member, going by the size of what waits for it already."""
-    outbox = conn._outbox
-    return max(1, HELD * len(outbox) // max(1, outbox.waiting_bytes))
+    return min(PAGE, max(1, HELD // max(1, conn._outbox.mean_bytes)))
 
 
 def _offset(delivery: Delivery) -> int:

@@ -46,7 +46,7 @@ logger = logging.getLogger("aquilia.sockets")
 
 CLAIM = 10.0
 """Seconds that a claim lives; it is renewed three times within them while its handler runs. So long a repeat waits if
-the process that has it is dead."""
+the process that has it is dead. A store that is away for longer lets go: it is taken again, if nobody else has."""
 
 
 class _Keyed(MessageEnvelope, kw_only=True, dict=True, gc=True):
@@ -180,7 +180,7 @@ class Promises:
     async def _record(self, key: str, claim: bytes, record: bytes) -> None:
         """Put the answer into the place of the claim. What has taken effect is no error if that fails."""
         try:
-            kept = await self._store.compare_and_swap(key, claim, record, self._ttl)
+            kept = await _replace(self._store, key, claim, record, self._ttl)
         except Exception:
             logger.exception("an answer cannot be kept: a repeat of its message runs the handler again")
         else:
@@ -209,7 +209,7 @@ class _Renewal:
     async def _renew(self) -> None:
         while True:
             try:
-                if not await self._store.compare_and_swap(self._key, self._claim, self._claim, CLAIM):
+                if not await _replace(self._store, self._key, self._claim, self._claim, CLAIM):
                     return
             except Exception:
                 logger.exception("a claim cannot be renewed")
@@ -219,6 +219,13 @@ class _Renewal:
         self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
+
+
+async def _replace(store: Store, key: str, claim: bytes, value: bytes, ttl: float) -> bool:
+    """Put a value into the place of a claim, also of one that has ended and that nobody else has taken since."""
+    if await store.compare_and_swap(key, claim, value, ttl):
+        return True
+    return await store.get(key) is None and await store.compare_and_swap(key, None, value, ttl)
 
 
 def _keyed(conn: Connection, envelope: MessageEnvelope) -> MessageEnvelope:

@@ -123,6 +123,11 @@ class Outbox:
         return self._size
 
     @property
+    def mean_bytes(self) -> int:
+        """Of a message that waits, about; answers do not count. 0 where that is not known."""
+        return self._plain_bytes // self._size if self._size else 0
+
+    @property
     def answers_half_full(self) -> bool:
         """Past that mark in answers alone: whoever asked for them is not listened to until they are read."""
         return self._urgent_bytes > self._half_bytes

@@ -63,6 +63,13 @@ class SpoolingOutbox(Outbox):
         """Bytes on disk, and on their way there."""
         return self._spooled_bytes
 
+    @property
+    def mean_bytes(self) -> int:
+        """See `Outbox`."""
+        if not self._size and isinstance(first := self._first(), Block):
+            return first.bytes // first.count
+        return super().mean_bytes
+
     def holds(self, frame: bytes, strategy: Strategy | None = None) -> bool:
         """False: `buffer` or `spool`, and this frame would be beyond the bound."""
         if (strategy or self._limits.strategy) == "spool":

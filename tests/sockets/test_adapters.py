@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from nats_server import NatsServer
 
 from aquilia.sockets import Adapter, InMemoryAdapter, Publication, SocketFault
 from aquilia.sockets.adapters.base import Store
-from aquilia.sockets.adapters.inmemory import InMemoryStore
+from aquilia.sockets.adapters.inmemory import SLICE, InMemoryStore
 from aquilia.sockets.adapters.nats import NatsAdapter
 from aquilia.sockets.history import History, Position
 
@@ -343,3 +344,18 @@ async def test_what_has_expired_takes_no_memory_once_something_is_written_a_minu
         tracemalloc.stop()
     assert full > 10_000_000
     assert left < 1_000_000
+
+
+async def test_no_write_looks_at_more_than_a_slice_of_what_may_have_expired() -> None:
+    now = 0.0
+    store = InMemoryStore(lambda: now)
+    for number in range(4000):
+        await store.put(f"k{number}", b"", 10.0 if number % 4 else None)
+    now = 61.0
+    sizes = []
+    for _ in range(4):
+        await store.put("k0", b"")
+        sizes.append(len(store._values))
+    assert sizes[-1] == 1000
+    assert max(before - after for before, after in pairwise([4000, *sizes])) <= SLICE
+    assert await store.get("k4") == b""

@@ -15,7 +15,15 @@ from wire import Client, eventually, serving
 
 from aquilia import AppManifest, Identity
 from aquilia.aquilary import Registry
-from aquilia.sockets import AquilaSockets, Connection, Event, Socket, SocketController, SocketFault
+from aquilia.sockets import (
+    AquilaSockets,
+    Connection,
+    Event,
+    Socket,
+    SocketController,
+    SocketFault,
+    idempotence,
+)
 from aquilia.sockets.adapters.inmemory import InMemoryBroker, InMemoryStore
 from aquilia.sockets.claims import Step, answer_of, done, free, read, running, step
 from aquilia.sockets.faults import ws_adapter_unavailable
@@ -60,6 +68,10 @@ class Shared(InMemoryStore):
     ) -> bool:
         self._reach()
         return await super().compare_and_swap(key, expected, value, ttl)
+
+    def claimed(self) -> bool:
+        """Whether some message is being handled, or has been."""
+        return any(key.startswith("once.") and self._live(key) for key in list(self._values))
 
     def _reach(self) -> None:
         if self.away:
@@ -241,6 +253,45 @@ async def test_a_store_that_fails_behind_the_effect_takes_no_answer_away(
         store.now += 10.1
         await client.send("pay", 5, id="i")
         assert await acked(client) == {"status": "ok", "data": 2}
+
+
+async def test_a_store_that_was_away_for_longer_than_a_claim_lives_gets_the_answer(store: Shared) -> None:
+    async with serving(node(store)) as one, serving(node(store)) as other:
+        async with arriving(one) as client:
+            await client.send("pay", 5, id="i")
+            await eventually(lambda: RUNS)
+            store.now += 10.1  # it was away: the claim has ended, and nobody has renewed it
+            GATE[0].set()
+            assert await acked(client) == {"status": "ok", "data": 1}
+            client.socket.transport.abort()
+        async with arriving(other, client.welcome["resume"]) as again:
+            await again.send("pay", 5, id="i")
+            assert await acked(again) == {"status": "ok", "data": 1}
+    assert RUNS == [5]
+
+
+async def test_a_claim_that_ended_while_the_store_was_away_is_taken_again(
+    store: Shared, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(idempotence, "CLAIM", 0.3)  # renewed each 0.1 s
+    async with serving(node(store)) as one, serving(node(store)) as other:
+        async with arriving(one) as client:
+            await client.send("pay", 5, id="i")
+            await eventually(lambda: RUNS)
+            client.socket.transport.abort()
+        async with arriving(other, client.welcome["resume"]) as again:
+            store.away = True
+            await eventually(lambda: "a claim cannot be renewed" in caplog.text)
+            store.now += 10.1
+            assert not store.claimed()
+            store.away = False
+            await eventually(store.claimed)
+            await again.send("pay", 5, id="i")
+            await again.send(event="ping", type="control")
+            await again.expect("pong")
+            GATE[0].set()
+            assert await acked(again) == {"status": "ok", "data": 1}
+    assert RUNS == [5]
 
 
 async def test_nobody_gets_the_answer_of_another_identity(store: Shared) -> None:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from house import House, heard, turns
 
+from aquilia.sockets import following
 from aquilia.sockets.adapters.base import Page, Publication
 from aquilia.sockets.adapters.inmemory import InMemoryBroker
 from aquilia.sockets.connection import Connection
@@ -37,6 +38,9 @@ class Distant(InMemoryBroker):
         """Offsets that other rooms have taken when this one is opened."""
         self.after_subscribe: Callable[[], Awaitable[None]] = nothing
         self.after_read: Callable[[], Awaitable[None]] = nothing
+        self.lagging = 0
+        """So many reads are answered by a replica that has nothing behind the position that is asked for."""
+        self.reads = 0
         self.counts = False
         self.held: weakref.WeakSet[Note] = weakref.WeakSet()
         """The payloads that were read, and that somebody has."""
@@ -55,7 +59,11 @@ class Distant(InMemoryBroker):
         return position
 
     async def read(self, *args: Any, **options: Any) -> Page:
+        self.reads += 1
         page = await super().read(*args, **options)
+        if self.lagging and (since := options.get("since")) is not None:
+            self.lagging -= 1
+            return Page((), since, True)
         if self.counts:
             page = page._replace(publications=[self.counted(told) for told in page.publications])
         happen, self.after_read = self.after_read, nothing
@@ -124,6 +132,49 @@ async def test_what_is_said_while_a_log_with_holes_is_read_is_not_passed_over(st
     await turns()
     assert heard(live) == ["new"]
     assert heard(conn) == ["new"]
+
+
+@pytest.mark.parametrize("lagging", [3, 1000])
+async def test_a_replica_that_lags_hides_nothing_from_who_comes_back(
+    street: Street, monkeypatch: pytest.MonkeyPatch, lagging: int
+) -> None:
+    monkeypatch.setattr(following, "PAUSE", 0.0)
+    await street.members(1)
+    epoch, offset = await street.head()
+    for number in range(10):
+        await street.publish(number)
+    await turns()
+    street.broker.lagging = lagging
+    conn, told = await street.returning(Position(epoch, offset + 5))
+    await turns()
+    if lagging == 3:
+        assert told.recovered
+        assert heard(conn) == [5, 6, 7, 8, 9]
+    else:
+        assert not told.recovered
+
+
+async def test_who_is_answered_by_a_replica_that_lags_for_long_is_told_of_a_gap(
+    street: Street, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "PAUSE", 0.0)
+    await street.members(1)
+    place = await street.head()
+    for number in range(300):  # more than a page
+        await street.publish(number)
+    await turns(50)
+    conn = street.connect(V1_JSON)
+    await street.hub.rejoin(conn, {"r": place})
+    street.broker.lagging = 1000
+    await street.hub.replay(conn)
+    await turns()
+    wire: Any = conn._transport
+    (gap,) = [frame["payload"] for frame in wire.events if frame["event"] == "gap"]
+    assert heard(conn) == list(range(gap["offset"] - place.offset, 300))
+    street.broker.lagging = 0
+    await street.publish("later")
+    await turns()
+    assert heard(conn)[-1] == "later"
 
 
 async def test_a_position_from_the_future_is_not_recovered(street: Street) -> None:
@@ -256,3 +307,25 @@ async def test_what_a_member_reads_of_the_log_does_not_wait_in_memory_while_it_t
         await replay
         await turns()
         assert [number for number, _ in heard(conn)] == list(range(place, 600))
+
+
+async def test_who_was_held_up_by_a_few_large_entries_reads_on_in_large_pages(street: Street) -> None:
+    place = await street.head()
+    for number in range(10):
+        await street.publish([number, "x" * 200_000])
+    for number in range(10, 2000):
+        await street.publish([number, ""])
+    conn = street.connect(V1_JSON)
+    wire: Any = conn._transport
+    wire.open = False
+    await street.hub.rejoin(conn, {"r": place})
+    replay = asyncio.create_task(street.hub.replay(conn))
+    await turns(50)
+    assert conn._outbox.half_full
+    street.broker.reads = 0
+    wire.open = True
+    conn._writable()
+    await replay
+    await turns()
+    assert [number for number, _ in heard(conn)] == list(range(2000))
+    assert street.broker.reads < 40

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -123,6 +124,52 @@ async def test_storage_that_is_gone_begins_another_life(server: NatsServer, node
     assert before.epoch != after.epoch
     page = await two.broker.read("/a", "r", HISTORY, since=before)
     assert (page.complete, page.head) == (False, after)
+
+
+async def allow_direct(node: Node, allowed: bool) -> str:
+    """Whether servers answer direct reads of the one log; the subject of these."""
+    (log,) = node.broker._logs.values()
+    (found,) = await node.broker._connection.call(f"$JS.API.STREAM.INFO.{log.stream}")
+    config = {**msgspec.json.decode(found.data)["config"], "allow_direct": allowed}
+    await node.broker._connection.call(f"$JS.API.STREAM.UPDATE.{log.stream}", msgspec.json.encode(config))
+    return f"$JS.API.DIRECT.GET.{log.stream}"
+
+
+async def test_where_no_server_answers_it_is_not_said_that_nothing_came(nodes: tuple[Node, Node]) -> None:
+    one, _ = nodes
+    place = await one.broker.publish(publication(0), HISTORY)
+    await one.broker.publish(publication(1), HISTORY)
+    await allow_direct(one, False)
+    with pytest.raises(SocketFault, match="no server answers") as refused:
+        await one.broker.read("/a", "r", HISTORY, since=place)
+    assert refused.value.code == "WS_ADAPTER_UNAVAILABLE"
+
+
+async def test_a_replica_that_lags_is_asked_until_it_has_what_the_leader_has(
+    nodes: tuple[Node, Node],
+) -> None:
+    one, replica = nodes
+    place = await one.broker.publish(publication(0), HISTORY)
+    await one.broker.publish(publication(1), HISTORY)
+    asked: list[str] = []
+    link = replica.broker._connection
+
+    def nothing_so_far(request: Any) -> None:
+        asked.append(request.reply)
+        answering = link._client.publish(request.reply, headers={"Status": "404"})
+        asyncio.get_running_loop().create_task(answering)
+
+    subject = await allow_direct(one, False)
+    await link.subscribe(subject, nothing_so_far)
+    reading = asyncio.create_task(one.broker.read("/a", "r", HISTORY, since=place))
+    async with asyncio.timeout(10):
+        while len(asked) < 2:
+            await asyncio.sleep(0.01)
+    assert not reading.done()
+    await allow_direct(one, True)
+    await link.unsubscribe(subject)
+    page = await reading
+    assert ([found.payload for found in page.publications], page.complete) == ([1], True)
 
 
 async def test_of_twenty_swaps_and_takes_on_two_nodes_one_wins(nodes: tuple[Node, Node]) -> None:
@@ -256,6 +303,27 @@ def test_a_wrong_url_is_refused(url: str, problem: str) -> None:
 )
 def test_hosts_are_parted_by_commas(url: str, servers: tuple[str, ...]) -> None:
     assert Target.parse(url).servers == servers
+
+
+async def test_a_stream_that_is_kept_less_often_is_told_once(
+    nodes: tuple[Node, Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    await nodes[0].broker.publish(publication(0), HISTORY)
+    target = nodes[0].broker._connection.target
+    three = Node(f"{target}/{target.prefix}?replicas=3")
+    await three.broker.start(three.got.append)
+    for n in (1, 2):
+        await three.broker.publish(publication(n), HISTORY)
+        three.broker._logs.clear()  # it is opened again
+    await three.broker.stop()
+    told = [words for words in caplog.messages if "is kept 1 times" in words and "_log_" in words]
+    assert len(told) == 1
+
+
+def test_a_login_may_have_any_character() -> None:
+    target = Target.parse("nats://a%3Ab:p%25%2F%40%3F:@host")
+    assert (target.user, target.password) == ("a:b", "p%/@?:")
+    assert Target.parse("nats://a%3Ab@host").token == "a:b"
 
 
 def test_a_file_is_decoded_once_and_a_plus_is_a_plus() -> None:

@@ -146,7 +146,8 @@ async def test_without_a_majority_plain_rooms_go_on_and_logs_are_refused_until_i
         server.kill()
     try:
         with pytest.raises(SocketFault) as refused:
-            await one.publish(1, "log")
+            async with asyncio.timeout(2.5):  # all of it together
+                await one.publish(1, "log")
         assert refused.value.code == "WS_ADAPTER_UNAVAILABLE", refused.value
         await one.publish(2, "plain", None)
         await two.hears(2)

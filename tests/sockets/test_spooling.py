@@ -105,6 +105,21 @@ def test_what_goes_to_disk_comes_back_in_its_place(strategy: str) -> None:
     assert all(push_all(box, *LONG))
     settle(box)
     assert everything(box) == [b"1", *LONG, b"answer", *LONG]
+
+
+@pytest.mark.parametrize("strategy", get_args(Strategy))
+def test_the_size_of_what_waits_is_told_wherever_it_is(strategy: str) -> None:
+    box = outbox(strategy)
+    assert box.mean_bytes == 0
+    box.push_urgent(b"an answer does not count")
+    assert all(push_all(box, *LONG))
+    settle(box)
+    sizes = []
+    while not box.empty:
+        sizes.append(box.mean_bytes)
+        box.take(1, gap)
+        settle(box)
+    assert set(sizes[:-1]) == {10}
     assert (len(box), box.waiting_bytes, box.spooled_bytes, box.half_full) == (0, 0, 0, False)
     assert not shelf(box).content
 

@@ -86,12 +86,14 @@ class InMemoryBroker:
 
 SWEEP_EVERY = 60.0
 """Seconds between two looks for what has expired, while something is written."""
+SLICE = 1024
+"""Keys that one write looks at: the loop does not stand still however many there are."""
 
 
 class InMemoryStore:
     """A dict with expiry.
 
-    An expired key goes when it is next asked for, when the dict has doubled, or at a write a minute later.
+    An expired key goes when it is next asked for, when the dict has doubled, or at the writes a minute later.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -99,6 +101,8 @@ class InMemoryStore:
         self._values: dict[str, tuple[bytes, float | None]] = {}
         self._sweep_at = 1024
         self._sweep_due: float | None = None
+        self._sweeping: list[str] = []
+        """Keys that are still to be looked at."""
 
     async def get(self, key: str) -> bytes | None:
         """See `Store`."""
@@ -110,7 +114,7 @@ class InMemoryStore:
         self._values[key] = (value, None if ttl is None else now + ttl)
         if self._sweep_due is None:
             self._sweep_due = now + SWEEP_EVERY
-        elif len(self._values) >= self._sweep_at or now >= self._sweep_due:
+        elif self._sweeping or len(self._values) >= self._sweep_at or now >= self._sweep_due:
             self._sweep(now)
 
     async def compare_and_swap(
@@ -139,11 +143,16 @@ class InMemoryStore:
         return value
 
     def _sweep(self, now: float) -> None:
-        self._values = {
-            key: entry for key, entry in self._values.items() if entry[1] is None or entry[1] > now
-        }
-        self._sweep_at = max(1024, 2 * len(self._values))
-        self._sweep_due = now + SWEEP_EVERY
+        if not self._sweeping:
+            self._sweeping = list(self._values)
+        for key in self._sweeping[-SLICE:]:
+            entry = self._values.get(key)
+            if entry is not None and entry[1] is not None and entry[1] <= now:
+                del self._values[key]
+        del self._sweeping[-SLICE:]
+        if not self._sweeping:
+            self._sweep_at = max(1024, 2 * len(self._values))
+            self._sweep_due = now + SWEEP_EVERY
 
 
 class InMemoryAdapter:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -27,8 +29,12 @@ OVERLAP = 10065
 NO_PEERS = 10005
 NO_CLUSTER = 10074
 NO_ROOM = frozenset({10023, 10028, 10047})
+MORE_ROOM = "raise max_file_store of the server, or the limit of the account"
 NAME_IN_USE = 10058
 WRONG_LAST = 10071
+
+
+T = TypeVar("T")
 
 
 class Failure(msgspec.Struct):
@@ -88,16 +94,19 @@ class JetStream:
 
     def __init__(self, connection: NatsConnection) -> None:
         self._connection = connection
+        self._told: set[str] = set()
+        """Streams of which it was said that they are kept more or less often than is wanted."""
 
-    async def open_stream(self, name: str, config: dict[str, Any]) -> StreamInfo:
+    async def open_stream(self, name: str, config: dict[str, Any], until: float | None = None) -> StreamInfo:
         """The stream of this name, made if there is none."""
+        until = until or self._connection.deadline()
         while True:
-            found = await self.info(name)
+            found = await self.info(name, until=until)
             if found is not None:
                 self._note_replicas(name, found.config.num_replicas, config["num_replicas"])
                 return found
             config = {"name": name, "retention": "limits", "storage": "file", "discard": "old", **config}
-            data = await self._api(f"STREAM.CREATE.{name}", config)
+            data = await self._api(f"STREAM.CREATE.{name}", config, until)
             error = _answer(data).error
             if error is None:
                 return _info(data)
@@ -108,7 +117,8 @@ class JetStream:
                 )
 
     def _note_replicas(self, name: str, there: int, wanted: int) -> None:
-        if there != wanted:
+        if there != wanted and name not in self._told:
+            self._told.add(name)
             logger.warning(
                 "the stream %s on NATS is kept %d times, and the adapter's URL says replicas=%d: what exists is not "
                 "changed by it; `nats stream edit %s --replicas %d` does that",
@@ -124,12 +134,14 @@ class JetStream:
         if error.err_code in NO_ROOM:
             size = config.get("max_bytes", 0) >> 20
             reserves = f"it reserves {size} MiB, " if size else ""
-            return f": {reserves}so raise max_file_store of the server, or the limit of the account"
+            return f": {reserves and reserves + 'so '}{MORE_ROOM}"
         return ""
 
-    async def info(self, name: str, subject: str | None = None) -> StreamInfo | None:
+    async def info(
+        self, name: str, subject: str | None = None, until: float | None = None
+    ) -> StreamInfo | None:
         """A stream, or None; with the number of messages of one subject."""
-        data = await self._api(f"STREAM.INFO.{name}", {"subjects_filter": subject} if subject else {})
+        data = await self._api(f"STREAM.INFO.{name}", {"subjects_filter": subject} if subject else {}, until)
         error = _answer(data).error
         if error is None:
             return _info(data)
@@ -137,53 +149,56 @@ class JetStream:
             return None
         raise ws_adapter_unavailable(f"JetStream: {error.description} ({error.err_code})")
 
-    async def last(self, name: str, subject: str) -> Kept | None:
+    async def last(self, name: str, subject: str, until: float | None = None) -> Kept | None:
         """The last message of a subject, from the stream's leader."""
-        answer = _answer(await self._api(f"STREAM.MSG.GET.{name}", {"last_by_subj": subject}))
+        return await self._kept(name, {"last_by_subj": subject}, until)
+
+    async def first(self, name: str, subject: str, until: float | None = None) -> Kept | None:
+        """The first one, from there as well."""
+        return await self._kept(name, {"seq": 1, "next_by_subj": subject}, until)
+
+    async def _kept(self, name: str, query: dict[str, Any], until: float | None) -> Kept | None:
+        answer = _answer(await self._api(f"STREAM.MSG.GET.{name}", query, until))
         if answer.error is not None and answer.error.err_code not in NOT_FOUND:
             raise ws_adapter_unavailable(f"JetStream: {answer.error.description} ({answer.error.err_code})")
         return answer.message
 
-    async def direct(self, name: str, query: dict[str, Any]) -> list[Reply]:
-        """Messages of a stream by ADR-31; the server's closing word is left out."""
-        batch = "batch" in query
+    async def direct(self, name: str, query: dict[str, Any], until: float | None = None) -> list[Reply]:
+        """Messages of a stream by ADR-31, in a batch; the server's closing word is left out.
+
+        Any server of a cluster may answer, also one that has not the newest yet.
+        """
         data = msgspec.json.encode(query)
-        replies = await self._connection.call(
-            f"$JS.API.DIRECT.GET.{name}", data, again=not batch, batch=batch
-        )
+        replies = await self._connection.call(f"$JS.API.DIRECT.GET.{name}", data, batch=True, until=until)
         if any(reply.status == "503" for reply in replies):
-            return []
+            raise ws_adapter_unavailable(f"JetStream: no server answers for the stream {name} now")
         return [reply for reply in replies if not reply.status]
 
-    async def store(self, subject: str, data: bytes, headers: dict[str, str]) -> tuple[Reply, bool]:
+    async def store(
+        self, subject: str, data: bytes, headers: dict[str, str], until: float | None = None
+    ) -> tuple[Reply, bool]:
         """Publish into a stream: the answer, and whether it was said twice."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._connection.patience(again=True)
-        repeated = False
-        while True:
-            reply, resent = await self._connection.call_telling(subject, data, headers)
-            repeated |= resent
-            answer = acknowledged(reply)
-            passes = isinstance(answer, Failure) and answer.err_code in NOT_NOW | {IN_PROCESS}
-            if not passes or loop.time() > until:
-                return reply, repeated
-            repeated = True
-            await asyncio.sleep(AGAIN)
+        until = until or self._connection.deadline()
+        times = 0
 
-    async def _api(self, verb: str, request: dict[str, Any]) -> bytes:
+        async def say() -> tuple[Reply, bool]:
+            nonlocal times
+            reply, resent = await self._connection.call_telling(subject, data, headers, until)
+            times += 1 + resent
+            return reply, times > 1
+
+        return await persist(say, lambda said: _passes(acknowledged(said[0])), until)
+
+    async def _api(self, verb: str, request: dict[str, Any], until: float | None = None) -> bytes:
         """The answer. What a cluster cannot do at the moment is asked again."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._connection.patience(again=True)
-        while True:
-            data = await self._once(verb, request)
-            error = _answer(data).error
-            if error is None or error.err_code not in NOT_NOW or loop.time() > until:
-                return data
-            await asyncio.sleep(AGAIN)
+        until = until or self._connection.deadline()
+        return await persist(
+            partial(self._once, verb, request, until), lambda data: _passes(_answer(data).error), until
+        )
 
-    async def _once(self, verb: str, request: dict[str, Any]) -> bytes:
+    async def _once(self, verb: str, request: dict[str, Any], until: float) -> bytes:
         data = msgspec.json.encode(request)
-        (reply,) = await self._connection.call(f"$JS.API.{verb}", data, again=True)
+        (reply,) = await self._connection.call(f"$JS.API.{verb}", data, again=True, until=until)
         if reply.status == "503":
             raise ws_adapter_unavailable(
                 f"NATS at {self._connection.target} has no JetStream: start nats-server with -js"
@@ -210,13 +225,23 @@ def acknowledged(reply: Reply) -> int | Failure | None:
     return answer.error if answer.error is not None else answer.seq
 
 
+async def persist(ask: Callable[[], Awaitable[T]], passes: Callable[[T], bool], until: float) -> T:
+    """The first answer that does not pass; the last one, if that does not come in time."""
+    while True:
+        answer = await ask()
+        if not passes(answer) or asyncio.get_running_loop().time() + AGAIN > until:
+            return answer
+        await asyncio.sleep(AGAIN)
+
+
+def _passes(answer: object) -> bool:
+    return isinstance(answer, Failure) and answer.err_code in NOT_NOW | {IN_PROCESS}
+
+
 def refused(failure: Failure) -> Exception:
     """A publication that was not stored, or is perhaps."""
-    if failure.err_code in NOT_NOW | {IN_PROCESS}:
-        return ws_adapter_unavailable(f"JetStream: {failure.description} ({failure.err_code})")
-    advice = (
-        ": raise max_file_store of the server, or the limit of the account"
-        if failure.err_code in NO_ROOM
-        else ""
-    )
-    return ws_publish_failed(f"JetStream did not take it: {failure.description} ({failure.err_code}){advice}")
+    told = f"{failure.description} ({failure.err_code})"
+    if _passes(failure):
+        return ws_adapter_unavailable(f"JetStream: {told}")
+    advice = f": {MORE_ROOM}" if failure.err_code in NO_ROOM else ""
+    return ws_publish_failed(f"JetStream did not take it: {told}{advice}")

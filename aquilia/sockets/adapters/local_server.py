@@ -41,7 +41,8 @@ STOP = 15.0
 ROOM = 32 << 20
 """Bytes that its disk must have free again before a server that could not write is started again."""
 AFTER_FULL = 10.0
-"""Seconds between two such starts."""
+LONGEST = 600.0
+"""Seconds between two such starts, the first and the longest: a quota or a lack of inodes does not show as room."""
 
 _LEVELS = {"WRN": logging.WARNING, "ERR": logging.ERROR, "FTL": logging.ERROR}
 _TOKEN = re.compile(r'token: "([^"]+)"')
@@ -85,6 +86,7 @@ class LocalServer:
         self._told: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._last = ""
         self._cannot_write = False
+        self._after_full = AFTER_FULL
         self._began = 0.0
         self._reading: threading.Thread | None = None
         self._watching: threading.Thread | None = None
@@ -232,8 +234,10 @@ class LocalServer:
         level, text = found.groups() if found else ("WRN", line)
         if text:
             self._last = text
-        if _CANNOT_WRITE in text.lower():
+        if _CANNOT_WRITE in text.lower() and not self._cannot_write:
             self._cannot_write = True
+            if time.monotonic() - self._began > LONGEST:  # it could, for long
+                self._after_full = AFTER_FULL
         logger.log(_LEVELS.get(level, logging.DEBUG), "nats-server: %s", text)
 
     def _watch(self) -> None:
@@ -254,8 +258,10 @@ class LocalServer:
 
     def _write_again(self) -> None:
         with contextlib.suppress(OSError):  # it may have ended by itself
-            if time.monotonic() - self._began > AFTER_FULL and shutil.disk_usage(self.folder).free > ROOM:
+            lasted = time.monotonic() - self._began
+            if lasted > self._after_full and shutil.disk_usage(self.folder).free > ROOM:
                 logger.warning("nats-server could not write, and its disk has room now: it is started again")
+                self._after_full = min(LONGEST, 2 * self._after_full)
                 self._cannot_write = False
                 os.kill(self.pid, signal.SIGTERM)
 

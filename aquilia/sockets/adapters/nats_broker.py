@@ -12,8 +12,9 @@ Where JetStream promises less than the port asks:
 - An entry may outlive its `ttl` by moments, and a `ttl` below 0.1 s is 0.1 s.
 - `read` says that it is incomplete where it cannot prove the contrary: when the entry at the position is gone, the
   stream has since let go of others by age or bytes, and this node has not been subscribed all the time.
-- In a cluster, a subscription needs a moment to be known on every server, and direct reads may lag: what a reader
-  misses by that it finds by `previous`.
+- In a cluster, a subscription needs a moment to be known on every server: what a reader misses by that it finds by
+  `previous`. The newest entries of all may be those that one server has, which lags: what comes behind a position is
+  read till the leader's last is seen.
 - Where a stream in a cluster loses its leader, publications that wait for their answer at that moment are stored
   once, and perhaps in another order than that of their calls.
 - A machine that loses its power loses what the server has not yet synced (its `sync_interval`).
@@ -25,13 +26,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from secrets import token_urlsafe
 from typing import Any
 
 import msgspec
 
 from aquilia.sockets.adapters.base import Deliver, Page, Publication
-from aquilia.sockets.adapters.jetstream import AGAIN, JetStream, StreamInfo, acknowledged, refused
+from aquilia.sockets.adapters.jetstream import Failure, JetStream, StreamInfo, acknowledged, persist, refused
 from aquilia.sockets.adapters.nats_connection import NatsConnection, Reply
 from aquilia.sockets.adapters.nats_names import message_id, token
 from aquilia.sockets.adapters.stored import decode, encode
@@ -211,30 +213,30 @@ class NatsBroker:
             await self._connection.send(f"{self._prefix}.plain.{token(namespace)}.{token(room)}", data)
             return None
         id = message_id(f"{namespace}\n{room}", publication.id)
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._connection.patience(again=True)
-        while True:
-            log = await self._in_turn(history)
-            reply, _ = await self._streams.store(
-                log.subject(namespace, room), data, {"Nats-Msg-Id": id, "Nats-Expected-Stream": log.stream}
-            )
-            answer = acknowledged(reply)
-            if isinstance(answer, int):
-                return Position(log.epoch, answer)
-            if answer is not None:
-                raise refused(answer)
-            # Nobody has this stream: it was deleted, or its cluster has yet to find it another leader.
-            self._logs.pop(history, None)
-            if loop.time() > until:
-                raise ws_adapter_unavailable(
-                    f"the stream {log.stream} has no leader, or is deleted again and again"
-                )
-            if (await self._in_turn(history)).epoch == log.epoch:
-                await asyncio.sleep(AGAIN)
+        until = self._connection.deadline()
+
+        async def store() -> tuple[_Log, int | Failure | None]:
+            while True:
+                log = await self._in_turn(history, until)
+                headers = {"Nats-Msg-Id": id, "Nats-Expected-Stream": log.stream}
+                reply, _ = await self._streams.store(log.subject(namespace, room), data, headers, until)
+                if (answer := acknowledged(reply)) is not None:
+                    return log, answer
+                # Nobody has this stream: it was deleted, or its cluster has yet to find it another leader.
+                self._logs.pop(history, None)
+                if (await self._in_turn(history, until)).epoch == log.epoch:
+                    return log, None
+
+        log, answer = await persist(store, lambda stored: stored[1] is None, until)
+        if answer is None:
+            raise ws_adapter_unavailable(f"the stream {log.stream} has no leader")
+        if isinstance(answer, Failure):
+            raise refused(answer)
+        return Position(log.epoch, answer)
 
     # Logs
 
-    async def _in_turn(self, history: History) -> _Log:
+    async def _in_turn(self, history: History, until: float) -> _Log:
         """The log; who has to wait for it goes on in the order of these calls, and so does who comes meanwhile."""
         log = self._logs.get(history)
         if log is not None and not self._waiting:
@@ -242,11 +244,11 @@ class NatsBroker:
         self._waiting += 1
         try:
             async with self._opening:
-                return await self._open(history)
+                return await self._open(history, until)
         finally:
             self._waiting -= 1
 
-    async def _open(self, history: History) -> _Log:
+    async def _open(self, history: History, until: float | None = None) -> _Log:
         log = self._logs.get(history)
         if log is None:
             name = f"{self._prefix}_log_{history.size}_{round(history.ttl * 1000)}_{history.max_bytes}"
@@ -269,6 +271,7 @@ class NatsBroker:
                     },
                     "metadata": {"aquilia.epoch": epoch},
                 },
+                until,
             )
             known = found.config.metadata.get("aquilia.epoch")
             if known is None:
@@ -296,10 +299,11 @@ class NatsBroker:
         self, namespace: str, room: str, history: History, *, since: Position | None = None, limit: int = 100
     ) -> Page:
         """See `Broker`."""
+        until = self._connection.deadline()
         for _ in range(TRIES):
-            log = await self._open(history)
+            log = await self._open(history, until)
             subject = log.subject(namespace, room)
-            state = await self._streams.info(log.stream, subject)
+            state = await self._streams.info(log.stream, subject, until)
             if state is not None and state.config.metadata.get("aquilia.epoch") == log.epoch:
                 break
             self._forget(log)
@@ -315,27 +319,43 @@ class NatsBroker:
             await self._connection.confirm()  # all that was stored before has arrived by then
             followed = known is not None and known.position == since
         # One more than asked for: the entry at the position itself comes first, if it is still there.
-        replies = await self._streams.direct(
-            log.stream, {"seq": max(1, since.offset), "batch": limit + 1, "next_by_subj": subject}
-        )
+        replies, last = await self._behind(log, subject, since.offset, limit + 1, until)
         entries = self._entries(log, replies, since)
-        head = await self._last(log, subject)
-        if not await self._unbroken(log, subject, history, since, followed=followed):
+        head = Position(log.epoch, last or state.state.last_seq)
+        if not await self._unbroken(log, subject, history, since, until, followed=followed):
             return Page((), head, False)
         return Page(entries[:limit], max(head, entries[-1].position or head) if entries else head, True)
 
+    async def _behind(
+        self, log: _Log, subject: str, offset: int, count: int, until: float
+    ) -> tuple[list[Reply], int | None]:
+        """What is stored at an offset and behind it, and the offset of the last; of that, the leader knows."""
+        query = {"seq": max(1, offset), "batch": count, "next_by_subj": subject}
+
+        async def look() -> tuple[list[Reply], int | None, bool]:
+            last = await self._streams.last(log.stream, subject, until)
+            replies = await self._streams.direct(log.stream, query, until)
+            lags = last is not None and last.seq > offset
+            lags = lags and not (replies and _sequence(replies[-1]) > offset)
+            return replies, None if last is None else last.seq, lags
+
+        replies, last, lags = await persist(look, itemgetter(2), until)
+        if lags:
+            raise ws_adapter_unavailable(f"a server that keeps the stream {log.stream} is behind its leader")
+        return replies, last
+
     async def _unbroken(
-        self, log: _Log, subject: str, history: History, since: Position, *, followed: bool
+        self, log: _Log, subject: str, history: History, since: Position, until: float, *, followed: bool
     ) -> bool:
         """Whether nothing behind a position had gone until now: entries go oldest first, in each room."""
         if since.offset:
             # Its very entry, or an older one, is left.
-            oldest = await self._streams.direct(log.stream, {"seq": 1, "next_by_subj": subject})
-            if oldest and int(oldest[0].headers["Nats-Sequence"]) <= since.offset:
+            oldest = await self._streams.first(log.stream, subject, until)
+            if oldest is not None and oldest.seq <= since.offset:
                 return True
         # Or the stream has let go of nothing behind it by age or bytes, or of nothing of this room, of which we
         # have seen all; nor has the room by its size.
-        found = await self._streams.info(log.stream, subject)
+        found = await self._streams.info(log.stream, subject, until)
         if found is None or found.config.metadata.get("aquilia.epoch") != log.epoch:
             return False
         left = found.state.subjects.get(subject, 0)
@@ -368,9 +388,9 @@ class NatsBroker:
         return low
 
     async def _last(self, log: _Log, subject: str) -> Position:
-        replies = await self._streams.direct(log.stream, {"last_by_subj": subject})
-        if replies:
-            return Position(log.epoch, int(replies[0].headers["Nats-Sequence"]))
+        last = await self._streams.last(log.stream, subject)
+        if last is not None:
+            return Position(log.epoch, last.seq)
         found = await self._streams.info(log.stream)
         return Position(log.epoch, found.state.last_seq if found else 0)
 
@@ -378,7 +398,7 @@ class NatsBroker:
         entries: list[Publication] = []
         before = None if since is None else since.offset
         for reply in replies:
-            offset = int(reply.headers["Nats-Sequence"])
+            offset = _sequence(reply)
             if since is not None and offset <= since.offset:
                 continue
             try:
@@ -388,3 +408,7 @@ class NatsBroker:
                 continue
             before = offset
         return entries
+
+
+def _sequence(reply: Reply) -> int:
+    return int(reply.headers["Nats-Sequence"])

@@ -244,29 +244,40 @@ class NatsConnection:
         *,
         again: bool = False,
         batch: bool = False,
+        until: float | None = None,
     ) -> list[Reply]:
         """Say something, and return the answers; several, up to the server's own last word, in a `batch`.
 
-        What may be said `again` is, until it is answered.
+        What may be said `again` is, until it is answered, or until a `deadline`.
 
         Raises:
-            SocketFault: WS_ADAPTER_UNAVAILABLE: no answer within 5 seconds; WS_PUBLISH_FAILED: it is too large.
+            SocketFault: WS_ADAPTER_UNAVAILABLE: no answer in time; WS_PUBLISH_FAILED: it is too large.
         """
-        return (await self._call(subject, data, headers, again=again, batch=batch)).replies
+        return (await self._call(subject, data, headers, until, again=again, batch=batch)).replies
 
     async def call_telling(
-        self, subject: str, data: bytes, headers: dict[str, str] | None = None
+        self, subject: str, data: bytes, headers: dict[str, str], until: float
     ) -> tuple[Reply, bool]:
         """Like `call` with `again`: its answer, and whether it was said more than once."""
-        call = await self._call(subject, data, headers, again=True, batch=False)
+        call = await self._call(subject, data, headers, until, again=True, batch=False)
         return call.replies[0], call.resent
 
-    def patience(self, *, again: bool) -> float:
-        """Seconds that a call waits for its answer."""
+    def deadline(self) -> float:
+        """Until when, by the loop's time, something that begins now and may be said again is tried: all of it."""
+        return asyncio.get_running_loop().time() + self._patience(again=True)
+
+    def _patience(self, *, again: bool) -> float:
         return ELECTION if again and self.target.replicas > 1 else OUTAGE
 
     async def _call(
-        self, subject: str, data: bytes, headers: dict[str, str] | None, *, again: bool, batch: bool
+        self,
+        subject: str,
+        data: bytes,
+        headers: dict[str, str] | None,
+        until: float | None,
+        *,
+        again: bool,
+        batch: bool,
     ) -> _Call:
         if self._stopped:
             raise ws_adapter_unavailable("the connection to NATS is not open")
@@ -274,9 +285,10 @@ class NatsConnection:
         token = str(next(self._numbers))
         call = _Call(subject, data, headers, f"{self._inbox}.{token}", again=again, batch=batch)
         self._calls[token] = call
-        patience = self.patience(again=again)
+        patience = self._patience(again=again)
+        own = asyncio.get_running_loop().time() + patience
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout_at(own if until is None else min(own, until)):
                 if self.connected:
                     await self._write(self._client, call)
                 while not (await asyncio.wait([call.future], timeout=RETRY))[0]:

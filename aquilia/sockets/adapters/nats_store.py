@@ -86,18 +86,18 @@ class NatsStore:
             )
         self._set_at = -math.inf
         self._recent.clear()
-        await self._set_clock()
+        await self._set_clock(self._connection.deadline())
         # What is not allowed is told now: one reads nothing, and the other is meant for no stream.
         subject = f"{self._target.prefix}.store.check"
         await self._streams.last(self._stream, subject)
         await self._streams.store(subject, b"", {"Nats-Expected-Stream": "check"})
 
-    async def _set_clock(self) -> None:
+    async def _set_clock(self, until: float) -> None:
         before = self._clock.monotonic()
         if before - self._set_at < SET_CLOCK_EVERY:
             return
         self._set_at = before
-        found = await self._streams.info(self._stream)
+        found = await self._streams.info(self._stream, until=until)
         if found is None or found.ts is None:
             raise ws_adapter_unavailable(f"the stream {self._stream} is gone: was NATS' storage deleted?")
         half = (self._clock.monotonic() - before) / 2
@@ -105,33 +105,39 @@ class NatsStore:
 
     async def get(self, key: str) -> bytes | None:
         """See `Store`."""
-        return (await self._read(self._subject(key))).value
+        return (await self._read(self._subject(key), self._connection.deadline())).value
 
     async def put(self, key: str, value: bytes, ttl: float | None = None) -> None:
         """See `Store`."""
-        await self._write(self._subject(key), _VALUE, token_bytes(12), value, ttl, None)
+        await self._write(
+            self._subject(key), _VALUE, token_bytes(12), value, ttl, None, self._connection.deadline()
+        )
 
     async def compare_and_swap(
         self, key: str, expected: bytes | None, value: bytes, ttl: float | None = None
     ) -> bool:
         """See `Store`."""
-        subject, writer = self._subject(key), token_bytes(12)
+        subject, writer, until = self._subject(key), token_bytes(12), self._connection.deadline()
         now = self._presumed(subject)
-        if now.value == expected and await self._write(subject, _VALUE, writer, value, ttl, now.revision):
+        if now.value == expected and await self._write(
+            subject, _VALUE, writer, value, ttl, now.revision, until
+        ):
             return True
         while True:
-            now = await self._read(subject)
+            now = await self._read(subject, until)
             if now.value != expected:
                 return False
-            if await self._write(subject, _VALUE, writer, value, ttl, now.revision):
+            if await self._write(subject, _VALUE, writer, value, ttl, now.revision, until):
                 return True
 
     async def get_and_delete(self, key: str) -> bytes | None:
         """See `Store`."""
-        subject, writer = self._subject(key), token_bytes(12)
+        subject, writer, until = self._subject(key), token_bytes(12), self._connection.deadline()
         while True:
-            now = await self._read(subject)
-            if now.value is None or await self._write(subject, _GONE, writer, b"", TOMBSTONE, now.revision):
+            now = await self._read(subject, until)
+            if now.value is None or await self._write(
+                subject, _GONE, writer, b"", TOMBSTONE, now.revision, until
+            ):
                 return now.value
 
     def _subject(self, key: str) -> str:
@@ -139,9 +145,8 @@ class NatsStore:
 
     def _presumed(self, subject: str) -> _Entry:
         """What is there as far as we know; nothing, if we know nothing."""
-        if (
-            self._link != self._connection.links
-        ):  # it may be another server behind it, or one that has lost all
+        if self._link != self._connection.links:
+            # It may be another server behind it, or one that has lost all.
             self._link = self._connection.links
             self._recent.clear()
         entry = self._recent.pop(subject, _NOTHING)
@@ -159,9 +164,9 @@ class NatsStore:
         """The server's."""
         return self._clock.time() + self._ahead
 
-    async def _read(self, subject: str) -> _Entry:
-        await self._set_clock()
-        kept = await self._streams.last(self._stream, subject)
+    async def _read(self, subject: str, until: float) -> _Entry:
+        await self._set_clock(until)
+        kept = await self._streams.last(self._stream, subject, until)
         if kept is None:
             return _NOTHING
         try:
@@ -174,7 +179,14 @@ class NatsStore:
         return self._remember(subject, _Entry(kept.data[_HEAD.size :], kept.seq, writer, expires))
 
     async def _write(
-        self, subject: str, kind: int, writer: bytes, value: bytes, ttl: float | None, revision: int | None
+        self,
+        subject: str,
+        kind: int,
+        writer: bytes,
+        value: bytes,
+        ttl: float | None,
+        revision: int | None,
+        until: float,
     ) -> bool:
         """Whether it was stored; with a `revision`, only behind that one."""
         headers = {"Nats-Expected-Stream": self._stream, "Nats-Msg-Id": token_bytes(9).hex()}
@@ -184,7 +196,7 @@ class NatsStore:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(revision)
         data = _HEAD.pack(kind, writer, ttl or 0.0) + value
         expires = math.inf if ttl is None else self._time() + ttl
-        reply, repeated = await self._streams.store(subject, data, headers)
+        reply, repeated = await self._streams.store(subject, data, headers, until)
         answer = acknowledged(reply)
         if answer is None:
             raise ws_adapter_unavailable(f"the stream {self._stream} is gone: was NATS' storage deleted?")
@@ -196,7 +208,7 @@ class NatsStore:
         if not repeated:
             return False
         # The first try may have been stored, and only its answer lost. What is there says who wrote it.
-        now = await self._read(subject)
+        now = await self._read(subject, until)
         if now.writer == writer:
             return True
         if now.revision == revision:
