@@ -283,10 +283,11 @@ class SpoolingOutbox(Outbox):
                 break
             taken += frames
             total += sum(map(len, frames))
-        if isinstance(entry := self._first(), Block) and entry.where is Where.STORED:
+        self.stalled = not taken
+        # Not ahead of that: it would take memory while the client reads nothing.
+        if not taken and isinstance(entry, Block) and entry.where is Where.STORED:
             entry.where = Where.COMING
             self.disk.read(entry)
-        self.stalled = not taken
         self._look()
         return taken
 
@@ -341,7 +342,7 @@ class SpoolingOutbox(Outbox):
         self._blocks -= 1
 
     def _unread(self) -> None:
-        """Drop what was read ahead, and is on disk as well."""
+        """Drop what was read and not taken at once, and is on disk as well."""
         block = self._first()  # no other is read
         if isinstance(block, Block) and block.where is Where.BACK:
             block.where = Where.STORED
