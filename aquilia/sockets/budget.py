@@ -99,7 +99,7 @@ class SpoolingBudget(Budget):
         """Bytes by which what waits has to grow, before it is worth going round again."""
         self._round: Iterator[bool] | None = None
         self._left = 0
-        """Bytes that were left after the last round, or fewer that have been since."""
+        """Bytes that the last round left of those that were there when it began, or fewer that have been since."""
 
     @property
     def tight(self) -> bool:
@@ -121,13 +121,13 @@ class SpoolingBudget(Budget):
         if self._round is None:
             if self._left and self.total < self._left + self._step:
                 return  # nearly all of it cannot go to disk, as is known
+            self._left = self.total
             self._round = self._go_round()
         deadline = self._clock() + SLICE
         for refused in self._round:
             if refused or self.total <= self._spill_mark or self._clock() >= deadline:
                 return
         self._round = None
-        self._left = self.total
 
     def _go_round(self) -> Iterator[bool]:
         """Ask each, those who hold much first. True: the disk takes no more for now."""
@@ -142,8 +142,10 @@ class SpoolingBudget(Budget):
                 yield False
 
     def _send(self, conn: Outbound, outbox: SpoolingOutbox) -> bool:
+        before = self.total
         taken = outbox.spill()
         self.weigh(conn)
+        self._left -= before - self.total
         return taken
 
 

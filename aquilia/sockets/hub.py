@@ -411,6 +411,7 @@ class Hub:
         if self.spool is not None:
             if isinstance(self._budget, SpoolingBudget) and self._budget.tight:
                 await asyncio.sleep(0)
+                self._budget.keep()
             while await self.spool.caught_up():
                 self._budget.keep()  # there may be more for the disk than it took before
 

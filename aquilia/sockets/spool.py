@@ -114,8 +114,8 @@ class OutboxDisk:
     def _go_on(self) -> None:
         if self._outbox.stalled:
             self._conn._writable()
-        else:
-            self._conn._hub.weigh(self._conn)
+        elif not self._conn._dirty:
+            self._conn._mark_dirty()  # it is weighed, and so is the process, when the loop's turn is over
 
 
 class Spool:

@@ -266,6 +266,29 @@ async def test_hundreds_of_slow_clients_share_the_memory_of_the_process_and_lose
         assert not [key for key in app.recorder.counts if key[0] == "dropped"]
 
 
+async def test_many_who_read_a_little_take_no_memory_for_what_they_do_not_read() -> None:
+    limit = 6_000_000
+    async with sockets_test(hall_class({"buffer_size": 1000}), outbox_bytes=limit) as t:
+        ada = await t.connect("/hall")
+        clients = [await t.connect("/hall") for _ in range(100)]
+        for client in clients:
+            await client.request("enter")
+            client.stop_reading()
+        app = t.application.sockets
+        for number in range(20):
+            await ada.request("say", ["note", [number]])
+        for client in clients:
+            client.read_on()
+            assert (await client.expect("note")).payload[0] == 0
+            client.stop_reading()
+        await eventually(lambda: app.hub._budget.total < limit)
+        for client in clients:
+            client.read_on()
+            assert [(await client.expect("note")).payload[0] for _ in range(19)] == [*range(1, 20)]
+        assert isinstance(app.recorder, Counters)
+        assert not [key for key in app.recorder.counts if key[0] == "dropped"]
+
+
 @pytest.mark.parametrize("way", ["published", "sent"])
 async def test_who_is_faster_than_the_disk_waits_for_it(way: str) -> None:
     app = hall({"buffer_bytes": 100_000}, outbox_bytes=1_000_000)  # an eighth may be on its way
