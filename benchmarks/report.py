@@ -178,7 +178,7 @@ def _summary(results: Result) -> Iterator[str]:
         yield f"Of its own bare throughput, echo keeps with everything on: {', '.join(shares)}."
         yield ""
     for name, peers in results["runs"].items():
-        if HISTORY in peers:
+        if HISTORY in peers and name.startswith("fanout"):
             share = _ratio(figures(results, name, HISTORY, "rate"), figures(results, name, AQUILIA, "rate"))
             members = results["scenarios"][name]["connections"]
             yield f"Fan-out to {members:,} members, in a room with history: {share} of the rate without."
