@@ -107,8 +107,13 @@ def internal_error_in_opening(incident: str) -> SocketFault:
     return ws_internal_error(incident, close=True)
 
 
+def come_back(seconds: float) -> str:
+    """The reason of a close that asks the client to stay away for so long."""
+    return msgspec.json.encode({"after": round(seconds * 1000)}).decode()
+
+
 def close_text(fault: Fault) -> str:
     """The reason in a close frame, of at most 123 bytes (RFC 6455 section 5.5)."""
     if fault.code == "WS_RATE_LIMIT_EXCEEDED":
-        return msgspec.json.encode({"after": RATE_LIMIT_PAUSE_MS}).decode()
+        return come_back(RATE_LIMIT_PAUSE_MS / 1000)
     return f"{fault.code}: {fault.message}".encode()[:123].decode(errors="ignore")

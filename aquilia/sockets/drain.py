@@ -14,15 +14,14 @@ import logging
 import math
 from collections.abc import Iterable, Sequence
 
-import msgspec
-
+from aquilia.sockets.answers import come_back
 from aquilia.sockets.boot_time import USUAL_BOOT
 from aquilia.sockets.connection import Connection, ConnectionState
 from aquilia.sockets.faults import CloseCode
 from aquilia.sockets.hub import Hub
 from aquilia.sockets.tasks import TaskSet
 
-__all__ = ["SILENCE", "Drain", "come_back", "reconnection_times"]
+__all__ = ["SILENCE", "Drain", "reconnection_times"]
 
 logger = logging.getLogger("aquilia.sockets")
 
@@ -204,11 +203,6 @@ def _may_be_asked(conn: Connection) -> bool:
 
 def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
-
-
-def come_back(seconds: float) -> str:
-    """The reason of a close that asks the client to stay away for so long."""
-    return msgspec.json.encode({"after": _milliseconds(seconds)}).decode()
 
 
 def _named(conns: Sequence[Connection], what: str) -> Iterable[str]:

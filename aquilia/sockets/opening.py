@@ -27,12 +27,12 @@ from aquilia.exchange import route_path
 from aquilia.faults import Fault, FaultEngine
 from aquilia.middleware import Endpoint, compose, split
 from aquilia.patterns import PatternTable
+from aquilia.sockets.answers import come_back
 from aquilia.sockets.authentication import Arrival, Threshold, check_identity
 from aquilia.sockets.codecs import codec as codec_named
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.dispatch import Dispatcher
-from aquilia.sockets.drain import come_back
 from aquilia.sockets.envelope import Profile
 from aquilia.sockets.faults import CloseCode, ws_internal_error, ws_namespace_not_found, ws_overloaded
 from aquilia.sockets.flow import FlowDispatcher

@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from wire import PROFILES
 
-from aquilia.client import Client, ConnectionEnded
+from aquilia.client import Client, ConnectionEnded, State
 
 SUBPROTOCOLS = ["aquilia.v1.json", "aquilia.v1.msgpack", "aquilia.v1.cbor"]
 
@@ -195,6 +195,14 @@ async def meet(server: Peer, who: Client, **welcome: Any) -> Hand:
     hand = await server.take(**welcome)
     await connecting
     return hand
+
+
+async def offline(server: Peer, who: Client) -> None:
+    """Connect it, and have it wait for a long time before it comes back."""
+    hand = await meet(server, who)
+    states = who.states()
+    await hand.close(1013, '{"after": 60000}')
+    assert await anext(states) is State.RECONNECTING
 
 
 async def stopped(who: Client) -> ConnectionEnded:

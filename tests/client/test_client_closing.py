@@ -6,43 +6,20 @@ import asyncio
 import secrets
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from peer import Peer, client, listener, meet, peer, stopped
+from peer import Peer, client, listener, meet, offline, stopped
 from wire import TIMEOUT
 
 from aquilia.client import (
-    Client,
     ConnectionEnded,
     ConnectionLost,
     Message,
     State,
 )
 
-
-@pytest.fixture
-async def server() -> AsyncIterator[Peer]:
-    async with asyncio.timeout(TIMEOUT), peer(max_size=None) as server:
-        yield server
-
-
-@pytest.fixture(autouse=True)
-async def nothing_is_left() -> AsyncIterator[None]:
-    before = asyncio.all_tasks()
-    yield
-    for _ in range(5):
-        await asyncio.sleep(0)
-    assert [task for task in asyncio.all_tasks() - before if "client" in repr(task.get_coro())] == []
-
-
-async def offline(server: Peer, who: Client) -> None:
-    """Connect it, and have it wait for a long time before it comes back."""
-    hand = await meet(server, who)
-    states = who.states()
-    await hand.close(1013, '{"after": 60000}')
-    assert await anext(states) is State.RECONNECTING
+pytestmark = pytest.mark.usefixtures("nothing_is_left")
 
 
 # Closing

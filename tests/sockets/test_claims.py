@@ -125,20 +125,25 @@ async def test_repeats_that_come_while_the_first_one_runs_get_its_answer(store: 
     assert RUNS == [5]
 
 
+async def repeat_elsewhere(one: str, other: str) -> None:
+    """Say it, lose the connection while it is handled, and say it again where the client comes back."""
+    async with arriving(one) as client:
+        await client.send("pay", 5, id="i")
+        await eventually(lambda: RUNS)
+        client.socket.transport.abort()
+    async with arriving(other, client.welcome["resume"]) as again:
+        assert again.welcome["connection"] == client.welcome["connection"]
+        await again.send("pay", 5, id="i")
+        await again.send(event="ping", type="control")
+        await again.expect("pong")
+        GATE[0].set()
+        assert await acked(again) == {"status": "ok", "data": 1}
+    assert RUNS == [5]
+
+
 async def test_a_repeat_behind_a_resume_waits_for_the_first_one(store: Shared) -> None:
     async with serving(node(store)) as base:
-        async with arriving(base) as client:
-            await client.send("pay", 5, id="i")
-            await eventually(lambda: RUNS)
-            client.socket.transport.abort()
-        async with arriving(base, client.welcome["resume"]) as again:
-            assert again.welcome["connection"] == client.welcome["connection"]
-            await again.send("pay", 5, id="i")
-            await again.send(event="ping", type="control")
-            await again.expect("pong")
-            GATE[0].set()
-            assert await acked(again) == {"status": "ok", "data": 1}
-    assert RUNS == [5]
+        await repeat_elsewhere(base, base)
 
 
 @pytest.mark.parametrize("profile", ["v1.json", "v1.msgpack", "v1.cbor"])
@@ -179,17 +184,7 @@ async def test_a_payload_that_no_handler_can_be_given_is_the_fault_of_the_client
 
 async def test_another_process_waits_for_the_answer_of_the_one_that_has_the_claim(store: Shared) -> None:
     async with serving(node(store)) as one, serving(node(store)) as other:
-        async with arriving(one) as client:
-            await client.send("pay", 5, id="i")
-            await eventually(lambda: RUNS)
-            client.socket.transport.abort()
-        async with arriving(other, client.welcome["resume"]) as again:
-            await again.send("pay", 5, id="i")
-            await again.send(event="ping", type="control")
-            await again.expect("pong")
-            GATE[0].set()
-            assert await acked(again) == {"status": "ok", "data": 1}
-    assert RUNS == [5]
+        await repeat_elsewhere(one, other)
 
 
 async def test_a_claim_that_is_not_renewed_ends_and_the_message_is_handled_elsewhere(
