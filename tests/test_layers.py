@@ -128,6 +128,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/idempotence.py",
         "sockets/keeping.py",
         "sockets/settings.py",
+        "sockets/accepted.py",
         "sockets/tasks.py",
     ),
     # contract

@@ -1,0 +1,323 @@
+"""What each setting accepts. A rule takes a value as it was written, and returns it as it is kept, or says what is
+wrong with it, what is accepted, and the nearest name.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from os import PathLike, fspath
+from typing import Any
+
+from aquilia.sockets.emits import key_problem, strategy_problem
+from aquilia.sockets.handshake import origin_problem
+from aquilia.sockets.history import Histories, History
+from aquilia.sockets.outbox import Backpressure
+
+__all__ = [
+    "ADAPTERS",
+    "SCHEMES",
+    "Place",
+    "Rule",
+    "SettingsError",
+    "adapter",
+    "adapter_url",
+    "backpressure",
+    "boolean",
+    "chain_of",
+    "count",
+    "folder",
+    "health",
+    "history",
+    "hosts",
+    "message_size",
+    "metrics",
+    "or_none",
+    "origins",
+    "planned",
+    "positive",
+    "remembering",
+    "subprotocols",
+    "switch",
+    "unknown",
+]
+
+ADAPTERS = ("inmemory", "local", "nats")
+_PLANNED_ADAPTERS = ("redis", "kafka")
+SCHEMES = {"memory": "inmemory", "local": "local", "nats": "nats", "tls": "nats"}
+"""Those of `adapter_url`, and whose each is."""
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be honoured. `where` is the manifest or controller, `key` the setting."""
+
+    def __init__(self, where: str, key: str, problem: str) -> None:
+        super().__init__(where, key, problem)
+        self.where = where
+        self.key = key
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.key}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is checked: the setting `key` of the manifest or controller `where`."""
+
+    where: str
+    key: str
+
+    def error(self, problem: str) -> SettingsError:
+        """That it cannot be honoured."""
+        return SettingsError(self.where, self.key, problem)
+
+
+Rule = Callable[[Place, Any], Any]
+
+_LARGEST_MESSAGE = (1 << 31) - 1
+"""What the length of a buffer can be on every platform."""
+_LARGEST_NUMBER = sys.float_info.max
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""RFC 9110 section 5.6.2; a subprotocol is one (RFC 6455 section 4.1)."""
+_HOST = re.compile(
+    r"(\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f.]*(:[0-9A-Fa-f.]*){2,}"
+)
+
+
+_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+
+
+def unknown(what: str, name: object, known: Sequence[str] | Mapping[str, Any]) -> str:
+    """That a name is none of those known, and which is near."""
+    near = get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {what}{hint} (accepted: {', '.join(sorted(known))})"
+
+
+def count(place: Place, value: Any) -> int:
+    """How many."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise place.error(f"a whole number of at least 1 is needed, not {value!r}")
+    return value
+
+
+def message_size(place: Place, value: Any) -> int:
+    """Bytes of one message."""
+    size = count(place, value)
+    if size > _LARGEST_MESSAGE:
+        raise place.error(f"one message has at most {_LARGEST_MESSAGE} bytes")
+    return size
+
+
+def positive(place: Place, value: Any) -> float:
+    """A number, mostly of seconds."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST_NUMBER:
+        raise place.error(f"a number above 0 is needed, not {value!r}")
+    return float(value)
+
+
+_RESUMABLE = 120
+"""Seconds in which a session can be resumed: its messages may come again as late as that."""
+
+
+def remembering(place: Place, value: Any) -> float:
+    """Seconds for which answers are kept."""
+    seconds = positive(place, value)
+    if seconds < _RESUMABLE:
+        raise place.error(f"at least {_RESUMABLE} seconds are needed, in which a client may come back")
+    return seconds
+
+
+def or_none(rule: Rule) -> Rule:
+    """For what is None by default: it may be said."""
+    return lambda place, value: None if value is None else rule(place, value)
+
+
+def _names(place: Place, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence | set | frozenset):
+        raise place.error(f"a list of strings is needed, not {value!r}")
+    for item in value:
+        if not isinstance(item, str) or not item:
+            raise place.error(f"each entry is a string, not {item!r}")
+    return tuple(value)
+
+
+def subprotocols(place: Place, value: Any) -> tuple[str, ...]:
+    """Further subprotocols (RFC 6455 section 1.9)."""
+    names = _names(place, value)
+    for name in names:
+        if not _TOKEN.fullmatch(name):
+            raise place.error(f"a subprotocol is a word of ASCII, without spaces and commas, not {name!r}")
+        if name.startswith("aquilia."):
+            raise place.error(f"{name!r} is for Aquilia itself to speak")
+    return names
+
+
+def origins(place: Place, value: Any) -> tuple[str, ...]:
+    """Rules for the origins of pages."""
+    origins = _names(place, value)
+    for entry in origins:
+        problem = origin_problem(entry)
+        if problem is not None:
+            raise place.error(problem)
+    return origins
+
+
+def chain_of(problems: Callable[[Sequence[Any]], Iterable[str]], prefix: str) -> Rule:
+    """Guards or middleware of an app; every problem that they have is told at once."""
+
+    def check(place: Place, value: Any) -> tuple[Any, ...]:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise place.error(f"a list is needed, not {value!r}")
+        found = [problem.removeprefix(prefix) for problem in problems(value)]
+        if found:
+            raise place.error("; ".join(found))
+        return tuple(value)
+
+    return check
+
+
+def hosts(place: Place, value: Any) -> tuple[str, ...]:
+    """Names that a Host header may have."""
+    hosts = _names(place, value)
+    for entry in hosts:
+        if entry != "*" and not _HOST.fullmatch(entry):
+            raise place.error(
+                "a host is a name without scheme and port, like 'example.com' or '*.example.com', "
+                f"not {entry!r}"
+            )
+    return hosts
+
+
+def adapter(place: Place, value: Any) -> str:
+    """Which broker and store."""
+    if value in ADAPTERS:
+        return str(value)
+    choices = ", ".join(map(repr, ADAPTERS[:-1])) + f" or {ADAPTERS[-1]!r}"
+    if value in _PLANNED_ADAPTERS:
+        raise place.error(f"{value!r} is planned, and not in this version yet; choose {choices}")
+    raise place.error(unknown(f"adapter {value!r}", value, ADAPTERS))
+
+
+def adapter_url(place: Place, value: Any) -> str:
+    """Where they are."""
+    accepted = "'memory://', 'local://', or 'nats://host:4222/prefix'"
+    if not isinstance(value, str) or "://" not in value:
+        raise place.error(f"an URL is needed: {accepted}")
+    scheme = value.partition("://")[0]  # the rest is not shown: it may hold a password
+    if scheme in _PLANNED_ADAPTERS:
+        raise place.error(f"{scheme}:// is planned, and not in this version yet; choose {accepted}")
+    if scheme not in SCHEMES or (scheme == "memory" and value != "memory://"):
+        raise place.error(unknown(f"adapter {scheme!r}", scheme, SCHEMES) + f"; choose {accepted}")
+    return value
+
+
+def switch(feature: str) -> Rule:
+    """A feature that is planned: False is honoured, True refused."""
+
+    def check(place: Place, value: Any) -> bool:
+        if value is False:
+            return False
+        if value is True:
+            raise place.error(f"{feature} is planned, and not in this version yet; leave it out")
+        raise place.error(f"True or False is needed, not {value!r}")
+
+    return check
+
+
+def folder(place: Place, value: Any) -> str:
+    """Whether it is there, and can be written to, is for the process to say that uses it."""
+    if not isinstance(value, str | PathLike) or not (path := fspath(value)) or isinstance(path, bytes):
+        raise place.error(f"the path of a folder is needed, not {value!r}")
+    if "\0" in path:
+        raise place.error(f"no folder can be called {value!r}")
+    return path
+
+
+def planned(feature: str) -> Rule:
+    """A setting whose feature is not there yet: nothing but None."""
+
+    def refuse(place: Place, value: Any) -> None:
+        if value is not None:
+            raise place.error(f"{feature} is planned, and not in this version yet; leave it out")
+
+    return refuse
+
+
+def history(place: Place, value: Any) -> Histories:
+    """Which rooms remember how much."""
+    if isinstance(value, History):
+        return Histories({"*": value})
+    if not isinstance(value, Mapping) or not value:
+        raise place.error(
+            f"History(size=…, ttl=…), or a map of room patterns to such is needed, not {value!r}"
+        )
+    for pattern, own in value.items():
+        if not isinstance(pattern, str) or not pattern:
+            raise place.error(f"a room pattern is a string like 'chat:*', not {pattern!r}")
+        if not isinstance(own, History):
+            raise place.error(f"{pattern!r} keeps History(size=…, ttl=…), not {own!r}")
+    histories = Histories(value)
+    if hidden := histories.hidden():
+        raise place.error("{!r} is never asked, since {!r} before it fits all of its rooms".format(*hidden))
+    return histories
+
+
+def boolean(place: Place, value: Any) -> bool:
+    """A switch."""
+    if not isinstance(value, bool):
+        raise place.error(f"True or False is needed, not {value!r}")
+    return value
+
+
+def backpressure(place: Place, value: Any) -> Backpressure:
+    """What may wait for one client."""
+    if not isinstance(value, Mapping):
+        raise place.error(
+            f"a mapping like {{'strategy': 'buffer', 'buffer_size': 100}} is needed, not {value!r}"
+        )
+    accepted: dict[str, Rule] = {
+        "strategy": _strategy,
+        "buffer_size": count,
+        "buffer_bytes": count,
+        "key": lambda place, value: value,
+    }
+    checked: dict[str, Any] = {}
+    for key, part in value.items():
+        inner = Place(place.where, f"{place.key}.{key}")
+        if key not in accepted:
+            raise inner.error(unknown("setting", key, accepted))
+        checked[key] = accepted[key](inner, part)
+    if problem := key_problem(checked.get("strategy", "buffer"), checked.get("key")):
+        raise Place(place.where, f"{place.key}.key").error(problem)
+    return Backpressure(**checked)
+
+
+def metrics(place: Place, value: Any) -> str | None:
+    """Where metrics are served; None: nowhere."""
+    if value is False:
+        return None
+    if value is True:
+        return "/metrics"
+    if value == "collect" or (isinstance(value, str) and _PATH.fullmatch(value)):
+        return str(value)
+    raise place.error(f"True, False, a path like '/internal/metrics', or 'collect' is needed, not {value!r}")
+
+
+def health(place: Place, value: Any) -> str | None:
+    """Where load balancers ask; None: nowhere."""
+    if isinstance(value, bool):
+        return "/health" if value else None
+    if isinstance(value, str) and _PATH.fullmatch(value):
+        return value
+    raise place.error(f"True, False, or a path like '/internal/health' is needed, not {value!r}")
+
+
+def _strategy(place: Place, value: Any) -> str:
+    if problem := strategy_problem(value):
+        raise place.error(problem)
+    return str(value)
