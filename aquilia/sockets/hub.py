@@ -72,7 +72,7 @@ class Hub:
         self._returning: dict[Connection, dict[str, Position | None]] = {}
         """Those that were put into rooms again, and from where on they are to be served."""
         self._loop: asyncio.AbstractEventLoop
-        self.on_taken_over: Callable[[str, str, str], None] = lambda namespace, session, owner: None
+        self.on_taken_over: Callable[[str, Mapping[str, str]], None] = lambda namespace, owners: None
         """See `HubPort`."""
 
     async def start(self) -> None:
@@ -251,11 +251,12 @@ class Hub:
         for room in rooms:
             await self.close_room(home, room)
 
-    async def tell_taken_over(self, namespace: str, session: str, owner: str) -> None:
+    async def tell_taken_over(self, namespace: str, owners: Mapping[str, str]) -> None:
         """See `HubPort`."""
         ts = int(self.clock.time() * 1000)
-        told = [session, owner]
-        publication = Publication(id=uuid4().hex, namespace=namespace, event=TAKEN_OVER, payload=told, ts=ts)
+        publication = Publication(
+            id=uuid4().hex, namespace=namespace, event=TAKEN_OVER, payload=owners, ts=ts
+        )
         await self._broker.publish(publication)
 
     async def rejoin(self, conn: Connection, rooms: Mapping[str, Position | None]) -> dict[str, Recovery]:
@@ -377,7 +378,7 @@ class Hub:
     def deliver(self, publication: Publication) -> None:
         """Called by the broker: send a publication to the local part of its audience."""
         if publication.event == TAKEN_OVER:
-            self.on_taken_over(publication.namespace, *publication.payload)
+            self.on_taken_over(publication.namespace, publication.payload)
             return
         audience = self._audience(publication)
         if audience is None:

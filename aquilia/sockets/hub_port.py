@@ -142,7 +142,7 @@ class HubPort(Protocol):
 
     # For sessions that are resumed
 
-    on_taken_over: Callable[[str, str, str], None]
+    on_taken_over: Callable[[str, Mapping[str, str]], None]
     """Called with namespace, session and owner when another node says that a session has a new owner."""
 
     def find(self, namespace: str, id: str) -> Any:
@@ -166,8 +166,8 @@ class HubPort(Protocol):
     async def replay(self, conn: Any) -> None:
         """Send what it missed in each room, in order and at its own pace, and make it live there."""
 
-    async def tell_taken_over(self, namespace: str, session: str, owner: str) -> None:
-        """Tell all nodes that have this namespace of a session's new owner."""
+    async def tell_taken_over(self, namespace: str, owners: Mapping[str, str]) -> None:
+        """Tell all nodes that have this namespace of the new owners of sessions."""
 
     # Writing
 

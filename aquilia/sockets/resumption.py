@@ -53,6 +53,8 @@ REFRESH = 30.0
 LIVE_TTL = RESUME_WINDOW + REFRESH
 TRIES = 16
 """So often a connection tries to take up a session that others write at the same time."""
+TOGETHER = 0.01
+"""Seconds in which sessions that are taken over are told of together."""
 MAX_UNFIT = 1000
 """Keys of `conn.state` of which is remembered that they were reported."""
 SLOTS = 10
@@ -118,6 +120,8 @@ class Resumption:
         self._live = 0
         self._timer: asyncio.TimerHandle | None = None
         self._unfit: set[tuple[str, str]] = set()
+        self._news: dict[str, dict[str, str]] = {}
+        """Who has which session now, by namespaces, of which other nodes are still to be told."""
         hub.on_taken_over = self._heard
 
     # Opening
@@ -174,7 +178,7 @@ class Resumption:
         finally:
             if not known:  # its owner is on another node, even if an older one was here
                 # Also if this connection has ended meanwhile: who took over from it told nobody there.
-                self._tasks.start(self._tell(conn.namespace, session, owner))
+                self._tell(conn.namespace, session, owner)
         self._recorder.resumed(conn._home.pattern, "resumed")
         return Succession(record, vacated, direct)
 
@@ -441,18 +445,28 @@ class Resumption:
             conn._transport.close(CloseCode.TAKEN_OVER, fault.message)
         return tuple(self._hub.forget(conn))
 
-    async def _tell(self, namespace: str, session: str, owner: str) -> None:
+    def _tell(self, namespace: str, session: str, owner: str) -> None:
         """Other nodes may have the former connection: they look at their record now, else they do so in a while."""
-        try:
-            await self._hub.tell_taken_over(namespace, session, owner)
-        except SocketFault as fault:
-            logger.warning("the former connection of %s hears of it later: %s", session, fault)
+        news = self._news.setdefault(namespace, {})
+        if not news:
+            self._tasks.start(self._spread(namespace))
+        news[session] = owner
 
-    def _heard(self, namespace: str, session: str, owner: str) -> None:
-        conn = self._hub.find(namespace, session)
-        resumable = None if conn is None else conn._resumable
-        if resumable is not None and resumable.owner != owner:
-            self._tasks.start(self._renew(conn))
+    async def _spread(self, namespace: str) -> None:
+        """Tell them of all that come back at once in few words."""
+        await asyncio.sleep(TOGETHER)
+        news = self._news.pop(namespace)
+        try:
+            await self._hub.tell_taken_over(namespace, news)
+        except SocketFault as fault:
+            logger.warning("the former connections of %d sessions hear of it later: %s", len(news), fault)
+
+    def _heard(self, namespace: str, news: Mapping[str, str]) -> None:
+        for session, owner in news.items():
+            conn = self._hub.find(namespace, session)
+            resumable = None if conn is None else conn._resumable
+            if resumable is not None and resumable.owner != owner:
+                self._tasks.start(self._renew(conn))
 
     def stop(self) -> None:
         """The process ends."""

@@ -30,6 +30,10 @@ ELECTION = 15.0
 """The same in a cluster, for what may be said twice: it takes up to 9 s to find that a leader is gone."""
 RETRY = 1.0
 """Seconds after which what may be said twice is said again."""
+LOOK = 0.25
+"""Seconds between two looks at what was not answered yet."""
+ROOM = 1 << 20
+"""Bytes that may wait to be sent without anybody waiting for the server to read."""
 BACKOFF = (0.05, 2.0)
 """Seconds between attempts to connect: the first, and the longest; each is cut by chance to half of it at most."""
 
@@ -82,8 +86,10 @@ class _Call:
         "replies",
         "reply",
         "resent",
+        "said",
         "sent",
         "subject",
+        "until",
     )
 
     def __init__(
@@ -92,10 +98,14 @@ class _Call:
         data: bytes,
         headers: dict[str, str] | None,
         reply: str,
+        until: float,
         *,
         again: bool,
         batch: bool,
     ) -> None:
+        self.until = until
+        """When it is given up, by the loop's time."""
+        self.said = 0.0
         self.subject = subject
         self.data = data
         self.headers = headers
@@ -130,6 +140,8 @@ class NatsConnection:
         """What the server said against subscriptions, by subjects in lower case, as nats-py has them."""
         self._confirming: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
+        self._watching: asyncio.TimerHandle | None = None
+        self._repeating: asyncio.Task[None] | None = None
 
     # Its life
 
@@ -156,6 +168,11 @@ class NatsConnection:
         if self._restoring is not None:
             self._restoring.cancel()
             await asyncio.wait([self._restoring])
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
+        if self._repeating is not None:
+            self._repeating.cancel()
         self._fail(list(self._calls.values()), "the connection to NATS was closed")
         self._subscribers.clear()
         self._subscriptions.clear()
@@ -180,12 +197,7 @@ class NatsConnection:
             self._subscriptions[subject] = await client.subscribe(subject, future=_Sink(receive))
         while unsent := [call for call in self._calls.values() if not call.sent and not call.future.done()]:
             for call in unsent:
-                try:
-                    await self._write(client, call)
-                except Exception as error:
-                    if not call.future.done():
-                        call.future.set_exception(error)
-                        call.future.exception()  # who waited for it may be gone
+                await self._write_waiting(client, call)
             if client is not self._client:  # it broke meanwhile
                 raise ConnectionError("the connection was lost again")
         self.connected = client is self._client
@@ -283,26 +295,58 @@ class NatsConnection:
             raise ws_adapter_unavailable("the connection to NATS is not open")
         self._require_size(data, headers)
         token = str(next(self._numbers))
-        call = _Call(subject, data, headers, f"{self._inbox}.{token}", again=again, batch=batch)
+        own = asyncio.get_running_loop().time() + self._patience(again=again)
+        until = own if until is None else min(own, until)
+        call = _Call(subject, data, headers, f"{self._inbox}.{token}", until, again=again, batch=batch)
         self._calls[token] = call
-        patience = self._patience(again=again)
-        own = asyncio.get_running_loop().time() + patience
+        self._watch()
         try:
-            async with asyncio.timeout_at(own if until is None else min(own, until)):
-                if self.connected:
-                    await self._write(self._client, call)
-                while not (await asyncio.wait([call.future], timeout=RETRY))[0]:
-                    if again and self.connected:
-                        call.resent = True
-                        await self._write(self._client, call)
-                call.future.result()
+            if self.connected:
+                await self._say(self._client, call)
+            await call.future
         except TimeoutError:
-            raise ws_adapter_unavailable(
-                f"NATS at {self.target} did not answer within {patience:g} s"
-            ) from None
+            raise ws_adapter_unavailable(self._late(call)) from None
         finally:
             del self._calls[token]
         return call
+
+    async def _say(self, client: Any, call: _Call) -> None:
+        if client.pending_data_size + len(call.data) < ROOM:
+            await self._write(client, call)
+            return
+        async with asyncio.timeout_at(call.until):  # nats-py waits for a server that does not read
+            await self._write(client, call)
+
+    def _watch(self) -> None:
+        """Look after the calls, as long as there are any: one timer for all of them."""
+        if self._watching is None:
+            self._watching = asyncio.get_running_loop().call_later(LOOK, self._look)
+
+    def _look(self) -> None:
+        self._watching = None
+        now = asyncio.get_running_loop().time()
+        unanswered = [call for call in self._calls.values() if not call.future.done()]
+        for call in unanswered:
+            if now >= call.until:
+                self._fail([call], self._late(call))
+        if self.connected and self._repeating is None:
+            silent = [call for call in unanswered if call.again and call.sent and now - call.said >= RETRY]
+            if silent:
+                self._repeating = asyncio.get_running_loop().create_task(self._repeat(self._client, silent))
+        if self._calls:
+            self._watch()
+
+    def _late(self, call: _Call) -> str:
+        return f"NATS at {self.target} did not answer within {self._patience(again=call.again):g} s"
+
+    async def _repeat(self, client: Any, calls: list[_Call]) -> None:
+        try:
+            for call in calls:
+                if client is self._client and not call.future.done():
+                    call.resent = True
+                    await self._write_waiting(client, call)
+        finally:
+            self._repeating = None
 
     async def send(self, subject: str, data: bytes) -> None:
         """Publish without an answer; returns when the server has it. The same faults as `call`."""
@@ -310,13 +354,13 @@ class NatsConnection:
             raise ws_adapter_unavailable("the connection to NATS is not open")
         self._require_size(data, None)
         token = str(next(self._numbers))
-        call = self._calls[token] = _Call(subject, data, None, "", again=False, batch=False)
+        until = asyncio.get_running_loop().time() + OUTAGE
+        call = self._calls[token] = _Call(subject, data, None, "", until, again=False, batch=False)
+        self._watch()
         try:
             if self.connected:
-                await self._write(self._client, call)
-            else:  # its turn comes with that of all who wait
-                async with asyncio.timeout(OUTAGE):
-                    await call.future
+                await self._say(self._client, call)
+            await call.future  # when it is not connected, its turn comes with that of all who wait
             await self.confirm()
         except TimeoutError:
             raise ws_adapter_unavailable(f"NATS at {self.target} cannot be reached") from None
@@ -362,8 +406,18 @@ class NatsConnection:
             with contextlib.suppress(Exception):  # gone with its connection
                 await subscription.unsubscribe()
 
+    async def _write_waiting(self, client: Any, call: _Call) -> None:
+        """Write for a call that waits already, and is told of what goes wrong."""
+        try:
+            await self._write(client, call)
+        except Exception as error:
+            if not call.future.done():
+                call.future.set_exception(error)
+                call.future.exception()  # who waited for it may be gone
+
     async def _write(self, client: Any, call: _Call) -> None:
         call.sent = True
+        call.said = asyncio.get_running_loop().time()
         try:
             await client.publish(call.subject, call.data, reply=call.reply, headers=call.headers)
         except Exception as error:
