@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -20,8 +22,11 @@ __all__ = ["upgrade"]
 MIN_RECEIVE_BUFFER, MAX_RECEIVE_BUFFER = 1 << 16, 1 << 20
 """Bytes that the kernel keeps for a connection. picows' buffer becomes as large as what one read gives, for ever."""
 
+if importlib.util.find_spec("aiofastnet") is None:
+    # picows looks for it at every connection, and not finding it costs a tenth of the handshake.
+    sys.modules["aiofastnet"] = None  # type: ignore[assignment]  # which means that it is not there
+
 _WHEN_IDLE = 1  # picows wants a strategy for the pings that it does not send
-_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
 _MINIMAL_HEAD = (
     b"GET / HTTP/1.1\r\nHost: _\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n"
@@ -42,6 +47,31 @@ class _QuietLogger(logging.LoggerAdapter[logging.Logger]):
 _LOGGER = _QuietLogger(logging.getLogger("aquilia.sockets.native"), {})
 
 
+class _Wire:
+    """What picows has of a wire: its words, but for the socket, which is asked forty things to log them.
+
+    Nor is the kernel asked to acknowledge at once (TCP_QUICKACK), which costs a packet of its own for what our answer
+    acknowledges; asyncio and uvloop set TCP_NODELAY themselves.
+    """
+
+    __slots__ = ("abort", "close", "fileno", "get_write_buffer_size", "write", "writelines")
+
+    def __init__(self, wire: asyncio.Transport, fileno: Callable[[], int]) -> None:
+        self.abort, self.close = wire.abort, wire.close
+        self.write, self.writelines = wire.write, wire.writelines
+        self.get_write_buffer_size = wire.get_write_buffer_size
+        self.fileno = fileno
+
+    def get_extra_info(self, name: str) -> Any:
+        return self if name == "socket" else None
+
+    def setsockopt(self, *option: int) -> None:
+        """Nothing of what picows sets is wanted."""
+
+    def getsockopt(self, *option: int) -> int:
+        return 0
+
+
 def upgrade(
     wire: asyncio.Transport,
     key: str,
@@ -58,7 +88,8 @@ def upgrade(
     """
     transport = NativeTransport(wire, max_size, on_gone)
     receive_buffer = max(MIN_RECEIVE_BUFFER, min(max_size, MAX_RECEIVE_BUFFER))
-    wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    plug = wire.get_extra_info("socket")
+    plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     response = WSUpgradeResponse.create_101_response(headers)
     websocket = WSProtocol(
         host_port=None,
@@ -77,9 +108,7 @@ def upgrade(
         extra_headers=None,
         read_buffer_init_size=0,
     )
-    websocket.connection_made(wire)
-    if _QUICKACK is not None:  # picows asks for it: an ACK of its own for what our answer would acknowledge
-        wire.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, _QUICKACK, 0)
+    websocket.connection_made(_Wire(wire, plug.fileno))
     # The head that picows answers is one of our own: only the key matters to it, and long ones overflow it.
     _feed(websocket, _MINIMAL_HEAD % key.encode())
     wire.pause_reading()
