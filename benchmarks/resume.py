@@ -29,8 +29,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
+import uvloop
 from wire import Listener, frame, free_port, upgrade
 
+_read = msgspec.json.Decoder().decode
 HERE = Path(__file__).resolve().parent
 MISSED = 10
 CORES = os.sched_getaffinity(0)
@@ -69,7 +72,7 @@ class Member(Listener):
 
     def take(self, body: bytearray) -> None:
         """One message of the server."""
-        message = json.loads(body)
+        message = _read(body)
         event, payload = message.get("event"), message.get("payload")
         if event == "welcome":
             self.token = payload["resume"]
@@ -169,7 +172,7 @@ def cut(clients: int) -> Figures:
     with Started() as started:
         port = free_port()
         started.server(port)
-        return asyncio.run(measure(port, clients))
+        return uvloop.run(measure(port, clients))
 
 
 def killed(clients: int) -> Figures:
@@ -184,7 +187,7 @@ def killed(clients: int) -> Figures:
         environment = {"AQ_WS_ADAPTER_URL": f"nats://127.0.0.1:{nats}/resume"}
         process = started.server(port, **environment)
         started.server(other, **environment)
-        return asyncio.run(measure(port, clients, other=other, kill=process.kill))
+        return uvloop.run(measure(port, clients, other=other, kill=process.kill))
 
 
 def main() -> None:

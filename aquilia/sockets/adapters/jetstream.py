@@ -106,8 +106,8 @@ class JetStream:
                 self._note_replicas(name, found.config.num_replicas, config["num_replicas"])
                 return found
             config = {"name": name, "retention": "limits", "storage": "file", "discard": "old", **config}
-            data = await self._api(f"STREAM.CREATE.{name}", config, until)
-            error = _answer(data).error
+            data, answer = await self._api(f"STREAM.CREATE.{name}", config, until)
+            error = answer.error
             if error is None:
                 return _info(data)
             if error.err_code != NAME_IN_USE:  # which another node has just made
@@ -141,8 +141,9 @@ class JetStream:
         self, name: str, subject: str | None = None, until: float | None = None
     ) -> StreamInfo | None:
         """A stream, or None; with the number of messages of one subject."""
-        data = await self._api(f"STREAM.INFO.{name}", {"subjects_filter": subject} if subject else {}, until)
-        error = _answer(data).error
+        query = {"subjects_filter": subject} if subject else {}
+        data, answer = await self._api(f"STREAM.INFO.{name}", query, until)
+        error = answer.error
         if error is None:
             return _info(data)
         if error.err_code in NOT_FOUND:
@@ -158,7 +159,7 @@ class JetStream:
         return await self._kept(name, {"seq": 1, "next_by_subj": subject}, until)
 
     async def _kept(self, name: str, query: dict[str, Any], until: float | None) -> Kept | None:
-        answer = _answer(await self._api(f"STREAM.MSG.GET.{name}", query, until))
+        _, answer = await self._api(f"STREAM.MSG.GET.{name}", query, until)
         if answer.error is not None and answer.error.err_code not in NOT_FOUND:
             raise ws_adapter_unavailable(f"JetStream: {answer.error.description} ({answer.error.err_code})")
         return answer.message
@@ -189,21 +190,24 @@ class JetStream:
 
         return await persist(say, lambda said: _passes(acknowledged(said[0])), until)
 
-    async def _api(self, verb: str, request: dict[str, Any], until: float | None = None) -> bytes:
-        """The answer. What a cluster cannot do at the moment is asked again."""
+    async def _api(
+        self, verb: str, request: dict[str, Any], until: float | None = None
+    ) -> tuple[bytes, _Answer]:
+        """The answer, and what it says. What a cluster cannot do at the moment is asked again."""
         until = until or self._connection.deadline()
         return await persist(
-            partial(self._once, verb, request, until), lambda data: _passes(_answer(data).error), until
+            partial(self._once, verb, request, until), lambda said: _passes(said[1].error), until
         )
 
-    async def _once(self, verb: str, request: dict[str, Any], until: float) -> bytes:
+    async def _once(self, verb: str, request: dict[str, Any], until: float) -> tuple[bytes, _Answer]:
         data = msgspec.json.encode(request)
         (reply,) = await self._connection.call(f"$JS.API.{verb}", data, again=True, until=until)
         if reply.status == "503":
             raise ws_adapter_unavailable(
                 f"NATS at {self._connection.target} has no JetStream: start nats-server with -js"
             )
-        error = _answer(reply.data).error
+        answer = _answer(reply.data)
+        error = answer.error
         if error is not None and error.err_code == 10076:
             raise ws_adapter_unavailable(
                 f"NATS at {self._connection.target} has JetStream not enabled: start nats-server with -js; if it "
@@ -214,7 +218,7 @@ class JetStream:
                 f"NATS at {self._connection.target} has no JetStream for the account of this login: give the "
                 "account `jetstream: enabled`, or limits that are not 0"
             )
-        return reply.data
+        return reply.data, answer
 
 
 def acknowledged(reply: Reply) -> int | Failure | None:
