@@ -34,7 +34,8 @@ import msgspec
 
 from aquilia.sockets.adapters.base import Deliver, Page, Publication
 from aquilia.sockets.adapters.jetstream import Failure, JetStream, StreamInfo, acknowledged, persist, refused
-from aquilia.sockets.adapters.nats_connection import NatsConnection, Reply
+from aquilia.sockets.adapters.nats_calls import Reply
+from aquilia.sockets.adapters.nats_connection import NatsConnection
 from aquilia.sockets.adapters.nats_names import message_id, token
 from aquilia.sockets.adapters.stored import decode, encode
 from aquilia.sockets.faults import ws_adapter_unavailable

@@ -11,16 +11,17 @@ import contextlib
 import logging
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import count
 from secrets import token_hex
-from typing import Any, NamedTuple
+from typing import Any
 
+from aquilia.sockets.adapters.nats_calls import Call, Reply
 from aquilia.sockets.adapters.nats_dial import MISSING, DialError, close, dial
 from aquilia.sockets.adapters.nats_url import Target
 from aquilia.sockets.faults import ws_adapter_unavailable, ws_publish_failed
 
-__all__ = ["NatsConnection", "Reply"]
+__all__ = ["NatsConnection"]
 
 logger = logging.getLogger("aquilia.sockets.nats")
 
@@ -39,18 +40,6 @@ BACKOFF = (0.05, 2.0)
 
 
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
-
-
-class Reply(NamedTuple):
-    """What came back on a call."""
-
-    headers: Mapping[str, str]
-    data: bytes
-
-    @property
-    def status(self) -> str:
-        """The server's own word in the place of a message, such as "404"; else empty."""
-        return self.headers.get("Status", "")
 
 
 class _Sink:
@@ -75,51 +64,6 @@ class _Sink:
             logger.exception("a message from NATS could not be handled")
 
 
-class _Call:
-    __slots__ = (
-        "again",
-        "batch",
-        "data",
-        "denied",
-        "future",
-        "headers",
-        "replies",
-        "reply",
-        "resent",
-        "said",
-        "sent",
-        "subject",
-        "until",
-    )
-
-    def __init__(
-        self,
-        subject: str,
-        data: bytes,
-        headers: dict[str, str] | None,
-        reply: str,
-        until: float,
-        *,
-        again: bool,
-        batch: bool,
-    ) -> None:
-        self.until = until
-        """When it is given up, by the loop's time."""
-        self.said = 0.0
-        self.subject = subject
-        self.data = data
-        self.headers = headers
-        self.reply = reply
-        self.again = again
-        self.batch = batch
-        self.sent = False
-        self.resent = False
-        self.denied = ""
-        """What the server said against it. An answer to a publication without a reply comes before the next echo."""
-        self.replies: list[Reply] = []
-        self.future: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
-
-
 class NatsConnection:
     """See the head of this module."""
 
@@ -131,7 +75,7 @@ class NatsConnection:
         self.links = 0
         """How often it was connected."""
         self._stopped = True
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, Call] = {}
         self._numbers = count()
         self._inbox = ""
         self._subscribers: dict[str, Callable[[Any], None]] = {}
@@ -173,7 +117,8 @@ class NatsConnection:
             self._watching = None
         if self._repeating is not None:
             self._repeating.cancel()
-        self._fail(list(self._calls.values()), "the connection to NATS was closed")
+        for call in self._calls.values():
+            call.fail("the connection to NATS was closed")
         self._subscribers.clear()
         self._subscriptions.clear()
         if client is not None:
@@ -208,12 +153,9 @@ class NatsConnection:
         self.connected = False
         self._client = None
         logger.warning("the connection to NATS at %s is lost; connecting again", self.target)
-        calls = list(self._calls.values())
-        self._fail(
-            [call for call in calls if call.sent and not call.again],
-            "the connection to NATS was lost: whether it has the message is not known",
-        )
-        for call in calls:
+        for call in self._calls.values():
+            if call.sent and not call.again:
+                call.fail("the connection to NATS was lost: whether it has the message is not known")
             call.sent, call.resent = False, call.sent
             call.replies.clear()
         if self._restoring is None or self._restoring.done():
@@ -290,14 +232,14 @@ class NatsConnection:
         *,
         again: bool,
         batch: bool,
-    ) -> _Call:
+    ) -> Call:
         if self._stopped:
             raise ws_adapter_unavailable("the connection to NATS is not open")
         self._require_size(data, headers)
         token = str(next(self._numbers))
         own = asyncio.get_running_loop().time() + self._patience(again=again)
         until = own if until is None else min(own, until)
-        call = _Call(subject, data, headers, f"{self._inbox}.{token}", until, again=again, batch=batch)
+        call = Call(subject, data, headers, f"{self._inbox}.{token}", until, again=again, batch=batch)
         self._calls[token] = call
         self._watch()
         try:
@@ -310,7 +252,7 @@ class NatsConnection:
             del self._calls[token]
         return call
 
-    async def _say(self, client: Any, call: _Call) -> None:
+    async def _say(self, client: Any, call: Call) -> None:
         if client.pending_data_size + len(call.data) < ROOM:
             await self._write(client, call)
             return
@@ -328,7 +270,7 @@ class NatsConnection:
         unanswered = [call for call in self._calls.values() if not call.future.done()]
         for call in unanswered:
             if now >= call.until:
-                self._fail([call], self._late(call))
+                call.fail(self._late(call))
         if self.connected and self._repeating is None:
             silent = [call for call in unanswered if call.again and call.sent and now - call.said >= RETRY]
             if silent:
@@ -336,10 +278,10 @@ class NatsConnection:
         if self._calls:
             self._watch()
 
-    def _late(self, call: _Call) -> str:
+    def _late(self, call: Call) -> str:
         return f"NATS at {self.target} did not answer within {self._patience(again=call.again):g} s"
 
-    async def _repeat(self, client: Any, calls: list[_Call]) -> None:
+    async def _repeat(self, client: Any, calls: list[Call]) -> None:
         try:
             for call in calls:
                 if client is self._client and not call.future.done():
@@ -355,7 +297,7 @@ class NatsConnection:
         self._require_size(data, None)
         token = str(next(self._numbers))
         until = asyncio.get_running_loop().time() + OUTAGE
-        call = self._calls[token] = _Call(subject, data, None, "", until, again=False, batch=False)
+        call = self._calls[token] = Call(subject, data, None, "", until, again=False, batch=False)
         self._watch()
         try:
             if self.connected:
@@ -406,16 +348,14 @@ class NatsConnection:
             with contextlib.suppress(Exception):  # gone with its connection
                 await subscription.unsubscribe()
 
-    async def _write_waiting(self, client: Any, call: _Call) -> None:
+    async def _write_waiting(self, client: Any, call: Call) -> None:
         """Write for a call that waits already, and is told of what goes wrong."""
         try:
             await self._write(client, call)
         except Exception as error:
-            if not call.future.done():
-                call.future.set_exception(error)
-                call.future.exception()  # who waited for it may be gone
+            call.give_up(error)
 
-    async def _write(self, client: Any, call: _Call) -> None:
+    async def _write(self, client: Any, call: Call) -> None:
         call.sent = True
         call.said = asyncio.get_running_loop().time()
         try:
@@ -447,7 +387,7 @@ class NatsConnection:
             return
         for call in calls:
             call.denied = words
-        self._fail(calls, words)
+            call.fail(words)
 
     def _not_allowed(self, verb: str, subject: str) -> str:
         return (
@@ -474,9 +414,3 @@ class NatsConnection:
             raise ws_publish_failed(
                 f"a publication of {len(data)} bytes is above what NATS takes, {self.max_payload} (max_payload)"
             )
-
-    def _fail(self, calls: list[_Call], message: str) -> None:
-        for call in calls:
-            if not call.future.done():
-                call.future.set_exception(ws_adapter_unavailable(message))
-                call.future.exception()  # who waited for it may be gone
