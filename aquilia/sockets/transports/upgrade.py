@@ -48,22 +48,25 @@ _LOGGER = _QuietLogger(logging.getLogger("aquilia.sockets.native"), {})
 
 
 class _Wire:
-    """What picows has of a wire: its words, but for the socket, which is asked forty things to log them.
+    """What picows has of a wire: its words, but for the socket, which it would ask a dozen things to log them.
 
-    Nor is the kernel asked to acknowledge at once (TCP_QUICKACK), which costs a packet of its own for what our answer
-    acknowledges; asyncio and uvloop set TCP_NODELAY themselves.
+    Nor does it write to the socket beside the wire, which TLS would not survive: it is told that there is TLS. Nor has
+    it the kernel acknowledge at once (TCP_QUICKACK), a packet of its own for what our answer acknowledges.
+    TCP_NODELAY is set by asyncio and uvloop themselves.
     """
 
-    __slots__ = ("abort", "close", "fileno", "get_write_buffer_size", "write", "writelines")
+    __slots__ = ("abort", "close", "get_write_buffer_size", "write", "writelines")
 
-    def __init__(self, wire: asyncio.Transport, fileno: Callable[[], int]) -> None:
+    def __init__(self, wire: asyncio.Transport) -> None:
         self.abort, self.close = wire.abort, wire.close
         self.write, self.writelines = wire.write, wire.writelines
         self.get_write_buffer_size = wire.get_write_buffer_size
-        self.fileno = fileno
 
     def get_extra_info(self, name: str) -> Any:
-        return self if name == "socket" else None
+        return self if name in ("socket", "ssl_object") else None
+
+    def fileno(self) -> int:
+        return -1
 
     def setsockopt(self, *option: int) -> None:
         """Nothing of what picows sets is wanted."""
@@ -88,8 +91,7 @@ def upgrade(
     """
     transport = NativeTransport(wire, max_size, on_gone)
     receive_buffer = max(MIN_RECEIVE_BUFFER, min(max_size, MAX_RECEIVE_BUFFER))
-    plug = wire.get_extra_info("socket")
-    plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     response = WSUpgradeResponse.create_101_response(headers)
     websocket = WSProtocol(
         host_port=None,
@@ -108,7 +110,7 @@ def upgrade(
         extra_headers=None,
         read_buffer_init_size=0,
     )
-    websocket.connection_made(_Wire(wire, plug.fileno))
+    websocket.connection_made(_Wire(wire))
     # The head that picows answers is one of our own: only the key matters to it, and long ones overflow it.
     _feed(websocket, _MINIMAL_HEAD % key.encode())
     wire.pause_reading()
