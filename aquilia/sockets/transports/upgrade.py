@@ -50,8 +50,8 @@ _LOGGER = _QuietLogger(logging.getLogger("aquilia.sockets.native"), {})
 class _Wire:
     """What picows has of a wire: its words, but for the socket, which it would ask a dozen things to log them.
 
-    Nor does it write to the socket beside the wire, which TLS would not survive: it is told that there is TLS. Nor has
-    it the kernel acknowledge at once (TCP_QUICKACK), a packet of its own for what our answer acknowledges.
+    Nor does it write to the socket beside the wire, which TLS would not survive: it is told that there is TLS. Nor
+    does the kernel acknowledge at once (TCP_QUICKACK), a packet of its own for what our answer acknowledges.
     TCP_NODELAY is set by asyncio and uvloop themselves.
     """
 
