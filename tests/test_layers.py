@@ -142,6 +142,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
     6: (
         "sockets/home.py",
         "sockets/hub.py",
+        "sockets/writing.py",
         "sockets/budget.py",
         "sockets/endings.py",
         "sockets/fanout.py",

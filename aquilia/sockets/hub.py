@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
@@ -12,10 +11,9 @@ from uuid import uuid4
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker, Publication
-from aquilia.sockets.budget import Budget, SpoolingBudget
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.endings import Endings
-from aquilia.sockets.fanout import CLOCK_EVERY, Audience, FanOut
+from aquilia.sockets.fanout import Audience, FanOut
 from aquilia.sockets.faults import (
     CloseCode,
     SocketFault,
@@ -32,6 +30,7 @@ from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Recove
 from aquilia.sockets.room_answers import RoomAnswers
 from aquilia.sockets.settings import OUTBOX_BYTES
 from aquilia.sockets.spool import Spool
+from aquilia.sockets.writing import Writing
 
 __all__ = ["Hub"]
 
@@ -59,16 +58,20 @@ class Hub:
         self._fanout = FanOut(stopwatch)
         self.spool = spool
         """The disk behind the outboxes, where any controller has the strategy `spool`."""
-        self._budget = (Budget if spool is None else SpoolingBudget)(outbox_bytes, stopwatch)
-        self.weigh = self._budget.weigh
+        self._writing = Writing(self._fanout, outbox_bytes, stopwatch, spool)
+        self.weigh = self._writing.weigh
+        """See `HubPort`."""
+        self.keep_pace = self._writing.keep_pace
+        """See `HubPort`."""
+        self.mark_dirty = self._writing.mark_dirty
+        """See `HubPort`."""
+        self.hold = self._writing.hold
+        """See `HubPort`."""
+        self.release = self._writing.release
         """See `HubPort`."""
         self.show_out = Endings(stopwatch).add
         """See `HubPort`."""
         self.homes: dict[str, Home] = {}
-        self._dirty: deque[Connection] = deque()
-        self._flushing = False
-        """Whether what is dirty will be written without further notice."""
-        self._held = False
         self._returning: dict[Connection, dict[str, Position | None]] = {}
         """Those that were put into rooms again, and from where on they are to be served."""
         self._loop: asyncio.AbstractEventLoop
@@ -79,6 +82,7 @@ class Hub:
         """Connect to the broker."""
         self._loop = asyncio.get_running_loop()
         self._fanout.bind(self._loop)
+        self._writing.bind(self._loop)
         self._broker.on_lost = self.lost_touch
         await self._broker.start(self.deliver)
 
@@ -403,55 +407,6 @@ class Hub:
         if home is None:
             return None
         return home.connections if publication.room is None else home.rooms.get(publication.room)
-
-    # Writing
-
-    async def keep_pace(self) -> None:
-        """See `HubPort`."""
-        await self._fanout.turn()
-        if self.spool is not None:
-            if isinstance(self._budget, SpoolingBudget) and self._budget.tight:
-                await asyncio.sleep(0)
-                self._budget.keep()
-            while await self.spool.caught_up():
-                self._budget.keep()  # there may be more for the disk than it took before
-
-    def mark_dirty(self, conn: Connection) -> None:
-        """See `HubPort`."""
-        self._dirty.append(conn)
-        if not self._flushing:
-            self._flushing = True
-            self._loop.call_soon(self._flush)
-
-    def hold(self) -> None:
-        """See `HubPort`."""
-        self._held = not self._flushing
-        self._flushing = True
-
-    def release(self) -> None:
-        """See `HubPort`."""
-        dirty = self._dirty
-        for _ in range(min(len(dirty), CLOCK_EVERY)):  # more than a group says: a publication is on its way
-            dirty.popleft()._flush()
-        self._budget.keep()
-        if self._held:
-            self._flushing = bool(dirty)
-            if dirty:
-                self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
-        """Write for the connections that are dirty now, and give the loop back after a slice of them."""
-        deadline = self._fanout.rest_of_slice(self._fanout.clock())
-        dirty = self._dirty
-        for turn in range(len(dirty)):
-            dirty.popleft()._flush()
-            if turn % CLOCK_EVERY == CLOCK_EVERY - 1 and self._fanout.clock() >= deadline:
-                break
-        self._budget.keep()
-        if dirty:
-            self._loop.call_soon(self._flush)
-        else:
-            self._flushing = False
 
     # Subscriptions
 
