@@ -257,7 +257,7 @@ async def test_hundreds_of_slow_clients_share_the_memory_of_the_process_and_lose
         assert spool is not None
         for number in range(0, 20, 2):  # eighty megabytes in all
             await ada.request("say", ["note", [number, number + 1]])
-            most = max(most, app.hub._budget.total + spool.unwritten)
+            most = max(most, app.hub._writing._budget.total + spool.unwritten)
         assert 10_000_000 < most < limit
         for client in clients:
             client.read_on()
@@ -281,7 +281,7 @@ async def test_many_who_read_a_little_take_no_memory_for_what_they_do_not_read()
             client.read_on()
             assert (await client.expect("note")).payload[0] == 0
             client.stop_reading()
-        await eventually(lambda: app.hub._budget.total < limit)
+        await eventually(lambda: app.hub._writing._budget.total < limit)
         for client in clients:
             client.read_on()
             assert [(await client.expect("note")).payload[0] for _ in range(19)] == [*range(1, 20)]
