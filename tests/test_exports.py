@@ -26,7 +26,7 @@ SOCKETS = {
     *("SocketController", "Socket", "OnConnect", "OnDisconnect", "Event", "AckEvent"),
     *("Subscribe", "Unsubscribe", "Guard", "Emits", "Schema", "SchemaError"),
     *("Connection", "ConnectionState", "DisconnectReason", "Member", "MessageEnvelope", "Namespace"),
-    *("Handshake", "SocketGuard", "OriginGuard", "RateLimitGuard", "SocketMiddleware"),
+    *("Handshake", "SocketGuard", "OriginGuard", "RateLimitGuard", "RoomGuard", "SocketMiddleware"),
     *("MessageValidationMiddleware", "RateLimitMiddleware", "LoggingMiddleware", "MetricsMiddleware"),
     *("HandshakeAuthGuard", "MessageAuthGuard", "RoleGuard", "ScopeGuard", "SocketFault", "CloseCode"),
     *("History", "HistoryMessage", "HistoryPage", "Position", "RoomAnswers"),

@@ -20,7 +20,7 @@ from aquilia.sockets.decorators import (
 from aquilia.sockets.emits import Emits
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import CloseCode, SocketFault
-from aquilia.sockets.guards import OriginGuard, RateLimitGuard, SocketGuard
+from aquilia.sockets.guards import OriginGuard, RateLimitGuard, RoomGuard, SocketGuard
 from aquilia.sockets.handshake import Handshake
 from aquilia.sockets.history import History, Position
 from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Namespace
@@ -69,6 +69,7 @@ __all__ = [
     "RateLimitMiddleware",
     "RoleGuard",
     "RoomAnswers",
+    "RoomGuard",
     "Schema",
     "SchemaError",
     "ScopeGuard",

@@ -43,7 +43,7 @@ FORMAT = "aquilia.ws/1"
 ARTIFACT_PATH = Path("artifacts", "ws.crous")
 """Where it lies in a workspace."""
 
-Moment = Literal["handshake", "message"]
+Moment = Literal["handshake", "message", "room"]
 
 _AGAIN = "run `aq compile`"
 

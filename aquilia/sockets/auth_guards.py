@@ -107,7 +107,7 @@ class MessageAuthGuard(SocketGuard):
 
 
 class _IdentityGuard(SocketGuard):
-    """Looks at the identity alone, at the handshake and for each event."""
+    """Looks at the identity alone: at the handshake, for each event, and before each room."""
 
     def check_handshake(self, handshake: Handshake) -> None:
         """See `SocketGuard`."""
@@ -117,12 +117,16 @@ class _IdentityGuard(SocketGuard):
         """See `SocketGuard`."""
         self._check(conn._identity)
 
+    def check_room(self, conn: Connection, room: str) -> None:
+        """See `SocketGuard`."""
+        self._check(conn._identity)
+
     def _check(self, identity: Any) -> None:
         raise NotImplementedError
 
 
 class RoleGuard(_IdentityGuard):
-    """Lets in, and lets events pass of, identities that have one of these roles.
+    """Lets in, also into rooms, and lets events pass of, identities that have one of these roles.
 
     Who is anonymous gets WS_AUTH_REQUIRED, who has none of the roles WS_FORBIDDEN.
 
@@ -142,7 +146,7 @@ class RoleGuard(_IdentityGuard):
 
 
 class ScopeGuard(_IdentityGuard):
-    """Lets in, and lets events pass of, identities that have all of these scopes (RFC 6749 section 3.3).
+    """Lets in, also into rooms, and lets events pass of, identities with all of these scopes (RFC 6749 section 3.3).
 
     Who is anonymous gets WS_AUTH_REQUIRED, who lacks one of the scopes WS_FORBIDDEN.
 

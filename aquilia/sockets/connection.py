@@ -269,6 +269,7 @@ class Connection(Outbound):
         """Enter a room; being there already is no error.
 
         Raises:
+            Fault: what a guard of the room refuses with: WS_FORBIDDEN, if it returned False.
             SocketFault: WS_ROOM_FULL, WS_QUOTA_EXCEEDED above `max_rooms`, WS_CONNECTION_CLOSED.
         """
         await self._hub.join(self, room)

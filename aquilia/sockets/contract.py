@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Any, get_type_hints
 
 from aquilia.aquilary import Problem, qualified_name
@@ -27,7 +28,7 @@ from aquilia.sockets.declaration import (
     socket_declaration,
 )
 from aquilia.sockets.emits import Emits
-from aquilia.sockets.guards import guard_checks, guard_problems
+from aquilia.sockets.guards import Check, guard_checks, guard_problems
 from aquilia.sockets.middleware import middleware_problems, span_problem
 from aquilia.sockets.schema import PayloadType, SchemaError, payload_type
 from aquilia.sockets.settings import AppChain, NodeSettings, SettingsError, SocketSettings, socket_settings
@@ -36,6 +37,8 @@ from aquilia.source import SourceLocation
 __all__ = ["EventContract", "HookContract", "SocketContract", "read_contract"]
 
 ANY_PAYLOAD = payload_type(None)
+_GUARDED = {"message": ("conn", "envelope"), "handshake": ("handshake",), "room": ("conn", "room")}
+"""What a `@Guard()` method takes."""
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -93,6 +96,14 @@ class SocketContract:
     def name(self) -> str:
         """The class, as `module:Class`."""
         return f"{self.controller.__module__}:{self.controller.__qualname__}"
+
+    def room_checks(self, controller: SocketController) -> tuple[Check, ...]:
+        """What is asked before a connection enters a room, in its order."""
+        checks = guard_checks((*self.chain.guards, *self.declaration.guards), "check_room")
+        for guard in self.guards:
+            if guard.declaration.on == "room":
+                checks.append((guard.declaration.priority, getattr(controller, guard.handler.attribute)))
+        return tuple(check for _, check in sorted(checks, key=itemgetter(0)))
 
     def consumers(self) -> list[Consumer]:
         """What DI has to provide, for its check at boot."""
@@ -215,7 +226,7 @@ class _Reader:
                 handler.location, f"{name} hides SocketController.{name}; give the method another name"
             )
         elif isinstance(declaration, GuardDeclaration):
-            if self._takes(handler, 1 if declaration.on == "handshake" else 2):
+            if self._takes(handler, len(_GUARDED[declaration.on])):
                 contract.guards.append(GuardContract(handler, declaration))
         elif not inspect.iscoroutinefunction(handler.function):
             self._problem(handler.location, f"{handler.attribute} is not async; write `async def`")
@@ -278,7 +289,8 @@ class _Reader:
             self._problem(self._location, f"{name} must take (request), and nothing else")
         raw = f"{name} is a function, whose messages are no envelopes"
         elsewhere = "write a controller, or put it into a manifest without"
-        for _, check in guard_checks((*contract.chain.guards, *contract.declaration.guards), "check_message"):
+        guards = (*contract.chain.guards, *contract.declaration.guards)
+        for _, check in (*guard_checks(guards, "check_message"), *guard_checks(guards, "check_room")):
             guard = type(getattr(check, "__self__", check)).__qualname__
             self._problem(self._location, f"{raw}: {guard} cannot guard them; {elsewhere}")
         for middleware in contract.chain.message_middleware:
@@ -322,12 +334,16 @@ class _Reader:
         given = len(self._positional(handler)) - 1
         if given == arguments or (more and given > arguments):
             return True
-        wanted = {
-            GuardDeclaration: "(self, handshake)" if arguments == 1 else "(self, conn, envelope)",
+        hooks = {
             ConnectDeclaration: "(self, conn)",
             DisconnectDeclaration: "(self, conn) or (self, conn, reason)",
             EventDeclaration: "(self, conn, payload)",
-        }[type(handler.declaration)]
+        }
+        declared = handler.declaration
+        if isinstance(declared, GuardDeclaration):
+            wanted = f"(self, {', '.join(_GUARDED[declared.on])})"
+        else:
+            wanted = hooks[type(declared)]
         self._problem(handler.location, f"{handler.attribute} must take {wanted}")
         return False
 

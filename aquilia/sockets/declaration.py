@@ -84,7 +84,7 @@ class GuardDeclaration:
     """`@Guard(priority=…, on=…)`: a method that may refuse. Lower priorities run first."""
 
     priority: int = 50
-    on: Literal["message", "handshake"] = "message"
+    on: Literal["message", "handshake", "room"] = "message"
 
 
 HandlerDeclaration = EventDeclaration | ConnectDeclaration | DisconnectDeclaration | GuardDeclaration

@@ -192,14 +192,15 @@ def _moving(
 
 
 def Guard(  # noqa: N802
-    *, priority: int = 50, on: Literal["message", "handshake"] = "message"
+    *, priority: int = 50, on: Literal["message", "handshake", "room"] = "message"
 ) -> Callable[[AnyGuard], AnyGuard]:
-    """Make a method a guard: `f(self, conn, envelope)` on messages, `f(self, handshake)` on the handshake.
+    """Make a method a guard: `f(self, conn, envelope)` on messages, `f(self, handshake)` on the handshake, and
+    `f(self, conn, room)` on the rooms that a connection is to enter.
 
     It refuses by returning False or raising a fault. Lower priorities run first; it may be async or not.
     """
-    if on not in ("message", "handshake"):
-        raise ValueError(f"a guard is on 'message' or 'handshake', not {on!r}")
+    if on not in ("message", "handshake", "room"):
+        raise ValueError(f"a guard is on 'message', 'handshake' or 'room', not {on!r}")
     if not is_priority(priority):
         raise ValueError(f"a guard's priority is a number, not {priority!r}")
 

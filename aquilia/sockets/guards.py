@@ -1,13 +1,15 @@
-"""Guards: who may open a connection, and which messages may pass. And those that come with the house."""
+"""Guards: who may open a connection, who may enter a room, and which messages may pass. And some that are ready."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from aquilia.sockets.faults import ws_forbidden
 from aquilia.sockets.handshake import Handshake, check_origin, origin_problem
+from aquilia.sockets.history import fits
 from aquilia.sockets.middleware import accepts
 from aquilia.sockets.rates import ConnectionRate
 
@@ -19,6 +21,7 @@ __all__ = [
     "Check",
     "OriginGuard",
     "RateLimitGuard",
+    "RoomGuard",
     "SocketGuard",
     "guard_checks",
     "guard_problems",
@@ -31,7 +34,7 @@ Check = Callable[..., Any]
 
 
 class SocketGuard:
-    """Extend this, and override one check or both. A check refuses by returning False or raising a fault.
+    """Extend this, and override one check or more. A check refuses by returning False or raising a fault.
 
     A check may be async or not. Lower priorities run first.
     """
@@ -45,6 +48,9 @@ class SocketGuard:
         self, conn: Connection, envelope: MessageEnvelope
     ) -> bool | Awaitable[bool | None] | None:
         """Called for each event; the envelope's payload is still raw."""
+
+    def check_room(self, conn: Connection, room: str) -> bool | Awaitable[bool | None] | None:
+        """Called before the connection enters a room, whoever puts it there, and when it comes back to one."""
 
 
 class OriginGuard(SocketGuard):
@@ -90,7 +96,43 @@ class RateLimitGuard(SocketGuard):
         self._rate.take(conn)
 
 
-_ARGUMENTS = {"check_message": ("conn", "envelope"), "check_handshake": ("handshake",)}
+class RoomGuard(SocketGuard):
+    """Asks `guards` who want to enter the rooms that fit `pattern`, in which `*` stands for any characters.
+
+    Raises:
+        ValueError: for what is no pattern, and for guards that say nothing of rooms.
+    """
+
+    def __init__(self, pattern: str, *guards: SocketGuard) -> None:
+        if not isinstance(pattern, str) or not pattern:
+            raise ValueError(f"RoomGuard: a room pattern is a string like 'staff:*', not {pattern!r}")
+        if not guards:
+            raise ValueError(
+                f"RoomGuard: it asks nobody; give it guards, as in RoomGuard({pattern!r}, RoleGuard('staff'))"
+            )
+        for guard in guards:
+            if isinstance(guard, type) or not _has(guard, "check_room"):
+                raise ValueError(f"RoomGuard: {guard!r} is no guard of rooms; it needs check_room")
+            if problem := next(_misfits(guard, type(guard).__qualname__, ["check_room"]), None):
+                raise ValueError(f"RoomGuard: {problem.removeprefix('guards: ')}")
+        self.pattern = pattern
+        self.guards = guards
+        self._checks = [check for _, check in sorted(guard_checks(guards, "check_room"), key=itemgetter(0))]
+
+    def check_room(self, conn: Connection, room: str) -> Awaitable[None] | None:
+        """See `SocketGuard`."""
+        return self._ask(conn, room) if fits(room, self.pattern) else None
+
+    async def _ask(self, conn: Connection, room: str) -> None:
+        for check in self._checks:
+            await passes(check, conn, room)
+
+
+_ARGUMENTS = {
+    "check_message": ("conn", "envelope"),
+    "check_handshake": ("handshake",),
+    "check_room": ("conn", "room"),
+}
 
 
 def guard_checks(guards: Sequence[Any], check: str) -> list[tuple[int, Check]]:
@@ -104,11 +146,12 @@ def guard_problems(guards: Sequence[Any], *, of_event: bool) -> Iterator[str]:
         checks = [check for check in _ARGUMENTS if _has(guard, check)]
         name = guard.__qualname__ if isinstance(guard, type) else type(guard).__qualname__
         if not checks:
-            yield f"guards: {guard!r} is no guard; it needs check_message or check_handshake"
+            yield f"guards: {guard!r} is no guard; it needs check_message, check_handshake or check_room"
         elif isinstance(guard, type):
             yield f"guards: {name} is a class; write {name}()"
         elif of_event and "check_message" not in checks:
-            yield f"guards: {name} has no check_message: it guards handshakes; put it on @Socket"
+            guarded = "handshakes" if "check_handshake" in checks else "rooms"
+            yield f"guards: {name} has no check_message: it guards {guarded}; put it on @Socket"
         else:
             yield from _misfits(guard, name, checks)
 

@@ -14,7 +14,18 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Generic, Literal, NamedTuple, Protocol, TypeVar
 
-__all__ = ["Entry", "Excerpt", "Follower", "Gap", "Histories", "History", "Position", "RoomLog", "RoomLogs"]
+__all__ = [
+    "Entry",
+    "Excerpt",
+    "Follower",
+    "Gap",
+    "Histories",
+    "History",
+    "Position",
+    "RoomLog",
+    "RoomLogs",
+    "fits",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +81,7 @@ class Histories(dict[str, History]):
         except KeyError:
             if len(self._known) >= KNOWN:
                 self._known.clear()
-        found = next((own for pattern, own in self.items() if _fits(room, pattern)), None)
+        found = next((own for pattern, own in self.items() if fits(room, pattern)), None)
         self._known[room] = found
         return found
 
@@ -79,7 +90,7 @@ class Histories(dict[str, History]):
         patterns = list(self)
         for place, pattern in enumerate(patterns):
             for before in patterns[:place]:
-                if _fits(pattern, before):  # a star of the later one is a character that only a star fits
+                if fits(pattern, before):  # a star of the later one is a character that only a star fits
                     return pattern, before
         return None
 
@@ -89,7 +100,7 @@ KNOWN = 10_000
 """Rooms whose pattern is remembered."""
 
 
-def _fits(room: str, pattern: str) -> bool:
+def fits(room: str, pattern: str) -> bool:
     """Whether a room's name fits a pattern, in which only `*` is special."""
     first, *others = map(re.escape, pattern.split("*"))
     # What was found for one star is not looked for again: else a client finds names that take seconds.

@@ -8,10 +8,12 @@ from typing import Any
 
 from aquilia.auth import Authenticator
 from aquilia.di import ScopeContainer
+from aquilia.faults import Fault
 from aquilia.sockets.adapters.base import Publication
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.emits import Emits, conflation_key
 from aquilia.sockets.fanout import Audience, Policy
+from aquilia.sockets.guards import Check, passes
 from aquilia.sockets.hub_port import Namespace
 from aquilia.sockets.identities import Identities
 from aquilia.sockets.recorder import Recorder
@@ -25,7 +27,7 @@ class Home:
 
     __slots__ = (
         "arriving", "auth", "connections", "container", "controller", "durable", "emits", "identities", "linger",
-        "meter", "namespace", "pattern", "recorder", "rooms", "settings",
+        "meter", "namespace", "pattern", "recorder", "room_checks", "rooms", "settings",
         "spools", "uniform", "users",
     )  # fmt: skip
 
@@ -52,6 +54,8 @@ class Home:
         self.arriving: dict[str, Connection] = {}
         """Clients of v1 that have not been welcomed yet: nothing is published to them."""
         self.rooms: dict[str, Audience] = {}
+        self.room_checks: tuple[Check, ...] = ()
+        """What guards say of who enters a room, in their order."""
         self.users = 0
         self.linger: asyncio.TimerHandle | None = None
 
@@ -63,6 +67,24 @@ class Home:
             own.strategy is None for own in emits.values()
         )
         self.spools = spools(self.settings, emits)
+
+    async def ask_guards(self, conn: Connection, room: str) -> None:
+        """Ask who may refuse that a connection enters a room.
+
+        Raises:
+            Fault: it may not.
+        """
+        for check in self.room_checks:
+            await passes(check, conn, room)
+
+    async def takes_back(self, conn: Connection, room: str) -> bool:
+        """Whether a client that comes back may still be where it was; a guard's no is counted."""
+        try:
+            await self.ask_guards(conn, room)
+        except Fault as fault:
+            self.recorder.fault(self.pattern, fault.code)
+            return False
+        return True
 
     def policy(self, publication: Publication) -> Policy:
         """By which strategy and key a publication is queued.

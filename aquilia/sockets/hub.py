@@ -174,6 +174,7 @@ class Hub:
         if room in conn._rooms:
             return False
         self._require_place(conn)
+        await conn._home.ask_guards(conn, room)
         return await self._enter_room(conn, room)
 
     async def _enter_room(self, conn: Connection, room: str, *, again: bool = False) -> bool:
@@ -267,6 +268,8 @@ class Hub:
         """See `HubPort`."""
         joined: dict[str, Recovery] = {}
         for room, position in rooms.items():
+            if not await conn._home.takes_back(conn, room):
+                continue
             try:
                 await self._enter_room(conn, room, again=True)
             except SocketFault as fault:

@@ -160,7 +160,8 @@ class HubPort(Protocol):
     async def rejoin(self, conn: Any, rooms: Mapping[str, Position | None]) -> dict[str, Recovery]:
         """Put a resumed connection into these rooms again, held back until `replay`.
 
-        A room that does not take it is left out. Whether nothing is missing is judged by the room's log.
+        A room that does not take it, or whose guards do not, is left out. Whether nothing is missing is judged by
+        the room's log.
         """
 
     async def replay(self, conn: Any) -> None:

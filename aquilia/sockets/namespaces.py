@@ -104,6 +104,7 @@ class Namespaces:
         controller.namespace, controller.path_params = home.namespace.path, home.namespace.params
         controller._hub, controller._emits = self._hub, contract.emits
         controller._histories = home.settings.history
+        home.room_checks = contract.room_checks(controller)
         home.declare(contract.emits)
         home.auth = contract.auth
         controller.__init__(**arguments)  # type: ignore[misc]

@@ -102,7 +102,7 @@ def test_a_guard_that_would_never_be_asked_is_refused() -> None:
 @pytest.mark.parametrize("guard", [Idle(), Dumb(), object(), "admin"])
 def test_a_guard_that_checks_nothing_is_refused(guard: Any) -> None:
     for (told,) in (on_socket(guards=[guard]), on_event(guards=[guard])):
-        assert "is no guard; it needs check_message or check_handshake" in told
+        assert "is no guard; it needs check_message, check_handshake or check_room" in told
 
 
 def test_a_check_that_cannot_be_called_is_refused() -> None:
