@@ -191,7 +191,7 @@ def test_a_class_that_cannot_be_served(declare: Any, told: str) -> None:
         (lambda: Event("x" * 129), "1 to 128 characters"),
         (lambda: Subscribe("error"), "reserved"),
         (lambda: Event("x", delivery="at_leest_once"), "did you mean 'at_least_once'"),  # type: ignore[arg-type]
-        (lambda: Guard(on="door"), "'message' or 'handshake'"),  # type: ignore[arg-type]
+        (lambda: Guard(on="door"), "'message', 'handshake' or 'room'"),  # type: ignore[arg-type]
         (lambda: Emits("x", Note, durable=1), "True or False"),  # type: ignore[arg-type]
         (lambda: Emits("x", Note, backpressure={}), "{'strategy': 'conflate', 'key': 'symbol'} is needed"),
         (lambda: Emits("x", Note, backpressure={"strategy": "conflat"}), "did you mean 'conflate'"),
