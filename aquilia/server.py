@@ -36,6 +36,7 @@ from aquilia.asgi import Application
 from aquilia.logs import LogFormat, log_config
 from aquilia.sockets.artifact import Artifact
 from aquilia.sockets.compile import artifact_of
+from aquilia.sockets.plan import SocketPlan
 from aquilia.sockets.runtime import AquilaSockets
 from aquilia.sockets.transports.http import HTTPProtocol
 from aquilia.workspace import Workspace, environment, load_workspace
@@ -52,6 +53,8 @@ __all__ = [
     "serve",
     "tls",
 ]
+
+logger = logging.getLogger("aquilia.sockets")
 
 GC_THRESHOLD = 20_000
 """Allocations between two collections: messages are many objects and next to no cycles."""
@@ -331,6 +334,8 @@ def serve(
         + 1,  # a message one byte beyond a controller's bound is ours to refuse
         ws_per_message_deflate=False,
     )
+    if transport == "asgi":
+        _tell_of_compression(plan)
     server = _Server(config, application.sockets, on_started, drain_delay=drain_delay, hand_over=hand_over)
     with suppress(KeyboardInterrupt), _ending_cleanly():
         try:
@@ -338,6 +343,15 @@ def serve(
         except SystemExit as error:
             if error.code:
                 raise ServerError("the application did not start") from error
+
+
+def _tell_of_compression(plan: SocketPlan) -> None:
+    for _, contract in plan.contracts:
+        if contract.settings.compression is not None:
+            logger.warning(
+                "%s: compression: has no effect with --transport asgi: nothing is compressed",
+                contract.pattern.source,
+            )
 
 
 class _Server(uvicorn.Server):

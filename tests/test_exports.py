@@ -29,7 +29,7 @@ SOCKETS = {
     *("Handshake", "SocketGuard", "OriginGuard", "RateLimitGuard", "RoomGuard", "SocketMiddleware"),
     *("MessageValidationMiddleware", "RateLimitMiddleware", "LoggingMiddleware", "MetricsMiddleware"),
     *("HandshakeAuthGuard", "MessageAuthGuard", "RoleGuard", "ScopeGuard", "SocketFault", "CloseCode"),
-    *("History", "HistoryMessage", "HistoryPage", "Position", "RoomAnswers"),
+    *("Compression", "History", "HistoryMessage", "HistoryPage", "Position", "RoomAnswers"),
     *("Adapter", "Broker", "Store", "Publication", "InMemoryAdapter", "AquilaSockets"),
 }
 COMPAT = {"Flow", "FlowRequest"}

@@ -17,6 +17,7 @@ from aquilia.sockets.decorators import (
     Subscribe,
     Unsubscribe,
 )
+from aquilia.sockets.deflate import Compression
 from aquilia.sockets.emits import Emits
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import CloseCode, SocketFault
@@ -41,6 +42,7 @@ __all__ = [
     "AquilaSockets",
     "Broker",
     "CloseCode",
+    "Compression",
     "Connection",
     "ConnectionState",
     "DisconnectReason",

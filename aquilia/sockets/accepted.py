@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from os import PathLike, fspath
 from typing import Any
 
+from aquilia.sockets.deflate import Compression
 from aquilia.sockets.emits import key_problem, strategy_problem
 from aquilia.sockets.handshake import origin_problem
 from aquilia.sockets.history import Histories, History
@@ -28,6 +29,7 @@ __all__ = [
     "backpressure",
     "boolean",
     "chain_of",
+    "compression",
     "count",
     "folder",
     "health",
@@ -271,6 +273,17 @@ def boolean(place: Place, value: Any) -> bool:
     """A switch."""
     if not isinstance(value, bool):
         raise place.error(f"True or False is needed, not {value!r}")
+    return value
+
+
+def compression(place: Place, value: Any) -> Compression | None:
+    """How messages are compressed; None: not at all."""
+    if value is True:
+        return Compression()
+    if value is False:
+        return None
+    if not isinstance(value, Compression):
+        raise place.error(f"True, False, or Compression(mode=…) is needed, not {value!r}")
     return value
 
 

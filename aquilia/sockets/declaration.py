@@ -40,7 +40,7 @@ class SocketDeclaration:
     max_connections: int | None = None
     message_rate_limit: float | None = None
     max_message_size: int | None = None
-    compression: bool | None = None
+    compression: Any = None
     subprotocols: tuple[str, ...] = ()
     require_auth: bool | None = None
     guards: tuple[Any, ...] = ()

@@ -17,6 +17,7 @@ from aquilia.sockets.declaration import (
     declare_handler,
     declare_socket,
 )
+from aquilia.sockets.deflate import Compression
 from aquilia.sockets.emits import event_name
 from aquilia.sockets.guards import is_priority
 
@@ -43,7 +44,7 @@ def Socket(  # noqa: N802 - the decorators are named like the declarations that 
     max_connections: int | None = None,
     message_rate_limit: float | None = None,
     max_message_size: int | None = None,
-    compression: bool | None = None,
+    compression: bool | Compression | None = None,
     subprotocols: Sequence[str] = (),
     require_auth: bool | None = None,
     guards: Sequence[Any] = (),

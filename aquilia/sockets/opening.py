@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import math
 import secrets
 from collections.abc import AsyncIterator, Callable
@@ -60,6 +61,8 @@ from aquilia.sockets.transports.base import NATIVE, Transport
 
 __all__ = ["Entrance"]
 
+logger = logging.getLogger("aquilia.sockets")
+
 _ADMISSION = "aquilia.admission"
 
 
@@ -72,6 +75,8 @@ class _Served:
     dispatcher: Dispatcher | FlowDispatcher
     threshold: Threshold
     chain: Endpoint
+    told: bool = False
+    """Whether the log says that this server does not compress for us."""
     connections: int = 0
 
 
@@ -232,7 +237,11 @@ class Entrance:
 
     async def _upgrade(self, door: _Door, admission: _Admission, response: Response) -> None:
         if door.native is not None:
-            door.native.max_message_size = admission.served.contract.settings.max_message_size
+            settings = admission.served.contract.settings
+            door.native.max_message_size = settings.max_message_size
+            door.native.compression = settings.compression
+        else:
+            _tell_of_compression(admission.served)
         await door.send(
             {
                 "type": "websocket.accept",
@@ -369,3 +378,13 @@ class Entrance:
             )
         admission.served.dispatcher.on_open(conn, arrival)
         return conn
+
+
+def _tell_of_compression(served: _Served) -> None:
+    """Under any other server that is the server's matter: nothing is ignored in silence."""
+    if served.contract.settings.compression is not None and not served.told:
+        served.told = True
+        path = served.contract.declaration.path
+        logger.warning(
+            "%s: compression: has no effect under this server, which compresses by settings of its own", path
+        )

@@ -21,6 +21,7 @@ from aquilia.sockets.accepted import (
     backpressure,
     boolean,
     chain_of,
+    compression,
     count,
     folder,
     health,
@@ -38,6 +39,7 @@ from aquilia.sockets.accepted import (
     unknown,
 )
 from aquilia.sockets.declaration import SocketDeclaration
+from aquilia.sockets.deflate import Compression
 from aquilia.sockets.emits import Emits
 from aquilia.sockets.guards import guard_problems
 from aquilia.sockets.history import Histories
@@ -67,6 +69,7 @@ class SocketSettings:
     max_connections: int | None = None
     message_rate_limit: float | None = None
     max_message_size: int = 65_536
+    compression: Compression | None = None
     backpressure: Backpressure = field(default_factory=Backpressure)
     allowed_origins: tuple[str, ...] | None = None
     max_rooms: int = 100
@@ -154,6 +157,7 @@ def socket_settings(declared: SocketDeclaration, node: NodeSettings, where: str)
     """
     merged: dict[str, Any] = {
         "max_message_size": node.sockets.max_message_size,
+        "compression": node.sockets.compression,
         "message_rate_limit": node.sockets.message_rate_limit,
         "backpressure": node.sockets.backpressure,
         "allowed_origins": node.sockets.allowed_origins,
@@ -178,7 +182,14 @@ def _guard_problems(guards: Sequence[Any]) -> Iterable[str]:
 
 
 _SOCKET_KEYS = frozenset(
-    {"message_rate_limit", "max_message_size", "backpressure", "allowed_origins", "require_auth"}
+    {
+        "message_rate_limit",
+        "max_message_size",
+        "compression",
+        "backpressure",
+        "allowed_origins",
+        "require_auth",
+    }
 )
 _CHAIN_KEYS = frozenset(AppChain.__dataclass_fields__)
 _NODE_KEYS = frozenset(NodeSettings.__dataclass_fields__)
@@ -200,7 +211,7 @@ _RULES: dict[str, Rule] = {
     "allowed_origins": or_none(origins),
     "allowed_hosts": or_none(hosts),
     "require_auth": boolean,
-    "compression": switch("compression"),
+    "compression": compression,
     "heartbeat": positive,
     "handshake_timeout": positive,
     "handler_timeout": or_none(positive),
@@ -227,7 +238,7 @@ _DECLARED: dict[str, Rule] = {
     "max_connections": count,
     "message_rate_limit": positive,
     "max_message_size": message_size,
-    "compression": switch("compression"),
+    "compression": compression,
     "subprotocols": subprotocols,
     "require_auth": boolean,
     "backpressure": backpressure,

@@ -14,6 +14,7 @@ from contextvars import Context
 from typing import Any
 
 from aquilia.sockets.connection import DisconnectReason
+from aquilia.sockets.deflate import Compression
 from aquilia.sockets.faults import CloseCode
 from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.transports.base import TransportEvents
@@ -152,6 +153,7 @@ class Handover:
 
     def __init__(self, wire: Wire) -> None:
         self.max_message_size = 0
+        self.compression: Compression | None = None
         self._wire = wire
 
     def attach(self) -> Wire:

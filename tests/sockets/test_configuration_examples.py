@@ -39,7 +39,7 @@ SOCKET = {
     "max_message_size": 65536,
     "compression": True,
 }
-NOT_YET = {"adapter", "redis_url", "compression"}
+NOT_YET = {"adapter", "redis_url"}
 """Each that comes is taken out of here, and gets a line in the test of effects."""
 PAGE = {"origin": "https://example.com"}
 ADA, BOB = Identity("ada"), Identity("bob")

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from aquilia.sockets import Compression
 from aquilia.sockets.declaration import SocketDeclaration
 from aquilia.sockets.outbox import Backpressure
 from aquilia.sockets.settings import (
@@ -53,8 +54,8 @@ def test_the_defaults() -> None:
         ("handshake_timeout", -1, "above 0"),
         ("handler_timeout", False, "above 0"),
         ("require_auth", "yes", "True or False"),
-        ("compression", True, "planned"),
-        ("compression", 1, "True or False"),
+        ("compression", 1, "True, False, or Compression(mode=…)"),
+        ("compression", "shared", "True, False, or Compression(mode=…)"),
         ("allowed_origins", "https://a", "a list of strings"),
         ("allowed_origins", ["example.com"], "a scheme and a host"),
         ("allowed_hosts", [""], "each entry is a string"),
@@ -87,7 +88,7 @@ def test_every_key_is_taken() -> None:
             "allowed_origins": ["https://a.example", "*"],
             "allowed_hosts": ["a.example"],
             "require_auth": False,
-            "compression": False,
+            "compression": Compression(level=1),
             "heartbeat": 10,
             "handshake_timeout": 11,
             "handler_timeout": 12,
@@ -101,6 +102,7 @@ def test_every_key_is_taken() -> None:
     assert taken.sockets == SocketSettings(
         message_rate_limit=7,
         max_message_size=8,
+        compression=Compression(level=1),
         backpressure=Backpressure("drop_oldest", 9),
         allowed_origins=("https://a.example", "*"),
     )
@@ -122,7 +124,7 @@ def test_a_controllers_own_settings_win_over_its_manifests() -> None:
         ({"history": object()}, "or a map of room patterns"),
         ({"presence": True}, "presence is planned"),
         ({"resume": 1}, "True or False is needed, not 1"),
-        ({"compression": True}, "compression is planned"),
+        ({"compression": {"mode": "shared"}}, "True, False, or Compression"),
         ({"require_auth": "yes"}, "True or False"),
         ({"max_rooms": 0}, "at least 1"),
         ({"room_size": "big"}, "at least 1"),

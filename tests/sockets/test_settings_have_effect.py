@@ -23,6 +23,7 @@ from aquilia.aquilary import BootError
 from aquilia.manifest import AppManifest
 from aquilia.sockets import (
     AquilaSockets,
+    Compression,
     Connection,
     Event,
     History,
@@ -36,6 +37,7 @@ from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_forbidden
 from aquilia.sockets.outbox import Backpressure
 from aquilia.sockets.settings import SettingsError, node_settings
+from aquilia.sockets.transports.native import NativeProtocol
 from aquilia.testing import HandshakeRefused, SocketsTest, live_server, sockets_test
 
 WHILE = 0.3
@@ -246,6 +248,8 @@ ELSEWHERE = {
     ("handshake_timeout", "manifest"),
     ("metrics", "manifest"),
     ("health", "manifest"),
+    ("compression", "manifest"),
+    ("compression", "@Socket"),
     ("spool_dir", "manifest"),
     ("spool_bytes", "manifest"),
     ("spool_total_bytes", "manifest"),
@@ -365,12 +369,33 @@ async def test_the_time_for_a_hello_is_that_of_the_manifest(transport: str) -> N
                 await client.expect("welcome")
 
 
+@pytest.mark.parametrize(
+    ("manifest", "on_socket", "compresses"),
+    [
+        (None, None, False),
+        (True, None, True),
+        (None, True, True),
+        (True, False, False),
+        (False, Compression(mode="context"), True),
+        (Compression(level=1), True, True),
+    ],
+)
+async def test_messages_are_compressed_where_it_is_said(
+    manifest: Any, on_socket: Any, compresses: bool
+) -> None:
+    own = {} if on_socket is None else {"compression": on_socket}
+    node = {} if manifest is None else {"compression": manifest}
+    app = AquilaSockets.from_controllers([hall(**own)], **node)
+    async with serving(app, ws=NativeProtocol) as base, RealClient.connect(f"{base}/hall/a") as client:
+        assert bool(client.socket.protocol.extensions) is compresses
+        assert (await client.request("echo", "x" * 1000))["data"] == "x" * 1000
+
+
 # What this version refuses
 
 REFUSED = [
     ("redis_url", "manifest", "redis://localhost:6379", "leave it out"),
     ("store_url", "manifest", "redis://localhost:6379", "leave it out"),
-    ("compression", "both", True, "leave it out"),
     ("presence", "@Socket", True, "leave it out"),
     ("adapter", "manifest", "redis", "choose 'inmemory', 'local' or 'nats'"),
     ("adapter_url", "manifest", "redis://localhost", "choose 'memory://'"),

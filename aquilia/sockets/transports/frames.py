@@ -17,7 +17,7 @@ from picows import WSListener
 from aquilia.sockets.faults import CloseCode
 from aquilia.sockets.transports.base import TransportEvents
 
-__all__ = ["NativeTransport"]
+__all__ = ["BINARY", "TEXT", "NativeTransport", "frame_header"]
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that the peer may take to answer a close frame, before the connection is cut: up to a fifth more.
@@ -28,7 +28,8 @@ MAX_FRAGMENTS = 4096
 TURN = 64
 """Frames of one connection that are handled in one turn of the loop; what else came with them waits for the next."""
 
-_CONTINUATION, _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
+TEXT, BINARY = 0x1, 0x2
+_CONTINUATION, _CLOSE, _PING, _PONG = 0x0, 0x8, 0x9, 0xA
 
 
 def frame_header(opcode: int, length: int) -> bytes:
@@ -62,8 +63,8 @@ class NativeTransport(WSListener):
 
     __slots__ = (
         "_budget", "_close_timer", "_closing", "_conn", "_events", "_fragments", "_heard", "_kind", "_later", "_line",
-        "_max_size", "_on_gone", "_paused", "_pong", "_silent", "_size", "_stopped", "_websocket", "_wire",
-        "_write_paused", "gone", "read_behind",
+        "_on_gone", "_paused", "_pong", "_silent", "_size", "_stopped", "_websocket", "_wire",
+        "_write_paused", "gone", "max_size", "read_behind",
     )  # fmt: skip
 
     def __init__(
@@ -73,7 +74,8 @@ class NativeTransport(WSListener):
         self._websocket: Any = None
         self._heard = False
         self._silent = 0
-        self._max_size = max_size
+        self.max_size = max_size
+        """Bytes that one message may have on the wire."""
         self._on_gone = on_gone
         self._events: TransportEvents | None = None
         self._conn: Any = None
@@ -87,7 +89,7 @@ class NativeTransport(WSListener):
         self.gone = False
         self.read_behind: Callable[[], None] | None = None
         """Reads what came in one read with the request's head: it is the beginning of what is read now."""
-        self._line: Callable[[bytes], object] | None = wire.write
+        self._line: Callable[[bytes], object] | None = self._way()
         self._budget = TURN
         self._later: deque[_KeptFrame] | None = None
 
@@ -128,12 +130,12 @@ class NativeTransport(WSListener):
             return
         opcode = frame.msg_type
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
-            self._fail(CloseCode.PROTOCOL_ERROR, "a reserved bit is set, and no extension was agreed on")
-        elif opcode == _TEXT and frame.fin and self._fragments is None:
+            self._on_reserved(frame)
+        elif opcode == TEXT and frame.fin and self._fragments is None:
             data = frame.get_payload_as_bytes()
             if data.isascii() or self._is_utf8(data):
                 events.on_message(self._conn, data, binary=False)
-        elif opcode == _BINARY and frame.fin and self._fragments is None:
+        elif opcode == BINARY and frame.fin and self._fragments is None:
             events.on_message(self._conn, frame.get_payload_as_bytes(), binary=True)
         elif opcode == _PING:
             self._answer_ping(frame.get_payload_as_bytes())
@@ -141,6 +143,9 @@ class NativeTransport(WSListener):
             self._answer_close(transport)
         elif opcode != _PONG:
             self._on_fragment(int(opcode), frame.get_payload_as_bytes(), bool(frame.fin))
+
+    def _on_reserved(self, frame: Any) -> None:
+        self._fail(CloseCode.PROTOCOL_ERROR, "a reserved bit is set, and no extension was agreed on")
 
     def _put_off(self, frame: Any) -> None:
         """Others want the loop, too: a single read can hold many thousands of frames."""
@@ -156,7 +161,7 @@ class NativeTransport(WSListener):
         if later is None or self._paused:
             return
         self._budget = TURN
-        for _ in range(min(TURN, len(later))):
+        while later and self._budget:
             self.on_ws_frame(self._websocket, later.popleft())
         if later:
             self._budget = 0  # what comes now comes behind them
@@ -187,7 +192,7 @@ class NativeTransport(WSListener):
             self._fragments, self._kind, self._size = [], opcode, 0
         self._fragments.append(data)
         self._size += len(data)
-        if self._size > self._max_size or len(self._fragments) > MAX_FRAGMENTS:
+        if self._size > self.max_size or len(self._fragments) > MAX_FRAGMENTS:
             self._fail(CloseCode.TOO_BIG, "the message is too big")
         elif final:
             self._finish_fragments()
@@ -195,7 +200,7 @@ class NativeTransport(WSListener):
     def _finish_fragments(self) -> None:
         data = b"".join(self._fragments or ())
         self._fragments = None
-        binary = self._kind == _BINARY
+        binary = self._kind == BINARY
         if self._events is not None and (binary or data.isascii() or self._is_utf8(data)):
             self._events.on_message(self._conn, data, binary=binary)
 
@@ -258,7 +263,7 @@ class NativeTransport(WSListener):
     def resume_writing(self) -> None:
         """The wire takes more."""
         self._write_paused = False
-        self._line = self._wire.write if self._closing is None else None
+        self._line = self._way() if self._closing is None else None
         if self._pong is not None:
             pong, self._pong = self._pong, None
             self._answer_ping(pong)
@@ -272,7 +277,11 @@ class NativeTransport(WSListener):
         length = len(message)
         if length < 126:
             return (_SHORT_BINARY if binary else _SHORT_TEXT)[length] + message
-        return frame_header(_BINARY if binary else _TEXT, length) + message
+        return frame_header(BINARY if binary else TEXT, length) + message
+
+    def _way(self) -> Callable[[bytes], object]:
+        """What `line` is, while there is one."""
+        return self._wire.write
 
     @property
     def line(self) -> Callable[[bytes], object] | None:
@@ -336,5 +345,5 @@ class NativeTransport(WSListener):
 
 
 _PING_FRAME = frame_header(_PING, 0)
-_SHORT_TEXT = [frame_header(_TEXT, length) for length in range(126)]
-_SHORT_BINARY = [frame_header(_BINARY, length) for length in range(126)]
+_SHORT_TEXT = [frame_header(TEXT, length) for length in range(126)]
+_SHORT_BINARY = [frame_header(BINARY, length) for length in range(126)]

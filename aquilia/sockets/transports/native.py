@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 from weakref import WeakKeyDictionary
 
+from aquilia.sockets.deflate import Compression, agree
 from aquilia.sockets.faults import CloseCode
 from aquilia.sockets.heartbeat import HeartbeatWheel
 from aquilia.sockets.transports.base import NATIVE
@@ -74,12 +75,14 @@ class _Household:
 class NativeHandover:
     """`scope["extensions"]["aquilia.native"]`: how an application takes an accepted connection over."""
 
-    __slots__ = ("_protocol", "max_message_size")
+    __slots__ = ("_protocol", "compression", "max_message_size")
 
     def __init__(self, protocol: NativeProtocol, max_message_size: int) -> None:
         self._protocol: NativeProtocol | None = protocol
         self.max_message_size = max_message_size
         """Bytes; to be set before `websocket.accept`."""
+        self.compression: Compression | None = None
+        """How to compress if the client wants it; to be set before `websocket.accept`, too."""
 
     def attach(self) -> NativeTransport:
         """The connection's transport, to be started at once. Call it right after `websocket.accept`."""
@@ -297,6 +300,11 @@ class NativeProtocol(asyncio.Protocol):
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in self._state.default_headers
         ]
         handover: NativeHandover = self._scope["extensions"][NATIVE]
+        agreement = None
+        if handover.compression is not None:
+            agreement = agree(handover.compression, self._extensions())
+        if agreement is not None:
+            headers.append(("Sec-WebSocket-Extensions", agreement.answer))
         household = _household(self._config, self._state)
         self._transport = upgrade(
             self._wire,
@@ -304,11 +312,16 @@ class NativeProtocol(asyncio.Protocol):
             headers,
             max_size=handover.max_message_size,
             behind=self._behind,
+            agreement=agreement,
             on_gone=household.leave,
         )
         self._behind = b""
         self._state.connections.discard(cast(Any, self))
         household.add(self._transport)
+
+    def _extensions(self) -> str:
+        values = [value for name, value in self._scope["headers"] if name == b"sec-websocket-extensions"]
+        return b",".join(values).decode("latin-1")
 
     def _hand_over(self) -> NativeTransport:
         if self._transport is None or self._bridge is not None:

@@ -15,6 +15,8 @@ from picows import WSUpgradeResponse
 from picows.common import WSUpgradeResponseWithListener
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # its stubs leave it out
 
+from aquilia.sockets.deflate import Agreement
+from aquilia.sockets.transports.compressed import compressed
 from aquilia.sockets.transports.frames import NativeTransport
 
 __all__ = ["upgrade"]
@@ -82,14 +84,18 @@ def upgrade(
     *,
     max_size: int,
     behind: bytes,
+    agreement: Agreement | None,
     on_gone: Callable[[NativeTransport], None],
 ) -> NativeTransport:
     """Answer a handshake with 101, and give the wire to picows. Nothing is read before the transport's `start`.
 
-    `behind` are bytes that came with the request's head. `on_gone` is called once, with the transport, when the
-    wire is gone.
+    `behind` are bytes that came with the request's head, and `agreement` is that on compression. `on_gone` is called
+    once, with the transport, when the wire is gone.
     """
-    transport = NativeTransport(wire, max_size, on_gone)
+    if agreement is None:
+        transport = NativeTransport(wire, max_size, on_gone)
+    else:
+        transport = compressed(wire, max_size, on_gone, agreement)
     receive_buffer = max(MIN_RECEIVE_BUFFER, min(max_size, MAX_RECEIVE_BUFFER))
     wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     response = WSUpgradeResponse.create_101_response(headers)
@@ -106,7 +112,7 @@ def upgrade(
         auto_ping_reply_timeout=0,
         auto_ping_strategy=_WHEN_IDLE,
         enable_auto_pong=False,
-        max_frame_size=max_size,
+        max_frame_size=transport.max_size,
         extra_headers=None,
         read_buffer_init_size=0,
     )
