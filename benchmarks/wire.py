@@ -1,4 +1,4 @@
-"""The wire, as the clients in `resume.py` and `spool.py` speak it, which are as slim as can be; and a free port."""
+"""The wire, as the slim clients in `resume.py`, `spool.py` and `compression.py` speak it; and a free port."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ _UPGRADE = (
 )
 
 
-def upgrade(subprotocol: str | None = None) -> bytes:
+def upgrade(subprotocol: str | None = None, extension: str | None = None) -> bytes:
     """The handshake of a client."""
     offer = "" if subprotocol is None else f"Sec-WebSocket-Protocol: {subprotocol}\r\n"
+    if extension is not None:
+        offer += f"Sec-WebSocket-Extensions: {extension}\r\n"
     return f"{_UPGRADE}{offer}\r\n".encode()
 
 

@@ -386,5 +386,5 @@ def _tell_of_compression(served: _Served) -> None:
         served.told = True
         path = served.contract.declaration.path
         logger.warning(
-            "%s: compression: has no effect under this server, which compresses by settings of its own", path
+            "%s: compression: has no effect under this server, which compresses, or not, by its own", path
         )

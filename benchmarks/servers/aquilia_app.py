@@ -5,7 +5,7 @@ python aquilia_app.py PORT TRANSPORT [VARIANT]
 What is in the way of a message, besides the check of its payload: with `bare` nothing; with `usual`, the default,
 what an application would have, a guard and a rate limit; with `history` the same, and rooms that remember; with
 `full` authentication, its guards and metrics as well. `spool` is `bare`, with what slow clients have yet to read on
-disk.
+disk; `shared` and `context` are `bare` with that compression.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from aquilia.asgi import Application
 from aquilia.manifest import AppManifest
 from aquilia.server import Endpoint, listening, serve
 from aquilia.sockets import (
+    Compression,
     Connection,
     Event,
     HandshakeAuthGuard,
@@ -77,6 +78,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "message_rate_limit": 1_000_000,
         "history": History(),
     },
+    "shared": {"compression": True},
+    "context": {"compression": Compression("context")},
     "spool": {"backpressure": {"strategy": "spool", "buffer_bytes": 1 << 16}},
     "full": {
         "guards": [Everyone(), HandshakeAuthGuard(), MessageAuthGuard(), RoleGuard("member")],

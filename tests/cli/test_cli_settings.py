@@ -72,3 +72,19 @@ async def test_the_heartbeat_is_that_of_the_manifest(echo: Workspace, transport:
                 pass
             assert found.opcode == CLOSE
             assert found.close_code == (4508 if transport == "native" else 1011)
+
+
+@TRANSPORTS
+async def test_compression_is_agreed_on_or_the_log_says_that_it_is_not(echo: Workspace, transport: str) -> None:
+    echo.edit("modules/echo/controllers.py", "max_message_size=1000", "compression=True")
+    echo.done("compile")
+    shown = " ".join(echo.done("ws", "inspect").split())
+    assert "compression level 6, max_ratio 100" in shown
+    async with echo.serving("--transport", transport) as server:
+        url = server.sockets[0].replace(":room", "x")
+        async with RawSocket.open(url, Sec_WebSocket_Extensions="permessage-deflate") as raw:
+            assert raw.status == 101
+            assert (b"permessage-deflate" in raw.head) is (transport == "native")
+        _, logged = await server.end()
+    told = "compression: has no effect with --transport asgi: nothing is compressed"
+    assert (told in logged) is (transport == "asgi")
