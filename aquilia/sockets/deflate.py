@@ -139,11 +139,14 @@ class Inflater:
         end = _FLUSHED if self._keeps else _FLUSHED + _LAST_BLOCK
         try:
             machine, message = self._run(data + end, limit)
+            whole = machine
+            if self._keeps:
+                self._machine = machine
+                whole = machine.copy()  # a few microseconds, and the price of never handling half a message
+                whole.decompress(_LAST_BLOCK, 1)
         except zlib.error as error:
             raise _corrupt() from error
-        if self._keeps:
-            self._machine = machine
-        elif not machine.eof:
+        if not whole.eof:
             raise _corrupt()
         return message
 

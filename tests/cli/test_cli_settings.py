@@ -75,7 +75,9 @@ async def test_the_heartbeat_is_that_of_the_manifest(echo: Workspace, transport:
 
 
 @TRANSPORTS
-async def test_compression_is_agreed_on_or_the_log_says_that_it_is_not(echo: Workspace, transport: str) -> None:
+async def test_compression_is_agreed_on_or_the_log_says_that_it_is_not(
+    echo: Workspace, transport: str
+) -> None:
     echo.edit("modules/echo/controllers.py", "max_message_size=1000", "compression=True")
     echo.done("compile")
     shown = " ".join(echo.done("ws", "inspect").split())

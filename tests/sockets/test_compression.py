@@ -407,9 +407,10 @@ async def test_a_close_is_never_compressed() -> None:
         assert (answer.opcode, answer.close_code) == (CLOSE, 1002)
 
 
-async def test_a_message_that_was_cut_off_is_refused() -> None:
+@pytest.mark.parametrize("mode", ["shared", "context"])
+async def test_a_message_that_was_cut_off_is_refused(mode: Any) -> None:
     whole = deflated(message(LONG * 3))
-    async with served(True) as base:
+    async with served(Compression(mode)) as base:
         for cut in range(1, len(whole) - 1, 7):
             async with RawSocket.open(f"{base}/raw", Sec_WebSocket_Extensions=DEFLATE) as raw:
                 raw.send(frame(TEXT, whole[:cut], rsv=4))
