@@ -26,6 +26,7 @@ __all__ = [
     "SettingsError",
     "adapter",
     "adapter_url",
+    "audit",
     "backpressure",
     "boolean",
     "chain_of",
@@ -328,6 +329,17 @@ def health(place: Place, value: Any) -> str | None:
     if isinstance(value, str) and _PATH.fullmatch(value):
         return value
     raise place.error(f"True, False, or a path like '/internal/health' is needed, not {value!r}")
+
+
+def audit(place: Place, value: Any) -> str | None:
+    """The file of the audit; None: the log alone."""
+    if isinstance(value, bool):
+        return "artifacts/audit.crous" if value else None
+    if not isinstance(value, str | PathLike) or not (path := fspath(value)) or isinstance(path, bytes):
+        raise place.error(f"True, False, or the path of a file is needed, not {value!r}")
+    if "\0" in path or path.endswith(("/", ".")):
+        raise place.error(f"no file can be called {value!r}")
+    return path
 
 
 def _strategy(place: Place, value: Any) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from aquilia.faults import Fault, FaultEngine
+from aquilia.sockets.audit import security_event
 from aquilia.sockets.codecs import Codec
-from aquilia.sockets.connection import Connection
+from aquilia.sockets.connection import Connection, ConnectionState
 from aquilia.sockets.envelope import MAX_EVENT_LENGTH, MAX_ID_LENGTH, MessageEnvelope
 from aquilia.sockets.faults import (
     CLOSE_FOR_STATUS,
@@ -28,6 +29,7 @@ __all__ = [
     "fault_of",
     "internal_error_in_opening",
     "label",
+    "note_fault",
     "sender",
 ]
 
@@ -52,10 +54,30 @@ def fault_of(
     return engine.process(error, where, internal=internal, about=about)
 
 
-def close_with(conn: Connection, fault: Fault) -> None:
+def close_with(conn: Connection, fault: Fault, envelope: MessageEnvelope | None = None) -> None:
     """End a connection with a fault, and count it."""
-    conn._home.recorder.fault(conn._home.pattern, label(fault))
+    note_fault(conn, fault, envelope, closes=True)
     conn._end(close_code(fault), close_text(fault))
+
+
+def note_fault(
+    conn: Connection, fault: Fault, envelope: MessageEnvelope | None = None, *, closes: bool = False
+) -> None:
+    """Count that a client is answered with a fault, and audit what touches security."""
+    code = label(fault)
+    conn._home.recorder.fault(conn._home.pattern, code)
+    event = security_event(fault, opening=conn.phase is ConnectionState.CONNECTING)
+    if event is not None:
+        conn._hub.audit.note(
+            event,
+            conn,
+            outcome="closed" if closes else "refused",
+            code=code,
+            # Beyond a guard the event is a declared one; before, it may be any words of the client.
+            message=envelope.event or "" if envelope is not None and event != "limit.hit" else "",
+            # Whoever looked at a token may have put it there.
+            reason="" if event == "authentication.failed" else fault.message,
+        )
 
 
 def close_code(fault: Fault) -> int:

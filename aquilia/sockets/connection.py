@@ -59,6 +59,7 @@ class Connection(Outbound):
 
     __slots__ = (
         "__weakref__",
+        "_address",
         "_bucket",
         "_context",
         "_controller",
@@ -113,6 +114,7 @@ class Connection(Outbound):
         self.messages_received = self.bytes_received = 0
         scope = handshake.connection.scope
         self._head = b"\r\n".join([name + b":" + value for name, value in scope["headers"]])
+        self._address: str = (scope.get("client") or ("",))[0]
         self._query: bytes = scope.get("query_string", b"")
         self._subprotocol = handshake.subprotocol
         self._controller = home.controller

@@ -22,7 +22,7 @@ from aquilia.sockets.answers import (
     error_message,
     fault_of,
     internal_error_in_opening,
-    label,
+    note_fault,
     sender,
 )
 from aquilia.sockets.authentication import Arrival
@@ -323,9 +323,9 @@ class Dispatcher:
     def _answer(self, conn: Connection, fault: Fault, envelope: MessageEnvelope | None) -> None:
         """Tell a client of a fault: as an error ack, an error event, or by closing. The one place that decides."""
         if isinstance(fault, SocketFault) and fault.close_code is not None:
-            close_with(conn, fault)
+            close_with(conn, fault, envelope)
             return
-        conn._home.recorder.fault(self._pattern, label(fault))
+        note_fault(conn, fault, envelope)
         try:
             conn._push_urgent(error_message(fault, envelope))
         except TypeError as error:  # the application's own fault, with details that the codec cannot write

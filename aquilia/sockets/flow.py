@@ -18,7 +18,7 @@ from aquilia.sockets.answers import (
     close_with,
     fault_of,
     internal_error_in_opening,
-    label,
+    note_fault,
 )
 from aquilia.sockets.authentication import Arrival
 from aquilia.sockets.connection import Connection, ConnectionState
@@ -137,7 +137,7 @@ class FlowDispatcher:
             fault = self._engine.process(error, self._where, internal=internal_error_in_opening)
         else:
             fault = fault_of(self._engine, error, self._where, conn, internal=internal_error_in_opening)
-            conn._home.recorder.fault(self._pattern, label(fault))
+            note_fault(conn, fault, closes=True)
         return close_code(fault), close_text(fault)
 
     # Messages

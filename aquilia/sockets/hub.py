@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker, Publication
+from aquilia.sockets.audit_trail import AuditTrail
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.endings import Endings
 from aquilia.sockets.fanout import Audience, FanOut
@@ -51,8 +52,11 @@ class Hub:
         stopwatch: Callable[[], float] = perf_counter,
         outbox_bytes: int = OUTBOX_BYTES,
         spool: Spool | None = None,
+        audit: AuditTrail | None = None,
     ) -> None:
         self.clock = clock or Clock()
+        """See `HubPort`."""
+        self.audit = audit or AuditTrail(self.clock)
         """See `HubPort`."""
         self._broker = broker
         self._fanout = FanOut(stopwatch)
@@ -377,6 +381,7 @@ class Hub:
         conn = home.find(connection) if home else None
         if conn is None or conn._close is not None:
             return False
+        self.audit.note("connection.kicked", conn, outcome="closed", code="WS_KICKED")
         conn._end(CloseCode.KICKED, ws_kicked().message)
         return True
 

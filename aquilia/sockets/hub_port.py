@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from aquilia.clock import Clock
+from aquilia.sockets.audit import AuditLog
 from aquilia.sockets.history import History, Position
 from aquilia.sockets.room_answers import RoomAnswers
 
@@ -70,6 +71,10 @@ class HubPort(Protocol):
     @property
     def clock(self) -> Clock:
         """What the time is here."""
+
+    @property
+    def audit(self) -> AuditLog:
+        """Who is told what touches security."""
 
     def add(self, conn: Any) -> None:
         """A connection is open to its client: from here on it gets what is published to its namespace."""

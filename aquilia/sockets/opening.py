@@ -52,7 +52,7 @@ from aquilia.sockets.measured import MeasuredConnection
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.outbox import Outbox
 from aquilia.sockets.recorder import Recorder
-from aquilia.sockets.refusal import admitted, code_of, refusal, refuse, upgrade_headers
+from aquilia.sockets.refusal import admitted, code_of, note_refusal, refusal, refuse, upgrade_headers
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.spooling import SpoolingOutbox
 from aquilia.sockets.tasks import TaskSet, own_error
@@ -207,7 +207,7 @@ class Entrance:
                 error = RuntimeError("a middleware answered 101, which only `call_next` can")
                 response = self._refusal(error, "handshake", served)
             if response.status_code != 101:
-                await self._refuse(door, response)
+                await self._refuse(door, response, identity=handshake.identity)
                 return
             await self._upgrade(door, admission, response)
             if not self.open:  # the end came while the upgrade was being sent
@@ -254,8 +254,11 @@ class Entrance:
     async def _turn_away(self, door: _Door, error: Exception, *, by_close: bool = True) -> None:
         await self._refuse(door, self._refusal(error, "handshake"), by_close=by_close)
 
-    async def _refuse(self, door: _Door, response: Response, *, by_close: bool = True) -> None:
+    async def _refuse(
+        self, door: _Door, response: Response, *, by_close: bool = True, identity: Any = None
+    ) -> None:
         self._recorder.handshake(door.pattern, code_of(response))
+        note_refusal(self._hub.audit, door.scope, door.pattern, response, identity)
         if response.status_code == 503 and (absence := self._absence()) is not None:
             response.headers["retry-after"] = str(math.ceil(absence))  # RFC 9110 section 10.2.3
         await refuse(door.scope, door.send, response, by_close=by_close and wants_v1(door.offered))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from starlette.responses import Response
 from starlette.types import Scope, Send
 
 from aquilia.faults import Fault
+from aquilia.sockets.audit import AuditLog, security_event
 from aquilia.sockets.faults import CLOSE_FOR_STATUS, CloseCode
+from aquilia.sockets.handshake import BEARER, BEARER64
 
-__all__ = ["admitted", "code_of", "refusal", "refuse", "upgrade_headers"]
+__all__ = ["admitted", "code_of", "note_refusal", "refusal", "refuse", "upgrade_headers"]
 
 # Overload is not among them: it is refused before an upgrade adds to it.
 _CLOSES = CLOSE_FOR_STATUS | {400: CloseCode.BAD_HELLO}
@@ -43,6 +47,36 @@ def code_of(response: Response) -> str:
         return str(msgspec.json.decode(response.body)["code"])
     except (AttributeError, msgspec.DecodeError, KeyError, TypeError):
         return f"HTTP {response.status_code}"
+
+
+def note_refusal(
+    audit: AuditLog, scope: Scope, pattern: str, response: Response, identity: Any = None
+) -> None:
+    """Tell the audit that a handshake is refused with this response."""
+    told = code_of(response)
+    fault = Fault(told, _message(response), status=response.status_code)
+    event = security_event(fault, opening=True)
+    if event is None:
+        return
+    reason = fault.message
+    if event == "authentication.failed":  # whoever looked at the token may have put it there
+        reason = f"{'a' if _had_token(scope) else 'no'} token was offered"
+    audit.note(event, scope, outcome="refused", code=told, identity=identity, reason=reason, pattern=pattern)
+
+
+def _message(response: Response) -> str:
+    """What the fault in a response says; nothing of one that a middleware made."""
+    try:
+        return str(msgspec.json.decode(response.body)["message"])
+    except (AttributeError, msgspec.DecodeError, KeyError, TypeError):
+        return ""
+
+
+def _had_token(scope: Scope) -> bool:
+    offered = scope.get("subprotocols") or ()
+    return any(name == b"authorization" for name, _ in scope["headers"]) or any(
+        entry.startswith((BEARER, BEARER64)) for entry in offered
+    )
 
 
 async def refuse(scope: Scope, send: Send, response: Response, *, by_close: bool) -> None:

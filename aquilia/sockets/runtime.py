@@ -23,6 +23,7 @@ from aquilia.middleware import split
 from aquilia.sessions import SessionEngine
 from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.adapters.base import Adapter
+from aquilia.sockets.audit_trail import AuditTrail
 from aquilia.sockets.boot_time import boot_time
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.controller import SocketController
@@ -106,11 +107,14 @@ class AquilaSockets:
         except ValueError as error:
             raise BootError([Problem("adapter", str(error))]) from error
         self._engine = engine or FaultEngine()
+        self.audit = AuditTrail(clock, self.plan.node.audit)
+        """Is told what touches security: see `AuditLog.note`."""
         self.hub = Hub(
             self._adapter.broker,
             clock=clock,
             outbox_bytes=self.plan.node.outbox_bytes,
             spool=self._spool(self.plan.node) if self.plan.spools else None,
+            audit=self.audit,
         )
         self._tasks = TaskSet()
         self._resumption = Resumption(self._adapter, self.hub, self.recorder, clock=clock, tasks=self._tasks)
@@ -262,6 +266,7 @@ class AquilaSockets:
             if not self._owns_services and apps is None:
                 raise ws_overloaded("the application is not running: was its lifespan run?")
             self._require_disk()
+            self.audit.start()
             if self._owns_services:
                 await self.services.open()
                 for app in self.plan.registry.apps:
@@ -322,6 +327,7 @@ class AquilaSockets:
                     rest.push_async_callback(self.services.aclose)
                     for container in self._entrance.apps.values():
                         rest.push_async_callback(container.aclose)
+                rest.push_async_callback(self.audit.stop)
                 rest.push_async_callback(self.hub.stop)
                 if self.metrics is not None:
                     rest.push_async_callback(self.metrics.stop)

@@ -18,6 +18,7 @@ from aquilia.sockets.accepted import (
     SettingsError,
     adapter,
     adapter_url,
+    audit,
     backpressure,
     boolean,
     chain_of,
@@ -116,6 +117,8 @@ class NodeSettings:
     """The path at which load balancers ask whether the process takes clients."""
     metrics: str | None = None
     """The path at which metrics are served, or "collect": they are kept, and the host serves them."""
+    audit: str | None = None
+    """The file to which the audit is appended; None: it goes to the log alone."""
     sockets: SocketSettings = field(default_factory=SocketSettings)
     chain: AppChain = field(default_factory=AppChain)
 
@@ -217,6 +220,7 @@ _RULES: dict[str, Rule] = {
     "handler_timeout": or_none(positive),
     "idempotence_ttl": remembering,
     "health": health,
+    "audit": audit,
     "metrics": metrics,
     "guards": chain_of(_guard_problems, "guards: "),
     "message_middleware": chain_of(middleware_problems, "middleware: "),

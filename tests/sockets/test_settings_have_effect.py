@@ -250,11 +250,12 @@ ELSEWHERE = {
     ("health", "manifest"),
     ("compression", "manifest"),
     ("compression", "@Socket"),
+    ("audit", "manifest"),
     ("spool_dir", "manifest"),
     ("spool_bytes", "manifest"),
     ("spool_total_bytes", "manifest"),
 }
-"""Shown by tests of their own, below, and in test_metrics_serving.py, test_drain.py and test_spool.py."""
+"""Shown by tests of their own, below, and in test_metrics_serving.py, test_audit.py, test_drain.py and test_spool.py."""
 
 
 def said(where: str) -> list[Any]:

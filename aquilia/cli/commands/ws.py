@@ -1,4 +1,4 @@
-"""`aq ws …`: the sockets, from what was compiled, and what their rooms remember."""
+"""`aq ws …`: the sockets, from what was compiled, what their rooms remember, and the audit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from aquilia.cli.commands import audit
 from aquilia.cli.commands.replay import replay_command
 from aquilia.cli.console import columns, fail, print_json, stdout
 from aquilia.cli.shape import shape
@@ -35,6 +36,7 @@ def _group() -> None:
 
 
 app.command("replay")(replay_command)
+app.add_typer(audit.app, name="audit")
 
 
 @app.command("inspect")
