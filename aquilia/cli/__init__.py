@@ -10,6 +10,7 @@ import typer
 from aquilia import __version__
 from aquilia.cli.commands import ws
 from aquilia.cli.commands.compile import compile_command
+from aquilia.cli.commands.doctor import doctor_command
 from aquilia.cli.commands.init import init_command
 from aquilia.cli.commands.inspect import inspect_command
 from aquilia.cli.commands.serve import serve_command
@@ -29,6 +30,7 @@ app.command("init")(init_command)
 app.command("compile")(compile_command)
 app.command("serve")(serve_command)
 app.command("inspect")(inspect_command)
+app.command("doctor")(doctor_command)
 app.add_typer(ws.app, name="ws")
 
 

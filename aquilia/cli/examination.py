@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from aquilia.aquilary import BootError, Problem, qualified_name
+from aquilia.cli.posture import Posture, posture_of
 from aquilia.di import service_declaration
 from aquilia.di.problems import name_of
 from aquilia.di.signatures import return_type
@@ -68,6 +69,7 @@ class Examination(msgspec.Struct, frozen=True):
     apps: tuple[AppView, ...] = ()
     services: tuple[ServiceView, ...] = ()
     routes: tuple[RouteView, ...] = ()
+    posture: Posture | None = None
     printed: str = ""
 
 
@@ -106,7 +108,7 @@ def _examined(root: Path, app: str | None) -> Examination:
         booted = boot(root, app, to_run=False)
     except BootError as error:
         return Examination(tuple(error.problems))
-    return _found(booted)
+    return msgspec.structs.replace(_found(booted), posture=posture_of(booted, root))
 
 
 def _found(booted: Booted) -> Examination:

@@ -255,7 +255,7 @@ ELSEWHERE = {
     ("spool_bytes", "manifest"),
     ("spool_total_bytes", "manifest"),
 }
-"""Shown by tests of their own, below, and in test_metrics_serving.py, test_audit.py, test_drain.py and test_spool.py."""
+"""Shown by tests of their own, below, and in test_audit.py, test_drain.py, test_metrics_serving.py, test_spool.py."""
 
 
 def said(where: str) -> list[Any]:

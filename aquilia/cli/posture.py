@@ -1,0 +1,195 @@
+"""How a workspace is configured, as far as its safety is concerned: facts, without any secret. For `aq doctor`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from aquilia.jwt import KEY_VARIABLE, JWTAuthManager
+from aquilia.server import Booted
+from aquilia.sessions.engine import SESSION_SECRET, SessionEngine
+from aquilia.sockets.adapters import ADAPTER_URL
+from aquilia.sockets.adapters.nats_url import Target
+from aquilia.sockets.audit_trail import AUDIT_SECRET
+from aquilia.sockets.contract import SocketContract
+from aquilia.sockets.guards import OriginGuard, RateLimitGuard
+from aquilia.workspace import Environment, environment
+
+__all__ = ["AdapterPosture", "Posture", "SecretPosture", "SocketPosture", "posture_of"]
+
+_LOOKED_AT = 2000
+"""Python files of a workspace in which secrets are looked for."""
+_SKIPPED = {"node_modules", "site-packages", "tests"}
+_DEFAULTS = re.compile(
+    r"change.?me|secret|passw|default|example|test|dummy|sample|your.|replace|insecure|development|todo"
+    r"|12345|abcde|qwert|aquilia|for the documents",
+    re.IGNORECASE,
+)
+_LEAST_DISTINCT = 10
+_LEAST_SOUGHT = 8
+"""Characters of what can be told from other words of a source."""
+
+
+class SocketPosture(msgspec.Struct, frozen=True, kw_only=True):
+    """One controller. `asks` is whether anything asks who a client is, or decides what it may do."""
+
+    path: str
+    where: str
+    asks: bool = True
+    origins: tuple[str, ...] = ()
+    message_rate_limit: float | None = 10.0
+
+
+class SecretPosture(msgspec.Struct, frozen=True, kw_only=True):
+    """A secret: what it is for, and what is wrong with it; its text is not here."""
+
+    name: str
+    looks_default: bool = False
+    in_source: str = ""
+    """The file and line of the workspace that has its text."""
+
+
+class AdapterPosture(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the broker is. `host` is empty for one that is not reached over the network."""
+
+    host: str = ""
+    loopback: bool = True
+    tls: bool = False
+    login: bool = False
+
+
+class Posture(msgspec.Struct, frozen=True, kw_only=True):
+    """A workspace, and how it is to be served."""
+
+    environment: Environment = "production"
+    problems: tuple[tuple[str, str], ...] = ()
+    """What keeps it from starting: where, and what."""
+    sockets: tuple[SocketPosture, ...] = ()
+    allowed_hosts: tuple[str, ...] | None = ()
+    heartbeat: float = 25.0
+    metrics: str | None = None
+    health: str | None = None
+    audit: str | None = "artifacts/audit.crous"
+    audit_secret: bool = True
+    adapter: AdapterPosture = AdapterPosture()
+    secrets: tuple[SecretPosture, ...] = ()
+    address: str = "127.0.0.1"
+    """Where `aq serve` is to listen: `--host`, or `unix` with `--uds`."""
+    certificate: bool = False
+    trusted_proxies: str = ""
+    """uvicorn's `--forwarded-allow-ips`, or FORWARDED_ALLOW_IPS."""
+
+
+def posture_of(booted: Booted, root: Path) -> Posture:
+    """The posture of a workspace, with the secrets of this environment."""
+    plan = booted.application.sockets.plan
+    node = plan.node
+    url = os.environ.get(ADAPTER_URL) or node.adapter_url
+    problems = booted.application.registry.boot_problems()
+    return Posture(
+        environment=environment(),
+        problems=tuple((problem.where, problem.message) for problem in problems),
+        sockets=tuple(_socket(contract) for _, contract in plan.contracts),
+        allowed_hosts=node.allowed_hosts,
+        heartbeat=node.heartbeat,
+        metrics=None if node.metrics == "collect" else node.metrics,
+        health=node.health,
+        audit=node.audit,
+        audit_secret=bool(os.environ.get(AUDIT_SECRET)),
+        adapter=adapter_posture(url),
+        secrets=tuple(_judged(name, text, root) for name, text in _secrets(booted)),
+    )
+
+
+def _socket(contract: SocketContract) -> SocketPosture:
+    settings = contract.settings
+    guards = [*contract.chain.guards, *contract.declaration.guards]
+    asks = [guard for guard in guards if not isinstance(guard, OriginGuard | RateLimitGuard)]
+    events = contract.events.values()
+    each_asks = bool(events) and all(
+        any(not isinstance(guard, RateLimitGuard) for guard in event.declaration.guards) for event in events
+    )
+    rate = settings.message_rate_limit
+    if rate is None and any(isinstance(guard, RateLimitGuard) for guard in guards):
+        rate = 1.0
+    return SocketPosture(
+        path=contract.declaration.path,
+        where=str(contract.location),
+        asks=settings.require_auth or bool(asks) or bool(contract.guards) or each_asks,
+        origins=settings.allowed_origins or (),
+        message_rate_limit=rate,
+    )
+
+
+def adapter_posture(url: str | None) -> AdapterPosture:
+    """What an adapter's URL says of its safety. It is not kept: it may hold a password."""
+    if url is None or not url.startswith(("nats://", "tls://")):
+        return AdapterPosture()
+    target = Target.parse(url)
+    names = [urlsplit(server).hostname or "" for server in target.servers]
+    return AdapterPosture(
+        host=", ".join(names),
+        loopback=all(_is_loopback(name) for name in names),
+        tls=target.tls or not target.files.keys().isdisjoint({"ca", "cert"}),
+        login=bool(target.user or target.token)
+        or not target.files.keys().isdisjoint({"creds", "nkey", "token_file", "password_file", "cert"}),
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("", "localhost", "::1") or host.startswith("127.")
+
+
+def _secrets(booted: Booted) -> Iterator[tuple[str, str]]:
+    """The secrets that can be seen, each with what it is called."""
+    for name in (SESSION_SECRET, KEY_VARIABLE, AUDIT_SECRET):
+        for text in (
+            os.environ.get(name, "").split(",") if name == SESSION_SECRET else [os.environ.get(name, "")]
+        ):
+            if text.strip() and not text.lstrip().startswith(("{", "-----")):
+                yield name, text.strip()
+    for app in booted.application.registry.apps:
+        if isinstance(app.sessions, SessionEngine):
+            for secret in app.sessions._secrets or ():
+                yield f"SessionEngine of {app.manifest.name}", _text(secret)
+        if isinstance(app.auth, JWTAuthManager):
+            for key in app.auth._keys:
+                raw = getattr(key, "raw_value", None)
+                if isinstance(raw, bytes):  # a shared secret, and no key pair
+                    yield f"JWTAuthManager of {app.manifest.name}", _text(raw)
+
+
+def _text(secret: Any) -> str:
+    return secret.decode(errors="replace") if isinstance(secret, bytes) else str(secret)
+
+
+def _judged(name: str, text: str, root: Path) -> SecretPosture:
+    default = len(set(text)) < _LEAST_DISTINCT or _DEFAULTS.search(text) is not None
+    found = _found_in(root, text) if len(text) >= _LEAST_SOUGHT else ""
+    return SecretPosture(name=name, looks_default=default, in_source=found)
+
+
+def _found_in(root: Path, secret: str) -> str:
+    for number, file in enumerate(_sources(root)):
+        if number >= _LOOKED_AT:
+            break
+        try:
+            lines = file.read_text(errors="replace").splitlines()
+        except OSError:
+            continue
+        for line, text in enumerate(lines, 1):
+            if secret in text:
+                return f"{file.relative_to(root)}:{line}"
+    return ""
+
+
+def _sources(root: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if name not in _SKIPPED and not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(files) if name.endswith(".py"))

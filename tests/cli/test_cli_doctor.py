@@ -1,0 +1,162 @@
+"""`aq doctor` names what is unsafe, each by its check, and exits with 1 in production where anything is an error."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from documents import table
+from workspaces import Workspace
+
+from aquilia.cli.checks import CHECKS, findings
+from aquilia.cli.posture import AdapterPosture, Posture, SecretPosture, SocketPosture, adapter_posture
+
+SOCKET = SocketPosture(path="/x", where="controllers.py:1")
+SAFE: dict[str, Any] = {"sockets": (SOCKET,), "allowed_hosts": ("example.com",), "certificate": True}
+REMOTE = AdapterPosture(host="nats.example", loopback=False, tls=True, login=True)
+
+
+def found(**changed: Any) -> list[str]:
+    return [finding.check for finding in findings(Posture(**{**SAFE, **changed}))]
+
+
+def socket(**changed: Any) -> tuple[SocketPosture, ...]:
+    return (SocketPosture(path="/x", where="controllers.py:1", **changed),)
+
+
+def adapter(**changed: Any) -> AdapterPosture:
+    return AdapterPosture(
+        **{"host": "nats.example", "loopback": False, "tls": True, "login": True, **changed}
+    )
+
+
+def test_what_is_safe_is_left_in_peace() -> None:
+    assert found() == []
+    assert found(sockets=(), allowed_hosts=None) == []
+    assert found(adapter=REMOTE) == []
+    assert found(adapter=adapter(loopback=True, tls=False, login=False)) == []
+    assert found(certificate=False, trusted_proxies="10.0.0.1", address="0.0.0.0") == []
+    assert found(trusted_proxies="*", address="unix") == []
+
+
+UNSAFE: list[tuple[str, dict[str, Any]]] = [
+    ("start", {"problems": (("manifest.py", "sessions need a secret"),)}),
+    ("auth", {"sockets": socket(asks=False)}),
+    ("origins", {"sockets": socket(origins=("https://a.example", "*"))}),
+    ("secrets", {"secrets": (SecretPosture(name="AQ_AUTH_KEY", looks_default=True),)}),
+    ("source", {"secrets": (SecretPosture(name="AQ_AUTH_KEY", in_source="manifest.py:3"),)}),
+    ("tls", {"certificate": False, "address": "0.0.0.0"}),
+    ("proxies", {"trusted_proxies": "10.0.0.1, *"}),
+    ("adapter", {"adapter": adapter(tls=False)}),
+    ("adapter", {"adapter": adapter(login=False)}),
+    ("hosts", {"allowed_hosts": None}),
+    ("hosts", {"allowed_hosts": ("*",)}),
+    ("limits", {"sockets": socket(message_rate_limit=None)}),
+    ("heartbeat", {"heartbeat": 3600.0}),
+    ("metrics", {"metrics": "/metrics"}),
+    ("audit", {"audit": None}),
+    ("audit", {"audit_secret": False}),
+    ("development", {"environment": "development"}),
+    ("health", {"health": "/health"}),
+    ("proxy", {"certificate": False}),
+]
+
+
+@pytest.mark.parametrize(("check", "changed"), UNSAFE)
+def test_what_is_unsafe_is_found_by_its_check_alone(check: str, changed: dict[str, Any]) -> None:
+    assert found(**changed) == [check]
+    assert findings(Posture(**{**SAFE, **changed}), frozenset({check})) == []
+
+
+def test_every_check_is_shown_here_and_in_the_guide() -> None:
+    assert {check for check, _ in UNSAFE} == set(CHECKS)
+    rows = [(row["check"], row["level"]) for row in table("Doctor", "check", "level")]
+    assert rows == [(check.name, check.level) for check in CHECKS.values()]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (None, AdapterPosture()),
+        ("local://", AdapterPosture()),
+        ("nats://127.0.0.1:4222/app", AdapterPosture(host="127.0.0.1")),
+        ("nats://localhost,[::1]", AdapterPosture(host="localhost, ::1")),
+        ("nats://a.example", adapter(host="a.example", tls=False, login=False)),
+        ("tls://me:word@a.example,127.0.0.1", adapter(host="a.example, 127.0.0.1")),
+        ("nats://a.example?creds=/f", adapter(host="a.example", tls=False)),
+    ],
+)
+def test_an_adapters_url_is_read_without_its_password(url: str | None, expected: AdapterPosture) -> None:
+    assert adapter_posture(url) == expected
+    assert "word" not in repr(adapter_posture(url))
+
+
+UNSAFE_MANIFEST = """
+from aquilia import AppManifest, JWTAuthManager, SessionEngine
+from controllers import EchoSocket, Page
+
+manifest = AppManifest(
+    "echo",
+    controllers=[Page, EchoSocket],
+    auth=JWTAuthManager("kq3Vt8-Zp1xYw7RmB2nD5sHc9LfGj0Ua"),
+    sessions=SessionEngine("changeme-changeme-changeme-changeme"),
+    websockets={"allowed_origins": ["*"], "metrics": True, "adapter_url": "nats://me:hidden@nats.example"},
+)
+"""
+
+
+def test_a_workspace_is_examined_and_production_ends_with_1(echo: Workspace) -> None:
+    echo.write("modules/echo/manifest.py", UNSAFE_MANIFEST)
+    done = echo.aq("doctor", "--host", "0.0.0.0", "--forwarded-allow-ips", "10.0.0.1,*", "--json")
+    listed = json.loads(done.stdout)["findings"]
+
+    assert done.returncode == 1
+    checks = [finding["check"] for finding in listed]
+    assert checks == [
+        *("auth", "origins", "secrets", "source", "source", "proxies", "adapter"),
+        *("hosts", "limits", "metrics", "audit"),
+    ]
+    by_check = {finding["check"]: finding for finding in listed}
+    assert by_check["auth"]["where"].startswith("modules/echo/controllers.py:")
+    assert {finding["where"] for finding in listed if finding["check"] == "source"} == {
+        "modules/echo/manifest.py:8",
+        "modules/echo/manifest.py:9",
+    }
+    assert by_check["secrets"]["where"] == "SessionEngine of echo"
+    for secret in ("kq3Vt8", "changeme", "hidden"):
+        assert secret not in done.stdout + done.stderr
+
+
+def test_in_development_errors_are_told_and_end_with_0(echo: Workspace) -> None:
+    echo.environment["AQ_ENV"] = "development"
+    shown = echo.done("doctor")
+    assert "error  auth  modules/echo/controllers.py:" in shown
+    assert "warning  development  AQ_ENV" in shown
+
+
+def test_what_is_meant_so_can_be_accepted(echo: Workspace) -> None:
+    shown = echo.done("doctor", "--accept", "auth", "--accept", "limits")
+    assert "auth" not in shown
+    assert shown.endswith("2 warnings, 1 note\n")
+    assert "did you mean 'auth'?" in echo.refused("doctor", "--accept", "auht", code=2)
+
+
+def test_secrets_of_the_environment_are_looked_at_and_missing_ones_are_told(echo: Workspace) -> None:
+    sound = UNSAFE_MANIFEST.replace('"kq3Vt8-Zp1xYw7RmB2nD5sHc9LfGj0Ua"', '"' + "9" * 40 + '"')
+    sound = sound.replace('"changeme-changeme-changeme-changeme"', "")
+    echo.write("modules/echo/manifest.py", sound)
+    told = json.loads(echo.aq("doctor", "--json").stdout)["findings"]
+    assert "AQ_SESSION_SECRET" in next(each["problem"] for each in told if each["check"] == "start")
+
+    echo.environment["AQ_SESSION_SECRET"] = "your-secret-key-goes-here-0123456789"
+    told = json.loads(echo.aq("doctor", "--json").stdout)["findings"]
+    assert {each["where"] for each in told if each["check"] == "secrets"} == {
+        "AQ_SESSION_SECRET",
+        "JWTAuthManager of echo",
+    }
+
+
+def test_a_workspace_that_does_not_boot_is_told_as_by_compile(echo: Workspace) -> None:
+    echo.edit("modules/echo/controllers.py", "max_message_size=1000", "max_message_size=0")
+    assert "max_message_size" in echo.refused("doctor")
