@@ -175,10 +175,15 @@ async def uvicorn(workspace: Workspace) -> AsyncIterator[tuple[str, asyncio.subp
     )
     assert process.stderr is not None
     found = None
-    async with asyncio.timeout(20):
-        while found is None:
-            found = re.search(r"http://(127\.0\.0\.1:\d+)", (await process.stderr.readline()).decode())
-    yield f"ws://{found[1]}", process
+    try:
+        async with asyncio.timeout(20):
+            while found is None:
+                found = re.search(r"http://(127\.0\.0\.1:\d+)", (await process.stderr.readline()).decode())
+        yield f"ws://{found[1]}", process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 @pytest.mark.parametrize("server", ["native", "asgi", "uvicorn"])
