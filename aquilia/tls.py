@@ -143,7 +143,7 @@ class _Password:
 
 def _problem(files: Files, error: Exception, password: _Password) -> str:
     if password.asked and files.password is None:
-        return f"{files.secret} is encrypted: --ssl-keyfile-password-file names the file with its password"
+        return f"{files.secret} is encrypted: --ssl-password-file names the file with its password"
     if password.asked:
         return f"the password in {files.password} does not open {files.secret}"
     if getattr(error, "reason", None) in _NO_FIT:

@@ -286,7 +286,7 @@ def broken(files: Files, name: str) -> Files:
         ("no key beside", "{chain} holds no key in PEM: --ssl-keyfile names the file that does"),
         ("another key", "{key} is not the key of {chain}"),
         ("another kind of key", "{key} is not the key of {chain}"),
-        ("encrypted", "{key} is encrypted: --ssl-keyfile-password-file names the file with its password"),
+        ("encrypted", "{key} is encrypted: --ssl-password-file names the file with its password"),
         ("wrong password", "the password in {folder}/password does not open {key}"),
         ("empty password", "{folder}/password is empty; it holds the password of the key, in one line"),
         ("half", "{chain} and {key} are not a whole certificate and its key (…"),

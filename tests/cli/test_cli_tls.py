@@ -150,7 +150,7 @@ def test_files_that_are_wrong_are_told_before_a_port_is_bound(
         assert told in line.refused("serve", *where, *words)
 
 
-@pytest.mark.parametrize("option", ["--ssl-keyfile", "--ssl-keyfile-password-file"])
+@pytest.mark.parametrize("option", ["--ssl-keyfile", "--ssl-password-file"])
 def test_a_key_without_a_certificate_is_refused(line: Workspace, transport: str, option: str) -> None:
     told = line.refused("serve", "--transport", transport, option, "key.pem", code=2)
     assert "needs --ssl-certfile" in told

@@ -87,7 +87,7 @@ def serve_command(
     ssl_keyfile: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Its key, where the certificate's file has none.")
     ] = None,
-    ssl_keyfile_password_file: Annotated[
+    ssl_password_file: Annotated[
         Path | None, typer.Option(metavar="PATH", help="The password of the key, in a file.")
     ] = None,
     log_level: Annotated[
@@ -125,7 +125,7 @@ def serve_command(
         raise typer.BadParameter(
             "stands in the place of --host and --port: leave those out", param_hint="--uds"
         )
-    files = _files(ssl_certfile, ssl_keyfile, ssl_keyfile_password_file)
+    files = _files(ssl_certfile, ssl_keyfile, ssl_password_file)
     host = host or "127.0.0.1"
     options = _Options(Path.cwd(), app, log_level, files, uds, host, transport, log_format, drain_delay)
     endpoint = Endpoint(host, 8000 if port is None else port, uds)
@@ -144,7 +144,7 @@ def serve_command(
 def _files(chain: Path | None, key: Path | None, password: Path | None) -> Files | None:
     if chain is not None:
         return Files(chain, key, password)
-    for name, file in (("--ssl-keyfile", key), ("--ssl-keyfile-password-file", password)):
+    for name, file in (("--ssl-keyfile", key), ("--ssl-password-file", password)):
         if file is not None:
             raise typer.BadParameter("needs --ssl-certfile", param_hint=name)
     return None
