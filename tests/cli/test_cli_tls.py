@@ -52,7 +52,7 @@ MANIFEST = """
 from aquilia.manifest import AppManifest
 from controllers import Line
 
-manifest = AppManifest("line", version="1", controllers=[Line], websockets={"handshake_timeout": 2, "health": True})
+manifest = AppManifest("line", version="1", controllers=[Line], websockets={"handshake_timeout": 4, "health": True})
 """
 
 pytestmark = pytest.mark.parametrize("transport", ["native", "asgi"])
@@ -270,7 +270,7 @@ async def test_a_thousand_clients_that_say_nothing_starve_nobody_and_are_cut_in_
     async with serving(line, transport, "--log-level", "warning") as server:
         silent = [socket.create_connection(("127.0.0.1", port(server))) for _ in range(1000)]
         begun = time.monotonic()
-        async with asyncio.timeout(1.5), dialled(server) as client:
+        async with asyncio.timeout(3.5), dialled(server) as client:
             assert await said(client, "x") == "x"
         for each in silent:
             each.setblocking(False)
@@ -279,7 +279,7 @@ async def test_a_thousand_clients_that_say_nothing_starve_nobody_and_are_cut_in_
                 with contextlib.suppress(ConnectionError):
                     assert await asyncio.get_running_loop().sock_recv(each, 1) == b""
                 each.close()
-        assert time.monotonic() - begun > 1.0, "they had the time of the setting"
+        assert time.monotonic() - begun > 2.0, "they had the time of the setting"
         assert await server.end() == (0, "")
 
 
