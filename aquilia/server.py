@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, cast
@@ -39,6 +40,7 @@ from aquilia.sockets.compile import artifact_of
 from aquilia.sockets.plan import SocketPlan
 from aquilia.sockets.runtime import AquilaSockets
 from aquilia.sockets.transports.http import HTTPProtocol
+from aquilia.tls import Certificate
 from aquilia.workspace import Workspace, environment, load_workspace
 
 __all__ = [
@@ -51,7 +53,6 @@ __all__ = [
     "create_application",
     "listening",
     "serve",
-    "tls",
 ]
 
 logger = logging.getLogger("aquilia.sockets")
@@ -60,6 +61,8 @@ GC_THRESHOLD = 20_000
 """Allocations between two collections: messages are many objects and next to no cycles."""
 GRACE = 10
 """Seconds that requests and connections may still take when the server stops."""
+TLS_GOODBYE = 3.0
+"""Seconds that a client has to answer the end of its TLS connection, as it has for the close of a WebSocket."""
 FORCED = 0.1
 """Seconds between two looks for a second Ctrl-C."""
 
@@ -234,26 +237,6 @@ def _refusal(endpoint: Endpoint, error: OSError) -> str:
     return f"cannot listen on {endpoint}: {error.strerror or error}"
 
 
-def tls(certificate: Path, key: Path | None) -> ssl.SSLContext:
-    """The TLS context of a server with this chain of certificates, in PEM.
-
-    Raises:
-        ServerError: a file is missing, or not what it should be.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    for file in (certificate, key):
-        if file is not None and not file.is_file():
-            raise ServerError(f"TLS: there is no file {file}")
-    try:
-        context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        problem = (
-            f"{key} is not the key of {certificate}" if key else f"{certificate} holds no certificate and key"
-        )
-        raise ServerError(f"TLS: {problem}, in PEM ({error})") from error
-    return context
-
-
 # Serving
 
 
@@ -304,7 +287,7 @@ def serve(
     sockets: Sequence[socket.socket],
     *,
     log_level: str = "info",
-    context: ssl.SSLContext | None = None,
+    certificate: Certificate | None = None,
     transport: Transport = "native",
     log_format: LogFormat = "text",
     drain_delay: float = 0.0,
@@ -325,7 +308,7 @@ def serve(
     config = configuration(
         _AccessLog(application),
         log_level,
-        context,
+        certificate.context if certificate is not None else None,
         transport=transport,
         log_format=log_format,
         ws_ping_interval=plan.node.heartbeat,
@@ -336,7 +319,14 @@ def serve(
     )
     if transport == "asgi":
         _tell_of_compression(plan)
-    server = _Server(config, application.sockets, on_started, drain_delay=drain_delay, hand_over=hand_over)
+    server = _Server(
+        config,
+        application.sockets,
+        on_started,
+        certificate=certificate,
+        drain_delay=drain_delay,
+        hand_over=hand_over,
+    )
     with suppress(KeyboardInterrupt), _ending_cleanly():
         try:
             server.run(sockets=list(sockets))
@@ -361,21 +351,50 @@ class _Server(uvicorn.Server):
         clients: AquilaSockets,
         on_started: Callable[[], None],
         *,
+        certificate: Certificate | None,
         drain_delay: float,
         hand_over: bool,
     ) -> None:
         super().__init__(config)
+        self._certificate = certificate
+        self._following: asyncio.Task[None] | None = None
         self._clients = clients
         self._on_started = on_started
         self._drain_delay = drain_delay
         self._hand_over = hand_over
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
+        if self._certificate is None:
+            await super().startup(sockets=sockets)
+        else:
+            await super().startup(sockets=[])
+            await self._listen_by_tls(self._certificate, sockets or [])
         gc.collect()
         gc.freeze()  # what the boot made lives as long as the process
         gc.set_threshold(GC_THRESHOLD)
         self._on_started()
+
+    async def _listen_by_tls(self, certificate: Certificate, sockets: Sequence[socket.socket]) -> None:
+        """uvicorn gives a handshake the minute, and its end the half of one, that are asyncio's defaults."""
+        loop = asyncio.get_running_loop()
+        for warning in certificate.warnings:
+            logging.getLogger("aquilia.tls").warning("TLS: %s", warning)
+        for listener in sockets:
+            server = await loop.create_server(
+                partial(
+                    cast(Any, self.config.http_protocol_class),
+                    config=self.config,
+                    server_state=self.server_state,
+                    app_state=self.lifespan.state,
+                ),
+                sock=listener,
+                ssl=certificate.context,
+                ssl_handshake_timeout=self._clients.plan.node.handshake_timeout,
+                ssl_shutdown_timeout=TLS_GOODBYE,
+                backlog=self.config.backlog,
+            )
+            self.servers.append(server)
+        self._following = loop.create_task(certificate.follow())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._clients.not_ready()
@@ -392,6 +411,8 @@ class _Server(uvicorn.Server):
         await self._unless_forced(self._clients.drain())
         self.config.timeout_graceful_shutdown = max(1, GRACE - round(time.monotonic() - begun))
         await super().shutdown(sockets=sockets)
+        if self._following is not None:
+            self._following.cancel()
 
     async def _unless_forced(self, step: Coroutine[Any, Any, None]) -> None:
         """A second Ctrl-C ends it at once."""

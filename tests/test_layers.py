@@ -179,6 +179,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "__init__.py",
         "asgi.py",
         "server.py",
+        "tls.py",
         "client/",
         "testing/",
         "cli/",

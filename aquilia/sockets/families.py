@@ -63,7 +63,8 @@ FAMILIES = {
             "counter",
             ("pattern", "cause"),
             "Messages that a client did not get: "
-            "slow_consumer, outbox_bytes, spool_full, spool_failed, disconnected, or conflated, which is no loss.",
+            "slow_consumer, outbox_bytes, spool_full, spool_failed, disconnected, or conflated, which is no loss; "
+            "foreign is what was written to the broker and is no publication of ours.",
         ),
         Family(
             "aquilia_handler_seconds",

@@ -462,6 +462,8 @@ class Resumption:
             logger.warning("the former connections of %d sessions hear of it later: %s", len(news), fault)
 
     def _heard(self, namespace: str, news: Mapping[str, str]) -> None:
+        if not isinstance(news, Mapping):  # from the broker, where somebody else may write
+            return
         for session, owner in news.items():
             conn = self._hub.find(namespace, session)
             resumable = None if conn is None else conn._resumable

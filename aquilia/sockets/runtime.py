@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Receive, Send
@@ -109,6 +110,7 @@ class AquilaSockets:
         self._engine = engine or FaultEngine()
         self.audit = AuditTrail(clock, self.plan.node.audit)
         """Is told what touches security: see `AuditLog.note`."""
+        self._adapter.broker.on_foreign = partial(self.recorder.dropped, "none", "foreign", 1)
         self.hub = Hub(
             self._adapter.broker,
             clock=clock,

@@ -6,9 +6,6 @@ import asyncio
 import json
 import signal
 import socket
-import ssl
-import subprocess
-from pathlib import Path
 
 import httpx
 import pytest
@@ -123,40 +120,6 @@ async def test_a_unix_socket_left_behind_by_a_killed_server_is_taken_over(compil
 
     async with compiled.serving("--uds", "aq.sock") as server:
         assert (await server.end())[0] == 0
-
-
-@pytest.fixture
-def certificate(compiled: Workspace) -> Path:
-    path = compiled.root / "certificate.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
-    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", path.name]
-    try:
-        subprocess.run([*command.split(), *names], cwd=compiled.root, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("needs openssl, to make a certificate")
-    return path
-
-
-async def test_https_and_wss_are_served_with_a_certificate(compiled: Workspace, certificate: Path) -> None:
-    trusting = ssl.create_default_context(cafile=certificate)
-    options = ("--host", "localhost", "--ssl-certfile", "certificate.pem", "--ssl-keyfile", "key.pem")
-    async with compiled.serving(*options) as server:
-        assert server.url.startswith("https://localhost:")
-        async with httpx.AsyncClient(verify=trusting, trust_env=False) as http:
-            assert (await http.get(server.url)).text == "the page"
-        url = server.sockets[0].replace(":room", "x")
-        assert url.startswith("wss://localhost:")
-        async with websockets.connect(url, ssl=trusting, proxy=None) as client:
-            await client.ping()
-
-
-def test_a_certificate_without_its_key_is_refused(compiled: Workspace, certificate: Path) -> None:
-    assert "certificate.pem holds no certificate and key" in compiled.refused(
-        "serve", "--ssl-certfile", certificate.name
-    )
-    wrong = ("serve", "--ssl-certfile", certificate.name, "--ssl-keyfile")
-    assert f"{MANIFEST} is not the key of certificate.pem" in compiled.refused(*wrong, MANIFEST)
-    assert "TLS: there is no file nowhere.pem" in compiled.refused(*wrong, "nowhere.pem")
 
 
 # Ending

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import ssl
 import sys
 import threading
 from collections.abc import Sequence
@@ -33,10 +32,10 @@ from aquilia.server import (
     configuration,
     listening,
     serve,
-    tls,
 )
 from aquilia.sockets.adapters.local_host import LocalServers
 from aquilia.sockets.artifact import ARTIFACT_PATH, Artifact, ArtifactError, differences, read
+from aquilia.tls import Certificate, Files, TLSError
 from aquilia.workspace import environment
 
 __all__ = ["serve_command"]
@@ -51,16 +50,15 @@ class _Options:
     root: Path
     app: str | None
     log_level: str
-    certificate: Path | None
-    key: Path | None
+    tls: Files | None
     uds: Path | None
     host: str
     transport: Transport
     log_format: LogFormat
     drain_delay: float = 0.0
 
-    def context(self) -> ssl.SSLContext | None:
-        return tls(self.certificate, self.key) if self.certificate else None
+    def certificate(self) -> Certificate | None:
+        return Certificate(self.tls) if self.tls else None
 
 
 def serve_command(
@@ -80,10 +78,17 @@ def serve_command(
         typer.Option("--reload", help="Start anew when a Python file changes. Implies AQ_ENV=development."),
     ] = False,
     ssl_certfile: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Serve https and wss, with this certificate (PEM).")
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Serve https and wss with this chain of certificates (PEM). Changed files are taken up.",
+        ),
     ] = None,
     ssl_keyfile: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Its key, where the certificate's file has none.")
+    ] = None,
+    ssl_password_file: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="The password of the key, in a file.")
     ] = None,
     log_level: Annotated[
         LogLevel, typer.Option(case_sensitive=False, help="info also logs every request.")
@@ -120,12 +125,9 @@ def serve_command(
         raise typer.BadParameter(
             "stands in the place of --host and --port: leave those out", param_hint="--uds"
         )
-    if ssl_keyfile is not None and ssl_certfile is None:
-        raise typer.BadParameter("needs --ssl-certfile", param_hint="--ssl-keyfile")
+    files = _files(ssl_certfile, ssl_keyfile, ssl_password_file)
     host = host or "127.0.0.1"
-    options = _Options(
-        Path.cwd(), app, log_level, ssl_certfile, ssl_keyfile, uds, host, transport, log_format, drain_delay
-    )
+    options = _Options(Path.cwd(), app, log_level, files, uds, host, transport, log_format, drain_delay)
     endpoint = Endpoint(host, 8000 if port is None else port, uds)
     try:
         if reload:
@@ -135,17 +137,26 @@ def serve_command(
     except BootError as error:
         show_problems(error.problems, options.root)
         raise typer.Exit(1) from None
-    except (ServerError, ArtifactError) as error:
+    except (ServerError, TLSError, ArtifactError) as error:
         fail(str(error))
+
+
+def _files(chain: Path | None, key: Path | None, password: Path | None) -> Files | None:
+    if chain is not None:
+        return Files(chain, key, password)
+    for name, file in (("--ssl-keyfile", key), ("--ssl-password-file", password)):
+        if file is not None:
+            raise typer.BadParameter("needs --ssl-certfile", param_hint=name)
+    return None
 
 
 def _serve_compiled(options: _Options, endpoint: Endpoint) -> None:
     booted = boot(options.root, options.app)
     if environment() == "production":
         _refuse_stale(options.root, booted.artifact)
-    context = options.context()
+    certificate = options.certificate()
     with listening(endpoint) as sockets:
-        _serve(options, booted, sockets, context)
+        _serve(options, booted, sockets, certificate)
 
 
 def _refuse_stale(root: Path, now: Artifact) -> None:
@@ -165,7 +176,7 @@ def _serve(
     options: _Options,
     booted: Booted,
     sockets: Sequence[socket.socket],
-    context: ssl.SSLContext | None,
+    certificate: Certificate | None,
     *,
     hand_over: bool = False,
 ) -> None:
@@ -173,7 +184,7 @@ def _serve(
         booted.application,
         sockets,
         log_level=options.log_level,
-        context=context,
+        certificate=certificate,
         transport=options.transport,
         log_format=options.log_format,
         drain_delay=options.drain_delay,
@@ -184,7 +195,7 @@ def _serve(
 
 def _serve_reloading(options: _Options, endpoint: Endpoint) -> None:
     os.environ["AQ_ENV"] = "development"
-    options.context()  # its problems are told at once
+    options.certificate()  # its problems are told at once
     config = configuration(
         "aquilia.server:create_application",
         options.log_level,
@@ -203,12 +214,12 @@ def _serve_reloaded(options: _Options, sockets: list[socket.socket] | None) -> N
     threading.Thread(target=_end_after_parent, daemon=True).start()
     try:
         booted = boot(options.root, options.app)
-        _serve(options, booted, sockets or (), options.context(), hand_over=True)
+        _serve(options, booted, sockets or (), options.certificate(), hand_over=True)
     except BootError as error:
         show_problems(error.problems, options.root)
         stderr.print("the server starts when they are mended")
         sys.exit(1)
-    except ServerError as error:
+    except (ServerError, TLSError) as error:
         show_error(str(error), options.root)
         sys.exit(1)  # not typer's: this is a process of its own
 
@@ -222,7 +233,7 @@ def _end_after_parent() -> None:
 
 def _announce(options: _Options, booted: Booted, sockets: Sequence[socket.socket]) -> None:
     stdout.print(Text.assemble(("Aquilia", "bold"), f" {__version__}, {environment()}; Ctrl-C stops it"))
-    secure = "s" if options.certificate else ""
+    secure = "s" if options.tls else ""
     if options.uds is not None:
         address = ""
         stdout.print(Text(f"  unix:{options.uds}", "bold cyan"))

@@ -80,6 +80,9 @@ class Broker(Protocol):
     """Set before `start`; called on the loop's thread when the way from the broker was broken and is there again:
     what was delivered may have holes."""
 
+    on_foreign: Callable[[], None] | None
+    """Set before `start`; called for each thing that came in place of a publication and is none: it is ignored."""
+
     @property
     def connected(self) -> bool:
         """Whether it can be reached now, as far as is known. Asked between `start` and `stop`."""

@@ -24,6 +24,7 @@ class InMemoryBroker:
         self._subscribed: set[tuple[str, str | None]] = set()
         self._logs = RoomLogs()
         self.on_lost: Callable[[], None] | None = None
+        self.on_foreign: Callable[[], None] | None = None
         self.connected = True
         """See `Broker`. Memory is never lost touch with."""
 

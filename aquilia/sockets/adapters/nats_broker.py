@@ -91,6 +91,8 @@ class NatsBroker:
         self._told = False
         self.on_lost: Callable[[], None] | None = None
         """See `Broker`."""
+        self.on_foreign: Callable[[], None] | None = None
+        """See `Broker`."""
 
     @property
     def connected(self) -> bool:
@@ -194,6 +196,8 @@ class NatsBroker:
             self._deliver(publication)
 
     def _ignore(self, error: Exception) -> None:
+        if self.on_foreign is not None:
+            self.on_foreign()
         if not self._told:
             self._told = True
             logger.warning(

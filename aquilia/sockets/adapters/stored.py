@@ -33,7 +33,13 @@ class _Stored(msgspec.Struct, array_like=True):
 
 
 _write = msgspec.msgpack.Encoder().encode
-_read = msgspec.msgpack.Decoder(_Stored).decode
+
+
+def _unknown(code: int, data: memoryview) -> Any:
+    raise ValueError(f"an extension of type {code}")
+
+
+_read = msgspec.msgpack.Decoder(_Stored, ext_hook=_unknown).decode
 
 
 def encode(publication: Publication) -> bytes:
@@ -71,7 +77,7 @@ def decode(data: bytes, position: Position | None = None, previous: int | None =
     """
     try:
         stored = _read(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:  # nested deeper than anything that was written
         raise ValueError(f"no publication: {error}") from error
     if stored.version != VERSION:
         raise ValueError(f"a publication of version {stored.version}; this is Aquilia's version {VERSION}")
