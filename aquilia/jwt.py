@@ -47,7 +47,7 @@ _KINDS = {
 _LEAST_RSA_BITS = 2048
 _PUBLIC = (b"BEGIN ", b"ssh-rsa ", b"ssh-ed25519 ", b"ssh-dss ", b"ecdsa-sha2-")
 """What is in the text of keys that are no secrets."""
-_NOT_ATTRIBUTES = {"exp", "nbf", "iat", "aud"}
+_NOT_ATTRIBUTES = {"exp", "nbf", "iat", "jti", "aud"}
 
 
 class _Registry(JWSRegistry):
@@ -74,8 +74,8 @@ class JWTAuthManager:
     be its `iss` and among its `aud`. `leeway` is what clocks may differ by, in seconds: an identity expires so much
     after its token.
 
-    The id is in `id_claim`. The claims in `scope_claims` are lists, or texts with spaces between. What else a token
-    says is in `identity.attributes`.
+    The id is in `id_claim`, that of the token in `jti`. The claims in `scope_claims` are lists, or texts with spaces
+    between. What else a token says is in `identity.attributes`.
 
     Raises:
         ValueError: for a key or an algorithm that would not be safe, and for wrong arguments.
@@ -166,6 +166,8 @@ class JWTAuthManager:
             scopes={scope for claim in self._scopes for scope in _listed(claims, claim)},
             attributes={name: value for name, value in claims.items() if name not in used},
             expires_at=expires,
+            token_id=_text(claims, "jti") if "jti" in claims else None,
+            issued_at=claims.get("iat"),
         )
 
     def issue(self, identity: Identity, *, lifetime: float) -> str:
@@ -195,6 +197,8 @@ class JWTAuthManager:
             "iat": int(issued),
             "exp": issued + lifetime,
         }
+        if identity.token_id is not None:
+            claims["jti"] = identity.token_id
         if self.issuer is not None:
             claims["iss"] = self.issuer
         if self.audience is not None:
