@@ -273,9 +273,16 @@ class Authenticator:
             self._constructor = services.constructor(self._declared, Scope.APP)
 
     async def start(self, container: ScopeContainer) -> None:
-        """Build the AuthManager, if it is given as a class."""
+        """Build the AuthManager, if it is given as a class; and have its keys, if it says where they are.
+
+        Raises:
+            Fault: AUTH_KEYS_UNAVAILABLE, of a `JWTAuthManager`.
+        """
         if self._constructor is not None:
             self._manager = await self._constructor.build(container)
+        load = getattr(self._manager, "load_keys", None)
+        if inspect.iscoroutinefunction(load):
+            await load()
 
     # The work
 

@@ -19,7 +19,7 @@ HOST = {
     *("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"),
     *("AppManifest", "Clock", "Controller", "RequestCtx", "Body", "service"),
     *("Fault", "FaultDomain", "FaultEngine", "Severity", "__version__"),
-    *("Identity", "AuthManager", "JWTAuthManager"),
+    *("Identity", "AuthManager", "JWTAuthManager", "JWKS"),
     *("Session", "SessionEngine", "SessionStore", "MemorySessionStore"),
 }
 SOCKETS = {
