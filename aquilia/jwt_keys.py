@@ -160,7 +160,12 @@ def published_keys(data: bytes, algorithms: tuple[str, ...] | None, *, remote: b
     usable = [jwk for jwk in found["keys"] if _understood(jwk, algorithms or tuple(_ALGORITHMS))]
     if not usable:
         raise ValueError("none of its keys is for signatures by an algorithm that is accepted")
-    keys = _keys({"keys": usable})
+    try:
+        keys = _keys({"keys": usable})
+    except ValueError:
+        raise
+    except Exception as error:  # whatever a hostile text does to the parsers on its way
+        raise ValueError(f"one of its keys cannot be read: {type(error).__name__}") from None
     allowed = algorithms and [name for name in algorithms if any(_fits(name, key) for key in keys)]
     chosen = _algorithms(keys, allowed)
     if not algorithms and any(_fits("EdDSA", key) and key.get("alg") is None for key in keys):

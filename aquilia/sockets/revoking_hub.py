@@ -86,7 +86,11 @@ class RevokingHub(Hub):
     async def start(self) -> None:
         """Connect to the broker, and listen for revocations."""
         await super().start()
-        await self._broker.subscribe(CONTROL, None)
+        try:
+            await self._broker.subscribe(CONTROL, None)
+        except BaseException:
+            await self.stop()
+            raise
 
     # Telling and hearing
 
