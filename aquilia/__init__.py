@@ -18,6 +18,7 @@ from aquilia.controller import (
 )
 from aquilia.di import service
 from aquilia.faults import Fault, FaultDomain, FaultEngine, Severity
+from aquilia.jwks import JWKS
 from aquilia.jwt import JWTAuthManager
 from aquilia.manifest import AppManifest
 from aquilia.sessions import MemorySessionStore, Session, SessionEngine, SessionStore
@@ -26,6 +27,7 @@ __all__ = [
     "DELETE",
     "GET",
     "HEAD",
+    "JWKS",
     "OPTIONS",
     "PATCH",
     "POST",

@@ -115,7 +115,9 @@ class Application:
         await self.services.open()
         async with undone_by(self.shutdown):
             for app in self.registry.apps:
-                self._apps[app.manifest.name] = await self.services.root.enter(Scope.APP)
+                self._apps[app.manifest.name] = await self.services.root.enter(
+                    Scope.APP, self.sockets.provided
+                )
             await self.sockets.plan.start(self._apps)
             await self.http.startup(self._apps)
             await self.sockets.startup(self._apps)

@@ -9,7 +9,7 @@ them has set.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from math import isfinite, isnan
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from aquilia.faults import Fault, FaultDomain, Severity
 from aquilia.middleware import CallNext
 
 __all__ = [
+    "ACCESS_REVOKED",
     "MAX_TOKEN_LENGTH",
     "TOKEN_EXPIRED",
     "TOKEN_INVALID",
@@ -46,6 +47,8 @@ _NEVER = 2.0**53 / 1000
 
 TOKEN_INVALID = "AUTH_TOKEN_INVALID"
 TOKEN_EXPIRED = "AUTH_TOKEN_EXPIRED"
+ACCESS_REVOKED = "access was revoked"
+"""What is told to whom it was taken from."""
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -53,7 +56,9 @@ class Identity:
     """Who a client is. Immutable.
 
     `id` names it within the application, `type` says what it is ("user", "service", …). `attributes` is what else is
-    known of it. At `expires_at`, in seconds since 1970, its connections are closed; None is never.
+    known of it. At `expires_at`, in seconds since 1970, its connections are closed; None is never. `token_id` and
+    `issued_at` are of the token that it came by, where that has them (RFC 7519: `jti`, `iat`): by these its access
+    can be taken back. Identities are equal without regard to those two.
 
     Raises:
         ValueError: for values of the wrong kind.
@@ -65,6 +70,8 @@ class Identity:
     scopes: frozenset[str]
     attributes: Mapping[str, Any] = field(hash=False)
     expires_at: float | None
+    token_id: str | None = field(compare=False)
+    issued_at: float | None = field(compare=False)
 
     def __init__(
         self,
@@ -75,8 +82,14 @@ class Identity:
         scopes: Collection[str] = (),
         attributes: Mapping[str, Any] = MappingProxyType({}),
         expires_at: float | None = None,
+        token_id: str | None = None,
+        issued_at: float | None = None,
     ) -> None:
-        for name, value in (("id", id), ("type", type)):
+        for name, value in (
+            ("id", id),
+            ("type", type),
+            *([] if token_id is None else [("token_id", token_id)]),
+        ):
             if not isinstance(value, str) or not value:
                 raise ValueError(f"Identity: {name}: a string is needed, not {value!r}")
         if not isinstance(attributes, Mapping) or not all(isinstance(key, str) for key in attributes):
@@ -87,7 +100,9 @@ class Identity:
             "roles": _names("roles", roles),
             "scopes": _names("scopes", scopes),
             "attributes": MappingProxyType(dict(attributes)),
-            "expires_at": _moment(expires_at),
+            "expires_at": _moment("expires_at", expires_at),
+            "token_id": token_id,
+            "issued_at": _moment("issued_at", issued_at),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -110,11 +125,11 @@ def _names(what: str, values: object) -> frozenset[str]:
     return frozenset(values)
 
 
-def _moment(value: object) -> float | None:
+def _moment(what: str, value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        raise ValueError(f"Identity: expires_at: seconds since 1970 are needed, or None, not {value!r}")
+        raise ValueError(f"Identity: {what}: seconds since 1970 are needed, or None, not {value!r}")
     return float(value)
 
 
@@ -222,6 +237,8 @@ class Authenticator:
         self._dependencies = constructor_dependencies(declared) if isinstance(declared, type) else ()
         if not isinstance(declared, type):
             self._manager = declared
+        self.revoked: Callable[[Any], Awaitable[bool]] | None = None
+        """Asked of each identity whether its access was taken back; None: it never is."""
 
     def _check(self, method: str, argument: str) -> None:
         function = getattr(self._declared, method, None)
@@ -256,9 +273,16 @@ class Authenticator:
             self._constructor = services.constructor(self._declared, Scope.APP)
 
     async def start(self, container: ScopeContainer) -> None:
-        """Build the AuthManager, if it is given as a class."""
+        """Build the AuthManager, if it is given as a class; and have its keys, if it says where they are.
+
+        Raises:
+            Fault: AUTH_KEYS_UNAVAILABLE, of a `JWTAuthManager`.
+        """
         if self._constructor is not None:
             self._manager = await self._constructor.build(container)
+        load = getattr(self._manager, "load_keys", None)
+        if inspect.iscoroutinefunction(load):
+            await load()
 
     # The work
 
@@ -266,7 +290,7 @@ class Authenticator:
         """Whose token this is.
 
         Raises:
-            Fault: whatever the AuthManager says of it.
+            Fault: whatever the AuthManager says of it; AUTH_TOKEN_INVALID, if its access was taken back.
             TypeError: it returned something else than an `Identity`.
         """
         if len(token) > MAX_TOKEN_LENGTH:
@@ -276,6 +300,8 @@ class Authenticator:
         if not isinstance(identity, Identity):
             kind = type(identity).__qualname__
             raise TypeError(f"{self._name}.authenticate returned a {kind}: it must return an Identity")
+        if self.revoked is not None and await self.revoked(identity):
+            raise token_invalid(ACCESS_REVOKED)
         return identity
 
     async def still_valid(self, identity: Any) -> bool:

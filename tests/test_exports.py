@@ -19,7 +19,7 @@ HOST = {
     *("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"),
     *("AppManifest", "Clock", "Controller", "RequestCtx", "Body", "service"),
     *("Fault", "FaultDomain", "FaultEngine", "Severity", "__version__"),
-    *("Identity", "AuthManager", "JWTAuthManager"),
+    *("Identity", "AuthManager", "JWTAuthManager", "JWKS"),
     *("Session", "SessionEngine", "SessionStore", "MemorySessionStore"),
 }
 SOCKETS = {
@@ -30,7 +30,7 @@ SOCKETS = {
     *("MessageValidationMiddleware", "RateLimitMiddleware", "LoggingMiddleware", "MetricsMiddleware"),
     *("HandshakeAuthGuard", "MessageAuthGuard", "RoleGuard", "ScopeGuard", "SocketFault", "CloseCode"),
     *("Compression", "History", "HistoryMessage", "HistoryPage", "Position", "RoomAnswers"),
-    *("Adapter", "Broker", "Store", "Publication", "InMemoryAdapter", "AquilaSockets"),
+    *("Adapter", "Broker", "Store", "Publication", "InMemoryAdapter", "AquilaSockets", "Revocations"),
 }
 COMPAT = {"Flow", "FlowRequest"}
 # Promised, and not there yet: what arrives moves up, into the set of its package.

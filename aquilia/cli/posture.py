@@ -159,7 +159,8 @@ def _secrets(booted: Booted) -> Iterator[tuple[str, str]]:
             for secret in app.sessions._secrets or ():
                 yield f"SessionEngine of {app.manifest.name}", _text(secret)
         if isinstance(app.auth, JWTAuthManager):
-            for key in app.auth._keys:
+            given = app.auth._given  # None where somebody else publishes the keys
+            for key in () if given is None else given._keys:
                 raw = getattr(key, "raw_value", None)
                 if isinstance(raw, bytes):  # a shared secret, and no key pair
                     yield f"JWTAuthManager of {app.manifest.name}", _text(raw)

@@ -32,6 +32,7 @@ from aquilia.sockets.middleware import (
     RateLimitMiddleware,
     SocketMiddleware,
 )
+from aquilia.sockets.revocation import Revocations
 from aquilia.sockets.room_answers import RoomAnswers
 from aquilia.sockets.runtime import AquilaSockets
 from aquilia.sockets.schema import Schema, SchemaError
@@ -69,6 +70,7 @@ __all__ = [
     "Publication",
     "RateLimitGuard",
     "RateLimitMiddleware",
+    "Revocations",
     "RoleGuard",
     "RoomAnswers",
     "RoomGuard",

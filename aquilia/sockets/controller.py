@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeVar, overload
 
+from aquilia.auth import Identity
 from aquilia.controller import Controller
+from aquilia.sessions import Session
 from aquilia.sockets.emits import Emits, emitted
 from aquilia.sockets.history import Histories, Position
 from aquilia.sockets.hub_port import HistoryPage, HubPort, Member
 from aquilia.sockets.limits import require_timeout
+from aquilia.sockets.revocation import Revocations
 from aquilia.sockets.room_answers import RoomAnswers
 
 __all__ = ["SocketController"]
@@ -35,6 +38,7 @@ class SocketController(Controller):
     """What the path's pattern captured."""
 
     _hub: HubPort
+    _revocations: Revocations
     _emits: Mapping[str, Emits[Any]] = MappingProxyType({})
     _histories = Histories()
 
@@ -150,6 +154,17 @@ class SocketController(Controller):
     async def kick(self, connection_id: str) -> bool:
         """End a connection of this namespace with close code 4409. Whether it was there."""
         return await self._hub.kick(self.namespace, connection_id)
+
+    async def revoke(
+        self,
+        *,
+        token_id: str | Identity | None = None,
+        identity: str | Identity | None = None,
+        session: str | Session | None = None,
+        until: float | None = None,
+    ) -> None:
+        """Take back the access of a token, an identity or a session, on every node: see `Revocations.revoke`."""
+        await self._revocations.revoke(token_id=token_id, identity=identity, session=session, until=until)
 
     def _emitted(self, event: str | Emits[Any], payload: Any) -> tuple[str, Any]:
         return emitted(event, payload, self._emits)

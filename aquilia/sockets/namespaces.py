@@ -16,6 +16,7 @@ from aquilia.sockets.home import Home
 from aquilia.sockets.hub import Hub
 from aquilia.sockets.hub_port import Namespace
 from aquilia.sockets.recorder import Recorder
+from aquilia.sockets.revocation import Revocations
 
 __all__ = ["LINGER", "Namespaces"]
 
@@ -41,8 +42,11 @@ class _Opening(NamedTuple):
 class Namespaces:
     """Opens and closes homes, within a quota: clients choose the paths."""
 
-    def __init__(self, hub: Hub, services: Services, recorder: Recorder, *, limit: int) -> None:
+    def __init__(
+        self, hub: Hub, services: Services, recorder: Recorder, *, limit: int, revocations: Revocations
+    ) -> None:
         self._hub = hub
+        self._revocations = revocations
         self._services = services
         self._recorder = recorder
         self._limit = limit
@@ -105,6 +109,7 @@ class Namespaces:
         controller._hub, controller._emits = self._hub, contract.emits
         controller._histories = home.settings.history
         home.room_checks = contract.room_checks(controller)
+        controller._revocations = self._revocations
         home.declare(contract.emits)
         home.auth = contract.auth
         controller.__init__(**arguments)  # type: ignore[misc]

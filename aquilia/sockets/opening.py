@@ -53,6 +53,7 @@ from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.outbox import Outbox
 from aquilia.sockets.recorder import Recorder
 from aquilia.sockets.refusal import admitted, code_of, note_refusal, refusal, refuse, upgrade_headers
+from aquilia.sockets.revocation import Revocations
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.spooling import SpoolingOutbox
 from aquilia.sockets.tasks import TaskSet, own_error
@@ -126,6 +127,7 @@ class Entrance:
         recorder: Recorder,
         tasks: TaskSet,
         absence: Callable[[], float | None],
+        revocations: Revocations | None = None,
     ) -> None:
         self.open = False
         self.apps: dict[str, ScopeContainer] = {}
@@ -139,6 +141,7 @@ class Entrance:
         self._recorder = recorder
         self._tasks = tasks
         self._absence = absence
+        self._revocations = revocations
         """Seconds until the next process serves; None while this one does not leave."""
         self._table: PatternTable[_Served] = PatternTable()
         self._served: dict[str, _Served] = {}
@@ -311,6 +314,8 @@ class Entrance:
         check_identity(handshake.identity)
         had_token = await threshold.identify(handshake, ctx.request.scope.get("subprotocols") or ())
         ctx.identity = handshake.identity
+        if self._revocations is not None:
+            await self._revocations.require(None if had_token else handshake.identity, handshake.session)
         return admission.v1 and threshold.auth is not None and not had_token and handshake.identity is None
 
     @contextlib.asynccontextmanager

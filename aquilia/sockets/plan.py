@@ -17,11 +17,13 @@ from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.hub_port import Namespace
 from aquilia.sockets.middleware import MetricsMiddleware
+from aquilia.sockets.revocation import Revocations
 from aquilia.sockets.settings import NodeSettings, SettingsError, node_settings, spools
 
 __all__ = ["PROVIDED", "SocketPlan"]
 
 PROVIDED: dict[Scope, list[Any]] = {
+    Scope.APP: [Revocations],
     Scope.NAMESPACE: [Namespace],
     Scope.CONNECTION: [Connection],
     Scope.REQUEST: [MessageEnvelope],

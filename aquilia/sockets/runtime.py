@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from aquilia.aquilary import App, BootError, Problem, Registry
-from aquilia.auth import AuthManager
+from aquilia.auth import AuthManager, Identity
 from aquilia.clock import Clock
 from aquilia.di import Scope, ScopeContainer, Services
 from aquilia.exchange import route_path
@@ -21,7 +21,7 @@ from aquilia.faults import Fault, FaultEngine
 from aquilia.lifespan import serve_lifespan
 from aquilia.manifest import AppManifest
 from aquilia.middleware import split
-from aquilia.sessions import SessionEngine
+from aquilia.sessions import Session, SessionEngine
 from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.audit_trail import AuditTrail
@@ -44,6 +44,8 @@ from aquilia.sockets.plan import PROVIDED, SocketPlan
 from aquilia.sockets.recorder import Counters, Recorder
 from aquilia.sockets.refusal import refusal
 from aquilia.sockets.resumption import Resumption
+from aquilia.sockets.revocation import Revocations
+from aquilia.sockets.revoking_hub import RevokingHub, watch
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.spool import Spool
 from aquilia.sockets.tasks import TaskSet
@@ -111,18 +113,20 @@ class AquilaSockets:
         self.audit = AuditTrail(clock, self.plan.node.audit)
         """Is told what touches security: see `AuditLog.note`."""
         self._adapter.broker.on_foreign = partial(self.recorder.dropped, "none", "foreign", 1)
-        self.hub = Hub(
-            self._adapter.broker,
-            clock=clock,
-            outbox_bytes=self.plan.node.outbox_bytes,
-            spool=self._spool(self.plan.node) if self.plan.spools else None,
-            audit=self.audit,
-        )
         self._tasks = TaskSet()
+        self.revocations = Revocations(self._adapter.store, clock, enabled=self.plan.node.revocation)
+        """What takes access back."""
+        self.provided: dict[Any, Any] = {Revocations: self.revocations}
+        """What services of the scope APP may ask for."""
+        self.hub = self._hub(clock)
         self._resumption = Resumption(self._adapter, self.hub, self.recorder, clock=clock, tasks=self._tasks)
         promises = Promises(self._adapter.store, ttl=self.plan.node.idempotence_ttl)
         self._namespaces = Namespaces(
-            self.hub, self.services, self.recorder, limit=self.plan.node.max_namespaces
+            self.hub,
+            self.services,
+            self.recorder,
+            limit=self.plan.node.max_namespaces,
+            revocations=self.revocations,
         )
         self._entrance = Entrance(
             node=self.plan.node,
@@ -132,6 +136,7 @@ class AquilaSockets:
             recorder=self.recorder,
             tasks=self._tasks,
             absence=lambda: self._drain.absence(),
+            revocations=self.revocations if self.plan.node.revocation else None,
         )
         self.on_gone: Callable[[Connection], None] | None = None
         """Called when a connection has given back all that it held: for tests."""
@@ -171,6 +176,20 @@ class AquilaSockets:
             if isinstance(dispatcher, Dispatcher) and contract.settings.resume:
                 dispatcher.keep_sessions(self._resumption)
             self._entrance.serve(app, contract, dispatcher)
+
+    def _hub(self, clock: Clock) -> Hub:
+        node = self.plan.node
+        options: dict[str, Any] = {
+            "clock": clock,
+            "outbox_bytes": node.outbox_bytes,
+            "spool": self._spool(node) if self.plan.spools else None,
+            "audit": self.audit,
+        }
+        broker = self._adapter.broker
+        if not node.revocation:
+            return Hub(broker, **options)
+        watch(self.plan, self.revocations)
+        return RevokingHub(broker, self.revocations, self._tasks, opening=node.handshake_timeout, **options)
 
     def _measure(self, recorder: Recorder | None) -> None:
         # Not imported by those who do not measure: prometheus-client takes 60 ms.
@@ -272,7 +291,9 @@ class AquilaSockets:
             if self._owns_services:
                 await self.services.open()
                 for app in self.plan.registry.apps:
-                    self._entrance.apps[app.manifest.name] = await self.services.root.enter(Scope.APP)
+                    self._entrance.apps[app.manifest.name] = await self.services.root.enter(
+                        Scope.APP, self.provided
+                    )
                 await self.plan.start(self._entrance.apps)
             else:
                 self._entrance.apps = dict(apps or {})
@@ -376,6 +397,17 @@ class AquilaSockets:
         if self.on_gone is not None:
             self.on_gone(conn)
         self._drain.gone(conn)
+
+    async def revoke(
+        self,
+        *,
+        token_id: str | Identity | None = None,
+        identity: str | Identity | None = None,
+        session: str | Session | None = None,
+        until: float | None = None,
+    ) -> None:
+        """Take back the access of a token, an identity or a session, on every node: see `Revocations.revoke`."""
+        await self.revocations.revoke(token_id=token_id, identity=identity, session=session, until=until)
 
     def live(self) -> dict[str, int]:
         """What is held now: for tests and diagnosis."""

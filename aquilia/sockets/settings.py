@@ -113,6 +113,8 @@ class NodeSettings:
     handshake_timeout: float = 10.0
     handler_timeout: float | None = None
     idempotence_ttl: float = 300.0
+    revocation: bool = False
+    """Whether access can be taken back: see `aquilia.sockets.revocation`."""
     health: str | None = None
     """The path at which load balancers ask whether the process takes clients."""
     metrics: str | None = None
@@ -219,6 +221,7 @@ _RULES: dict[str, Rule] = {
     "handshake_timeout": positive,
     "handler_timeout": or_none(positive),
     "idempotence_ttl": remembering,
+    "revocation": boolean,
     "health": health,
     "audit": audit,
     "metrics": metrics,

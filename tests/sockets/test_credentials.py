@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 from door import denial, expect_close, listening
 from members import CONTROLLERS, Open, Slow, bearer, by_cookie, hello, who
 from tokens import JWT, token
+from websockets import ConnectionClosed
 from wire import Client, eventually, serving
 
-from aquilia.sockets import AquilaSockets
+from aquilia.sockets import AquilaSockets, Connection, Event, MessageAuthGuard, Socket, SocketController
 
 
 @pytest.fixture
@@ -214,3 +216,47 @@ async def test_an_identity_of_an_own_kind_need_not_expire(transport: Any) -> Non
         async with Client.connect(f"{base}/open", "v1.json") as client:
             assert "expires" not in client.welcome["payload"]
             assert await who(client) == "ann"
+
+
+async def comes_back(client: Client, user: str, resume: str) -> dict[str, Any]:
+    await client.send("hello", {"token": user, "resume": {"token": resume}}, type="control")
+    welcome = await client.expect("welcome")
+    await client.expect("resumed")
+    return dict(welcome["payload"])
+
+
+async def test_who_comes_back_to_a_session_stays_as_long_as_the_token_it_comes_back_with(
+    base: str, users: Slow
+) -> None:
+    async with Client.connect(f"{base}/members", "v1.json", **bearer("ann")) as client:
+        resume = client.welcome["payload"]["resume"]
+        client.socket.transport.abort()
+    users.expires_at["ann"] = moment = time.time() + 0.5
+    async with Client.connect(f"{base}/members", "v1.json", hello=False) as client:
+        assert (await comes_back(client, "ann", resume))["expires"] == int(moment * 1000)
+        assert await who(client) == "ann"
+        assert (await expect_close(client, 4401)).startswith("WS_TOKEN_EXPIRED")
+    assert time.time() >= moment
+
+
+async def test_who_came_back_is_asked_about_as_others_are() -> None:
+    @Socket("/guarded")
+    class Guarded(SocketController):
+        @Event("do", guards=[MessageAuthGuard(check_interval=0.05)])
+        async def do(self, conn: Connection) -> bool:
+            return conn.resumed
+
+    users = Slow()
+    async with serving(AquilaSockets.from_controllers([Guarded], auth=users)) as base:
+        async with Client.connect(f"{base}/guarded", "v1.json", **bearer("ann")) as client:
+            resume = client.welcome["payload"]["resume"]
+            client.socket.transport.abort()
+        async with Client.connect(f"{base}/guarded", "v1.json", hello=False) as client:
+            await comes_back(client, "ann", resume)
+            while not users.checked:
+                assert (await client.request("do"))["data"] is True
+            users.revoked.add("ann")
+            with contextlib.suppress(ConnectionClosed):
+                while True:
+                    await client.request("do")
+            assert (await client.closed())[0] == 4401

@@ -210,6 +210,15 @@ async def impatient_with_slow_readers(t: SocketsTest) -> bool:
     return False
 
 
+async def taking_access_back(t: SocketsTest) -> bool:
+    client = await t.connect("/hall/a", identity=Identity("ann"))
+    try:
+        await t.application.sockets.revoke(identity="ann")
+    except RuntimeError:
+        return False
+    return (await client.closed()).code == 4401
+
+
 @dataclass(frozen=True)
 class Row:
     key: str
@@ -233,6 +242,7 @@ ROWS = [
     Row("require_auth", "both", True, False, nobody_anonymous),
     Row("allowed_hosts", "manifest", ["a.example"], ["localhost"], no_localhost),
     Row("idempotence_ttl", "manifest", 120, 400, forgetful),
+    Row("revocation", "manifest", True, False, taking_access_back),
     Row("handler_timeout", "manifest", 0.05, 30, timed_out),
     Row("guards", "both", [Verdict(False)], [Verdict(True)], no_message, adds_up=True),
     Row("message_middleware", "manifest", [refusing], [passing], no_message),

@@ -1,0 +1,192 @@
+"""Revocation over nodes: two processes at one NATS server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from httpx import AsyncClient
+from nats_server import NatsServer
+from ports import reserved_port
+from websockets import ConnectionClosed
+from wire import Client
+
+from aquilia import Identity, JWTAuthManager
+
+KEY = "the key of these tests: 32 bytes or more"
+JWT = JWTAuthManager(KEY)
+REVOKED = (4401, "WS_AUTH_REQUIRED: access was revoked")
+APP = f"""
+from aquilia import POST, AppManifest, Controller, JWTAuthManager
+from aquilia.aquilary import Registry
+from aquilia.asgi import Application
+from aquilia.sockets import Connection, Event, Revocations, Socket, SocketController
+
+
+@Socket("/desk")
+class Desk(SocketController):
+    @Event("whoami")
+    async def whoami(self, conn: Connection) -> str:
+        return conn.identity.id
+
+
+class Admin(Controller):
+    def __init__(self, revocations: Revocations) -> None:
+        self.revocations = revocations
+
+    @POST("/revoke/:kind/:id")
+    async def revoke(self, kind: str, id: str) -> None:
+        await self.revocations.revoke(**{{kind: id}})
+
+
+app = Application(Registry.build([AppManifest(
+    "desk", controllers=[Desk, Admin], auth=JWTAuthManager({KEY!r}), websockets={{"revocation": True}},
+)]))
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    server = NatsServer(tmp_path)
+    yield server
+    server.kill()
+
+
+@contextlib.asynccontextmanager
+async def node(folder: Path, url: str, port: int) -> AsyncIterator[str]:
+    """A process that serves the app; gives `127.0.0.1:PORT`."""
+    (folder / "desk_app.py").write_text(APP)
+    words = ["-m", "uvicorn", "desk_app:app", "--port", str(port), "--log-level", "warning"]
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    env = {**os.environ, "PYTHONPATH": path, "AQ_WS_ADAPTER_URL": url}
+    process = await asyncio.create_subprocess_exec(sys.executable, *words, cwd=folder, env=env)
+    try:
+        async with asyncio.timeout(30):
+            while not await listens(port):
+                assert process.returncode is None
+                await asyncio.sleep(0.02)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        async with asyncio.timeout(20):
+            await process.wait()
+
+
+async def listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def token(id: str, jti: str) -> str:
+    return JWT.issue(Identity(id, token_id=jti), lifetime=3600)
+
+
+def visiting(at: str, token: str) -> contextlib.AbstractAsyncContextManager[Client]:
+    return Client.connect(f"ws://{at}/desk", additional_headers={"authorization": f"Bearer {token}"})
+
+
+async def arrival(at: str, token: str) -> Any:
+    """What becomes of a client of v1 that says its token in `hello`."""
+    async with Client.connect(f"ws://{at}/desk", "v1.json", hello=False) as client:
+        await client.send("hello", {"token": token}, type="control")
+        try:
+            return (await client.receive())["event"]
+        except ConnectionClosed:
+            return await client.closed()
+
+
+async def test_what_one_node_revokes_ends_on_the_other_within_a_second_and_stays_out_of_both(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    url = server.url()
+    with reserved_port() as first, reserved_port() as second:
+        async with node(tmp_path, url, first) as a, AsyncClient() as http:
+            async with (
+                node(tmp_path, url, second) as b,
+                visiting(b, token("ann", "x")) as ann,
+                visiting(b, token("ben", "y")) as ben,
+                visiting(b, token("cy", "z")) as cy,
+            ):
+                for kind, id, client in (("token_id", "x", ann), ("identity", "ben", ben)):
+                    assert (await http.post(f"http://{a}/revoke/{kind}/{id}")).is_success
+                    async with asyncio.timeout(1):
+                        assert await client.closed() == REVOKED
+                assert (await cy.request("whoami"))["data"] == "cy"
+                assert await arrival(b, token("ann", "x")) == REVOKED
+            async with node(tmp_path, url, second) as b:
+                for at in (a, b):
+                    assert await arrival(at, token("ann", "x")) == REVOKED
+                    assert await arrival(at, token("ann", "new")) == "welcome"
+
+
+class Wire:
+    """The way of one node to its NATS server, which can be cut."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._writers: list[asyncio.StreamWriter] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server
+        self.port = 0
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._join, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        self._writers += [writer, far_writer]
+        for source, sink in ((reader, far_writer), (far_reader, writer)):
+            task = asyncio.create_task(self._carry(source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+        writer.close()
+
+
+async def test_a_node_that_was_cut_off_ends_what_was_revoked_meanwhile_when_it_is_back(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    wire = Wire(server.port)
+    await wire.open()
+    near = server.url()
+    far = near.replace(str(server.port), str(wire.port))
+    with reserved_port() as first, reserved_port() as second:
+        async with (
+            node(tmp_path, near, first) as a,
+            node(tmp_path, far, second) as b,
+            AsyncClient() as http,
+            visiting(b, token("ann", "x")) as ann,
+            visiting(b, token("ben", "y")) as ben,
+        ):
+            await wire.cut()
+            assert (await http.post(f"http://{a}/revoke/token_id/x")).is_success
+            assert (await http.post(f"http://{b}/revoke/token_id/y", timeout=30)).status_code == 503
+            assert (await ann.request("whoami"))["data"] == "ann"
+
+            await wire.open()
+
+            assert await ann.closed() == REVOKED
+            assert (await ben.request("whoami"))["data"] == "ben"
+    await wire.cut()
