@@ -38,6 +38,7 @@ class SocketDeclaration:
     path: str
     allowed_origins: tuple[str, ...] | None = None
     max_connections: int | None = None
+    max_connections_per_namespace: int | None = None
     message_rate_limit: float | None = None
     max_message_size: int | None = None
     compression: Any = None

@@ -363,7 +363,7 @@ class AquilaSockets:
 
     async def gone(self, conn: Connection) -> None:
         """The end of a connection, called by its dispatcher."""
-        self._entrance.left(conn._home.pattern)
+        self._entrance.left(conn)
         await self._namespaces.gone(conn)
         if self.on_gone is not None:
             self.on_gone(conn)

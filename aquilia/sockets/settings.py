@@ -67,6 +67,7 @@ class SocketSettings:
     """What holds for the connections of one controller. Sizes in bytes, times in seconds."""
 
     max_connections: int | None = None
+    max_connections_per_namespace: int | None = None
     message_rate_limit: float | None = None
     max_message_size: int = 65_536
     compression: Compression | None = None
@@ -100,6 +101,10 @@ class NodeSettings:
     adapter_url: str | None = field(default=None, repr=False)
     """Where its server is. It may hold a password."""
     max_connections: int = 10_000
+    max_connections_per_address: int | None = None
+    max_connections_per_identity: int | None = None
+    handshake_rate: float | None = None
+    """Handshakes a second and address."""
     max_namespaces: int = 10_000
     outbox_bytes: int = OUTBOX_BYTES
     spool_dir: str | None = None
@@ -156,6 +161,7 @@ def socket_settings(declared: SocketDeclaration, node: NodeSettings, where: str)
         SettingsError: for the first value that is wrong or not available.
     """
     merged: dict[str, Any] = {
+        "max_connections_per_namespace": node.sockets.max_connections_per_namespace,
         "max_message_size": node.sockets.max_message_size,
         "compression": node.sockets.compression,
         "message_rate_limit": node.sockets.message_rate_limit,
@@ -186,6 +192,7 @@ _SOCKET_KEYS = frozenset(
         "message_rate_limit",
         "max_message_size",
         "compression",
+        "max_connections_per_namespace",
         "backpressure",
         "allowed_origins",
         "require_auth",
@@ -200,6 +207,10 @@ _RULES: dict[str, Rule] = {
     "redis_url": planned("the Redis adapter"),
     "store_url": planned("a store apart from the adapter"),
     "max_connections": count,
+    "max_connections_per_address": or_none(count),
+    "max_connections_per_identity": or_none(count),
+    "max_connections_per_namespace": or_none(count),
+    "handshake_rate": or_none(positive),
     "max_namespaces": count,
     "outbox_bytes": count,
     "spool_dir": folder,
@@ -236,6 +247,7 @@ def _mistaken(key: str) -> str | None:
 _DECLARED: dict[str, Rule] = {
     "allowed_origins": origins,
     "max_connections": count,
+    "max_connections_per_namespace": count,
     "message_rate_limit": positive,
     "max_message_size": message_size,
     "compression": compression,

@@ -111,6 +111,15 @@ async def one_connection(t: SocketsTest) -> bool:
     return await refused(t.connect("/hall/a"), t.connect("/hall/a"))
 
 
+async def one_of_ada(t: SocketsTest) -> bool:
+    ada = Identity("ada")
+    return await refused(t.connect("/hall/a", identity=ada), t.connect("/hall/b", identity=ada))
+
+
+async def ten_handshakes(t: SocketsTest) -> bool:
+    return await refused(*(t.connect("/hall/a") for _ in range(11)))
+
+
 async def one_namespace(t: SocketsTest) -> bool:
     return await refused(t.connect("/hall/a"), t.connect("/hall/b"))
 
@@ -224,6 +233,10 @@ class Row:
 
 ROWS = [
     Row("max_connections", "both", 1, 2, one_connection, adds_up=True),
+    Row("max_connections_per_namespace", "both", 1, 2, one_connection),
+    Row("max_connections_per_address", "manifest", 1, 2, one_connection),
+    Row("max_connections_per_identity", "manifest", 1, 2, one_of_ada),
+    Row("handshake_rate", "manifest", 1, 2, ten_handshakes),
     Row("max_namespaces", "manifest", 1, 2, one_namespace),
     Row("outbox_bytes", "manifest", 100, 10_000, impatient_with_slow_readers),
     Row("message_rate_limit", "both", 0.01, 100, one_message),
