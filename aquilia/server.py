@@ -33,6 +33,7 @@ from starlette.types import Scope as AsgiScope
 
 from aquilia.aquilary import BootError, Problem, Registry
 from aquilia.asgi import Application
+from aquilia.forwarded import TrustedProxies
 from aquilia.logs import LogFormat, log_config
 from aquilia.sockets.artifact import Artifact
 from aquilia.sockets.compile import artifact_of
@@ -293,6 +294,7 @@ def configuration(
         interface="asgi3",
         log_config=dict(log_config(log_level, log_format)),
         server_header=False,
+        proxy_headers=False,  # which proxies are trusted is the application's to say
         timeout_graceful_shutdown=GRACE,
         workers=1,
         **options,
@@ -308,10 +310,13 @@ def serve(
     transport: Transport = "native",
     log_format: LogFormat = "text",
     drain_delay: float = 0.0,
+    trusted_proxies: Sequence[str] | None = None,
     hand_over: bool = False,
     on_started: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve on these sockets until SIGINT or SIGTERM, after which clients are told to come back.
+
+    `trusted_proxies` stand in the place of the setting.
 
     For `drain_delay` seconds before that only the setting `health` says it. `hand_over`: another process listens on
     the same sockets, so this one stops to accept before clients are told; else it answers `health` until they have
@@ -320,6 +325,8 @@ def serve(
     Raises:
         ServerError: the application did not start; the log says why.
     """
+    if trusted_proxies is not None:
+        application.sockets.proxies = TrustedProxies(trusted_proxies)
     plan = application.sockets.plan
     sizes = [contract.settings.max_message_size for _, contract in plan.contracts]
     config = configuration(

@@ -38,6 +38,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "handler.py",
         "controller.py",
         "exchange.py",
+        "forwarded.py",
         "http.py",
         "http_faults.py",
         "lifespan.py",

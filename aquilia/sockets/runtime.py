@@ -17,6 +17,7 @@ from aquilia.clock import Clock
 from aquilia.di import Scope, ScopeContainer, Services
 from aquilia.exchange import route_path
 from aquilia.faults import Fault, FaultEngine
+from aquilia.forwarded import TrustedProxies
 from aquilia.lifespan import serve_lifespan
 from aquilia.manifest import AppManifest
 from aquilia.middleware import split
@@ -96,6 +97,8 @@ class AquilaSockets:
             for authenticator in self.plan.authenticators.values():
                 authenticator.prepare(self.services)
         self.recorder: Recorder = recorder or Counters()
+        self.proxies = TrustedProxies(self.plan.node.trusted_proxies)
+        """Whose word on who their client is counts."""
         self.metrics: Metrics | None = None
         """What serves the figures, if any are kept."""
         if self.plan.node.metrics is not None or self.plan.measured:
@@ -335,6 +338,7 @@ class AquilaSockets:
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """See the ASGI specification, version 3."""
         if scope["type"] == "websocket":
+            self.proxies.apply(scope)
             await self._serve(scope, receive, send)
         elif (endpoint := self.endpoint_for(scope)) is not None:
             await endpoint(scope, receive, send)

@@ -33,6 +33,7 @@ from aquilia.sockets.accepted import (
     origins,
     planned,
     positive,
+    proxies,
     remembering,
     subprotocols,
     switch,
@@ -113,6 +114,8 @@ class NodeSettings:
     """Of one connection."""
     spool_total_bytes: int = 1 << 30
     allowed_hosts: tuple[str, ...] | None = None
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks whose word on who their client is counts."""
     heartbeat: float = 25.0
     handshake_timeout: float = 10.0
     handler_timeout: float | None = None
@@ -221,6 +224,7 @@ _RULES: dict[str, Rule] = {
     "backpressure": backpressure,
     "allowed_origins": or_none(origins),
     "allowed_hosts": or_none(hosts),
+    "trusted_proxies": proxies,
     "require_auth": boolean,
     "compression": compression,
     "heartbeat": positive,

@@ -120,6 +120,12 @@ async def ten_handshakes(t: SocketsTest) -> bool:
     return await refused(*(t.connect("/hall/a") for _ in range(11)))
 
 
+async def of_a_proxy(t: SocketsTest) -> bool:
+    """Whether the kit's client, which is at 127.0.0.1, can say which host it came to."""
+    told = {"forwarded": "for=192.0.2.1;host=a.example", "origin": "http://a.example"}
+    return not await refused(t.connect("/hall/a", headers=told))
+
+
 async def one_namespace(t: SocketsTest) -> bool:
     return await refused(t.connect("/hall/a"), t.connect("/hall/b"))
 
@@ -245,6 +251,7 @@ ROWS = [
     Row("allowed_origins", "both", ["https://a.example"], ["https://b.example"], no_page_of_b, True),
     Row("require_auth", "both", True, False, nobody_anonymous),
     Row("allowed_hosts", "manifest", ["a.example"], ["localhost"], no_localhost),
+    Row("trusted_proxies", "manifest", ["127.0.0.0/8"], ["127.0.0.2", "::1", "unix"], of_a_proxy),
     Row("idempotence_ttl", "manifest", 120, 400, forgetful),
     Row("handler_timeout", "manifest", 0.05, 30, timed_out),
     Row("guards", "both", [Verdict(False)], [Verdict(True)], no_message, adds_up=True),

@@ -35,6 +35,7 @@ from aquilia.server import (
     serve,
     tls,
 )
+from aquilia.sockets.accepted import Place, SettingsError, proxies
 from aquilia.sockets.adapters.local_host import LocalServers
 from aquilia.sockets.artifact import ARTIFACT_PATH, Artifact, ArtifactError, differences, read
 from aquilia.workspace import environment
@@ -58,6 +59,7 @@ class _Options:
     transport: Transport
     log_format: LogFormat
     drain_delay: float = 0.0
+    trusted_proxies: tuple[str, ...] | None = None
 
     def context(self) -> ssl.SSLContext | None:
         return tls(self.certificate, self.key) if self.certificate else None
@@ -107,6 +109,14 @@ def serve_command(
             help="How long only /health says that it stops, before clients are told.",
         ),
     ] = 0.0,
+    trusted_proxies: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESSES",
+            help="Proxies whose Forwarded and X-Forwarded-* count: addresses and networks, by commas.",
+            show_default="the setting trusted_proxies",
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="How many processes; this version has one.")] = 1,
 ) -> None:
     """Serve the workspace in this folder, as compiled."""
@@ -124,7 +134,17 @@ def serve_command(
         raise typer.BadParameter("needs --ssl-certfile", param_hint="--ssl-keyfile")
     host = host or "127.0.0.1"
     options = _Options(
-        Path.cwd(), app, log_level, ssl_certfile, ssl_keyfile, uds, host, transport, log_format, drain_delay
+        Path.cwd(),
+        app,
+        log_level,
+        ssl_certfile,
+        ssl_keyfile,
+        uds,
+        host,
+        transport,
+        log_format,
+        drain_delay,
+        None if trusted_proxies is None else _proxies(trusted_proxies),
     )
     endpoint = Endpoint(host, 8000 if port is None else port, uds)
     try:
@@ -137,6 +157,15 @@ def serve_command(
         raise typer.Exit(1) from None
     except (ServerError, ArtifactError) as error:
         fail(str(error))
+
+
+def _proxies(told: str) -> tuple[str, ...]:
+    try:
+        return proxies(
+            Place("aq serve", "--trusted-proxies"), [entry.strip() for entry in told.split(",") if told]
+        )
+    except SettingsError as error:
+        raise typer.BadParameter(error.problem, param_hint="--trusted-proxies") from None
 
 
 def _serve_compiled(options: _Options, endpoint: Endpoint) -> None:
@@ -177,6 +206,7 @@ def _serve(
         transport=options.transport,
         log_format=options.log_format,
         drain_delay=options.drain_delay,
+        trusted_proxies=options.trusted_proxies,
         hand_over=hand_over,
         on_started=partial(_announce, options, booted, sockets),
     )
