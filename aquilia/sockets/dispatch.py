@@ -43,7 +43,7 @@ from aquilia.sockets.handshake import choose_profile
 from aquilia.sockets.hello import HelloExchange
 from aquilia.sockets.idempotence import Promises
 from aquilia.sockets.pump import Pump
-from aquilia.sockets.rates import over_rate
+from aquilia.sockets.rates import over_limit
 from aquilia.sockets.resumption import Resumption
 from aquilia.sockets.routes import Hook, RouteCompiler
 from aquilia.sockets.settings import NodeSettings
@@ -187,7 +187,7 @@ class Dispatcher:
             except SocketFault as fault:
                 self._count(conn, "invalid", size)
                 bucket = conn._bucket
-                answer = fault if bucket is None or bucket.take(now) else over_rate(conn, bucket.rate, now)
+                answer = fault if bucket is None or bucket.take(now) else over_limit(conn, now)
                 self._answer(conn, answer, sender(conn._codec, data))
                 return
             try:
@@ -214,7 +214,7 @@ class Dispatcher:
             return
         bucket = conn._bucket
         if bucket is not None and not bucket.take(now):
-            raise over_rate(conn, bucket.rate, now)
+            raise over_limit(conn, now)
         if kind != "event":
             self._control(conn, envelope)
             return
@@ -250,7 +250,7 @@ class Dispatcher:
         conn._home.recorder.unmatched_ack(self._pattern)
         bucket = conn._bucket
         if bucket is not None and not bucket.take(now):  # nobody asked for it: it counts like an event
-            limited = over_rate(conn, bucket.rate, now)
+            limited = over_limit(conn, now)
             if limited.close_code is not None:
                 raise limited
 

@@ -37,6 +37,7 @@ from aquilia.sockets.flow_request import FlowRequest
 from aquilia.sockets.handshake import Handshake
 from aquilia.sockets.idempotence import Promises
 from aquilia.sockets.keeping import saving
+from aquilia.sockets.rates import excess
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.tasks import TaskSet
 
@@ -158,8 +159,7 @@ class FlowDispatcher:
             close_with(conn, ws_payload_too_large(size, self._max_size))
         elif bucket is not None and not bucket.take(now):
             # A raw client cannot be told that one of its messages was refused.
-            text = f"more than {bucket.rate:g} messages a second"
-            close_with(conn, ws_rate_limit_exceeded(text, close=True))
+            close_with(conn, ws_rate_limit_exceeded(excess(conn), close=True))
         else:
             request._put(conn, data if binary else data.decode())
 

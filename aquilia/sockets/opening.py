@@ -54,11 +54,11 @@ from aquilia.sockets.handshake import (
 )
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub import Hub
-from aquilia.sockets.limits import TokenBucket
 from aquilia.sockets.measured import MeasuredConnection
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.outbox import Outbox
 from aquilia.sockets.quotas import Quotas, Seat
+from aquilia.sockets.rates import bucket_for
 from aquilia.sockets.recorder import Recorder
 from aquilia.sockets.refusal import admitted, code_of, refusal, refuse, upgrade_headers
 from aquilia.sockets.settings import NodeSettings
@@ -395,8 +395,6 @@ class Entrance:
         """The upgrade is done: from here on the connection is counted, and its dispatcher has it."""
         home = admission.home
         assert home is not None
-        settings = home.settings
-        rate = settings.message_rate_limit
         kind = Connection if home.meter is None else MeasuredConnection
         conn = kind(
             id=secrets.token_urlsafe(12),
@@ -407,8 +405,8 @@ class Entrance:
             outbox=self._outbox(home),
             hub=self._hub,
             home=home,
-            bucket=TokenBucket(rate, max(1.0, 2 * rate), self._hub.clock.monotonic()) if rate else None,
         )
+        conn._bucket = bucket_for(conn, home.settings.message_rate_limit, home.settings.byte_rate_limit)
         if home.spools and self._hub.spool is not None:
             self._hub.spool.attach(conn)
         if profile.v1:

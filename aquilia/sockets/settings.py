@@ -70,6 +70,7 @@ class SocketSettings:
     max_connections: int | None = None
     max_connections_per_namespace: int | None = None
     message_rate_limit: float | None = None
+    byte_rate_limit: float | None = None
     max_message_size: int = 65_536
     compression: Compression | None = None
     backpressure: Backpressure = field(default_factory=Backpressure)
@@ -168,6 +169,7 @@ def socket_settings(declared: SocketDeclaration, node: NodeSettings, where: str)
         "max_message_size": node.sockets.max_message_size,
         "compression": node.sockets.compression,
         "message_rate_limit": node.sockets.message_rate_limit,
+        "byte_rate_limit": node.sockets.byte_rate_limit,
         "backpressure": node.sockets.backpressure,
         "allowed_origins": node.sockets.allowed_origins,
         "require_auth": node.sockets.require_auth,
@@ -193,6 +195,7 @@ def _guard_problems(guards: Sequence[Any]) -> Iterable[str]:
 _SOCKET_KEYS = frozenset(
     {
         "message_rate_limit",
+        "byte_rate_limit",
         "max_message_size",
         "compression",
         "max_connections_per_namespace",
@@ -220,6 +223,7 @@ _RULES: dict[str, Rule] = {
     "spool_bytes": count,
     "spool_total_bytes": count,
     "message_rate_limit": or_none(positive),
+    "byte_rate_limit": or_none(positive),
     "max_message_size": message_size,
     "backpressure": backpressure,
     "allowed_origins": or_none(origins),
@@ -253,6 +257,7 @@ _DECLARED: dict[str, Rule] = {
     "max_connections": count,
     "max_connections_per_namespace": count,
     "message_rate_limit": positive,
+    "byte_rate_limit": positive,
     "max_message_size": message_size,
     "compression": compression,
     "subprotocols": subprotocols,

@@ -135,6 +135,11 @@ async def one_message(t: SocketsTest) -> bool:
     return await refused(client.request("echo"), client.request("echo"))
 
 
+async def few_bytes(t: SocketsTest) -> bool:
+    client = await t.connect("/hall/a")
+    return await refused(client.request("echo", "x" * 200), client.request("echo"))
+
+
 async def no_message(t: SocketsTest) -> bool:
     return await refused((await t.connect("/hall/a")).request("echo"))
 
@@ -246,6 +251,7 @@ ROWS = [
     Row("max_namespaces", "manifest", 1, 2, one_namespace),
     Row("outbox_bytes", "manifest", 100, 10_000, impatient_with_slow_readers),
     Row("message_rate_limit", "both", 0.01, 100, one_message),
+    Row("byte_rate_limit", "both", 50, 5000, few_bytes),
     Row("max_message_size", "both", 100, 1000, small_messages),
     Row("backpressure", "both", {"buffer_size": 2}, {"buffer_size": 3}, impatient_with_slow_readers),
     Row("allowed_origins", "both", ["https://a.example"], ["https://b.example"], no_page_of_b, True),
