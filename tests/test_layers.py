@@ -129,6 +129,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/handshake.py",
         "sockets/hello.py",
         "sockets/idempotence.py",
+        "sockets/idle.py",
         "sockets/keeping.py",
         "sockets/settings.py",
         "sockets/accepted.py",

@@ -41,6 +41,7 @@ class SocketDeclaration:
     max_connections_per_namespace: int | None = None
     message_rate_limit: float | None = None
     byte_rate_limit: float | None = None
+    idle_timeout: float | None = None
     max_message_size: int | None = None
     compression: Any = None
     subprotocols: tuple[str, ...] = ()

@@ -71,6 +71,7 @@ class SocketSettings:
     max_connections_per_namespace: int | None = None
     message_rate_limit: float | None = None
     byte_rate_limit: float | None = None
+    idle_timeout: float | None = None
     max_message_size: int = 65_536
     compression: Compression | None = None
     backpressure: Backpressure = field(default_factory=Backpressure)
@@ -170,6 +171,7 @@ def socket_settings(declared: SocketDeclaration, node: NodeSettings, where: str)
         "compression": node.sockets.compression,
         "message_rate_limit": node.sockets.message_rate_limit,
         "byte_rate_limit": node.sockets.byte_rate_limit,
+        "idle_timeout": node.sockets.idle_timeout,
         "backpressure": node.sockets.backpressure,
         "allowed_origins": node.sockets.allowed_origins,
         "require_auth": node.sockets.require_auth,
@@ -196,6 +198,7 @@ _SOCKET_KEYS = frozenset(
     {
         "message_rate_limit",
         "byte_rate_limit",
+        "idle_timeout",
         "max_message_size",
         "compression",
         "max_connections_per_namespace",
@@ -224,6 +227,7 @@ _RULES: dict[str, Rule] = {
     "spool_total_bytes": count,
     "message_rate_limit": or_none(positive),
     "byte_rate_limit": or_none(positive),
+    "idle_timeout": or_none(positive),
     "max_message_size": message_size,
     "backpressure": backpressure,
     "allowed_origins": or_none(origins),
@@ -258,6 +262,7 @@ _DECLARED: dict[str, Rule] = {
     "max_connections_per_namespace": count,
     "message_rate_limit": positive,
     "byte_rate_limit": positive,
+    "idle_timeout": positive,
     "max_message_size": message_size,
     "compression": compression,
     "subprotocols": subprotocols,

@@ -140,6 +140,16 @@ async def few_bytes(t: SocketsTest) -> bool:
     return await refused(client.request("echo", "x" * 200), client.request("echo"))
 
 
+async def impatient_with_the_silent(t: SocketsTest) -> bool:
+    client = await t.connect("/hall/a")
+    await t.clock.advance(20)
+    try:
+        await client.request("echo")
+    except AssertionError:
+        return (await client.closed()).code == 4508
+    return False
+
+
 async def no_message(t: SocketsTest) -> bool:
     return await refused((await t.connect("/hall/a")).request("echo"))
 
@@ -252,6 +262,7 @@ ROWS = [
     Row("outbox_bytes", "manifest", 100, 10_000, impatient_with_slow_readers),
     Row("message_rate_limit", "both", 0.01, 100, one_message),
     Row("byte_rate_limit", "both", 50, 5000, few_bytes),
+    Row("idle_timeout", "both", 10, 30, impatient_with_the_silent),
     Row("max_message_size", "both", 100, 1000, small_messages),
     Row("backpressure", "both", {"buffer_size": 2}, {"buffer_size": 3}, impatient_with_slow_readers),
     Row("allowed_origins", "both", ["https://a.example"], ["https://b.example"], no_page_of_b, True),
