@@ -39,7 +39,7 @@ from aquilia.sockets.artifact import Artifact
 from aquilia.sockets.compile import artifact_of
 from aquilia.sockets.plan import SocketPlan
 from aquilia.sockets.runtime import AquilaSockets
-from aquilia.sockets.transports.http import HTTPProtocol
+from aquilia.sockets.transports.http import MAX_HEAD, HTTPProtocol
 from aquilia.workspace import Workspace, environment, load_workspace
 
 __all__ = [
@@ -311,12 +311,13 @@ def serve(
     log_format: LogFormat = "text",
     drain_delay: float = 0.0,
     trusted_proxies: Sequence[str] | None = None,
+    max_header_size: int = MAX_HEAD,
     hand_over: bool = False,
     on_started: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve on these sockets until SIGINT or SIGTERM, after which clients are told to come back.
 
-    `trusted_proxies` stand in the place of the setting.
+    `trusted_proxies` stand in the place of the setting. `max_header_size` is in bytes, of a request's whole head.
 
     For `drain_delay` seconds before that only the setting `health` says it. `hand_over`: another process listens on
     the same sockets, so this one stops to accept before clients are told; else it answers `health` until they have
@@ -340,6 +341,7 @@ def serve(
         ws_max_size=max(sizes, default=0)
         + 1,  # a message one byte beyond a controller's bound is ours to refuse
         ws_per_message_deflate=False,
+        h11_max_incomplete_event_size=max_header_size,
     )
     if transport == "asgi":
         _tell_of_compression(plan)

@@ -44,6 +44,8 @@ class SocketDeclaration:
     idle_timeout: float | None = None
     max_message_size: int | None = None
     compression: Any = None
+    max_fragments: int | None = None
+    compression: bool | None = None
     subprotocols: tuple[str, ...] = ()
     require_auth: bool | None = None
     guards: tuple[Any, ...] = ()

@@ -266,6 +266,7 @@ class Entrance:
             door.native.compression = settings.compression
         else:
             _tell_of_compression(admission.served)
+            door.native.max_fragments = settings.max_fragments
         await door.send(
             {
                 "type": "websocket.accept",

@@ -74,6 +74,7 @@ class SocketSettings:
     idle_timeout: float | None = None
     max_message_size: int = 65_536
     compression: Compression | None = None
+    max_fragments: int = 4096
     backpressure: Backpressure = field(default_factory=Backpressure)
     allowed_origins: tuple[str, ...] | None = None
     max_rooms: int = 100
@@ -172,6 +173,7 @@ def socket_settings(declared: SocketDeclaration, node: NodeSettings, where: str)
         "message_rate_limit": node.sockets.message_rate_limit,
         "byte_rate_limit": node.sockets.byte_rate_limit,
         "idle_timeout": node.sockets.idle_timeout,
+        "max_fragments": node.sockets.max_fragments,
         "backpressure": node.sockets.backpressure,
         "allowed_origins": node.sockets.allowed_origins,
         "require_auth": node.sockets.require_auth,
@@ -199,6 +201,7 @@ _SOCKET_KEYS = frozenset(
         "message_rate_limit",
         "byte_rate_limit",
         "idle_timeout",
+        "max_fragments",
         "max_message_size",
         "compression",
         "max_connections_per_namespace",
@@ -228,6 +231,7 @@ _RULES: dict[str, Rule] = {
     "message_rate_limit": or_none(positive),
     "byte_rate_limit": or_none(positive),
     "idle_timeout": or_none(positive),
+    "max_fragments": count,
     "max_message_size": message_size,
     "backpressure": backpressure,
     "allowed_origins": or_none(origins),
@@ -263,6 +267,7 @@ _DECLARED: dict[str, Rule] = {
     "message_rate_limit": positive,
     "byte_rate_limit": positive,
     "idle_timeout": positive,
+    "max_fragments": count,
     "max_message_size": message_size,
     "compression": compression,
     "subprotocols": subprotocols,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
-from rawsocket import CLOSE, PING, RawSocket
+from rawsocket import CLOSE, CONTINUATION, PING, TEXT, RawSocket, frame
 from wire import TRANSPORTS, serving
 from wire import Client as RealClient
 
@@ -287,6 +287,8 @@ ELSEWHERE = {
     ("health", "manifest"),
     ("compression", "manifest"),
     ("compression", "@Socket"),
+    ("max_fragments", "manifest"),
+    ("max_fragments", "@Socket"),
     ("spool_dir", "manifest"),
     ("spool_bytes", "manifest"),
     ("spool_total_bytes", "manifest"),
@@ -426,6 +428,19 @@ async def test_messages_are_compressed_where_it_is_said(
     async with serving(app, ws=NativeProtocol) as base, RealClient.connect(f"{base}/hall/a") as client:
         assert bool(client.socket.protocol.extensions) is compresses
         assert (await client.request("echo", "x" * 1000))["data"] == "x" * 1000
+@pytest.mark.parametrize("where", ["manifest", "@Socket"])
+async def test_a_message_has_so_many_frames_at_most(where: str) -> None:
+    said = {"max_fragments": 3}
+    path = Socket("/hall", **(said if where == "@Socket" else {}))(type("AnyHall", (Hall,), {}))
+    app = AquilaSockets.from_controllers([path], **({} if where == "@Socket" else said))
+    parts = [b'{"event":', b'"echo","id":"1",', b'"ack":true}']
+    with live_server(app) as url:
+        async with RawSocket.open(f"{url.replace('http', 'ws')}/hall") as raw:
+            raw.send(frame(TEXT, parts[0], final=False), frame(CONTINUATION, parts[1], final=False))
+            raw.send(frame(CONTINUATION, parts[2]))
+            assert (await raw.read()).opcode == TEXT
+            raw.send(frame(TEXT, b"", final=False), *[frame(CONTINUATION, b"", final=False)] * 3)
+            assert await raw.closed() == 1009
 
 
 # What this version refuses

@@ -38,6 +38,7 @@ from aquilia.server import (
 from aquilia.sockets.accepted import Place, SettingsError, proxies
 from aquilia.sockets.adapters.local_host import LocalServers
 from aquilia.sockets.artifact import ARTIFACT_PATH, Artifact, ArtifactError, differences, read
+from aquilia.sockets.transports.http import MAX_HEAD
 from aquilia.workspace import environment
 
 __all__ = ["serve_command"]
@@ -60,6 +61,7 @@ class _Options:
     log_format: LogFormat
     drain_delay: float = 0.0
     trusted_proxies: tuple[str, ...] | None = None
+    max_header_size: int = MAX_HEAD
 
     def context(self) -> ssl.SSLContext | None:
         return tls(self.certificate, self.key) if self.certificate else None
@@ -117,6 +119,9 @@ def serve_command(
             show_default="the setting trusted_proxies",
         ),
     ] = None,
+    max_header_size: Annotated[
+        int, typer.Option(min=1024, metavar="BYTES", help="Of a request's line and headers; beyond it 431.")
+    ] = MAX_HEAD,
     workers: Annotated[int, typer.Option(min=1, help="How many processes; this version has one.")] = 1,
 ) -> None:
     """Serve the workspace in this folder, as compiled."""
@@ -145,6 +150,7 @@ def serve_command(
         log_format,
         drain_delay,
         None if trusted_proxies is None else _proxies(trusted_proxies),
+        max_header_size,
     )
     endpoint = Endpoint(host, 8000 if port is None else port, uds)
     try:
@@ -207,6 +213,7 @@ def _serve(
         log_format=options.log_format,
         drain_delay=options.drain_delay,
         trusted_proxies=options.trusted_proxies,
+        max_header_size=options.max_header_size,
         hand_over=hand_over,
         on_started=partial(_announce, options, booted, sockets),
     )

@@ -25,6 +25,7 @@ CLOSE_TIMEOUT = 5.0
 1,000 that are shown out at once would hold the loop for 13 ms if they were cut at once.
 """
 MAX_FRAGMENTS = 4096
+"""Frames of one message, if nobody says otherwise."""
 TURN = 64
 """Frames of one connection that are handled in one turn of the loop; what else came with them waits for the next."""
 
@@ -65,10 +66,17 @@ class NativeTransport(WSListener):
         "_budget", "_close_timer", "_closing", "_conn", "_events", "_fragments", "_heard", "_kind", "_later", "_line",
         "_on_gone", "_paused", "_pong", "_silent", "_size", "_stopped", "_websocket", "_wire",
         "_write_paused", "gone", "max_size", "read_behind",
+        "_max_fragments", "_max_size", "_on_gone", "_paused", "_pong", "_silent", "_size", "_stopped", "_websocket",
+        "_wire", "_write_paused", "gone", "read_behind",
     )  # fmt: skip
 
     def __init__(
-        self, wire: asyncio.Transport, max_size: int, on_gone: Callable[[NativeTransport], None]
+        self,
+        wire: asyncio.Transport,
+        max_size: int,
+        on_gone: Callable[[NativeTransport], None],
+        *,
+        max_fragments: int = MAX_FRAGMENTS,
     ) -> None:
         self._wire = wire
         self._websocket: Any = None
@@ -76,6 +84,8 @@ class NativeTransport(WSListener):
         self._silent = 0
         self.max_size = max_size
         """Bytes that one message may have on the wire."""
+        self._max_size = max_size
+        self._max_fragments = max_fragments
         self._on_gone = on_gone
         self._events: TransportEvents | None = None
         self._conn: Any = None
@@ -193,6 +203,7 @@ class NativeTransport(WSListener):
         self._fragments.append(data)
         self._size += len(data)
         if self._size > self.max_size or len(self._fragments) > MAX_FRAGMENTS:
+        if self._size > self._max_size or len(self._fragments) > self._max_fragments:
             self._fail(CloseCode.TOO_BIG, "the message is too big")
         elif final:
             self._finish_fragments()
