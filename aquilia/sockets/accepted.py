@@ -12,8 +12,8 @@ from difflib import get_close_matches
 from os import PathLike, fspath
 from typing import Any
 
-from aquilia.sockets.deflate import Compression
 from aquilia.forwarded import TrustedProxies
+from aquilia.sockets.deflate import Compression
 from aquilia.sockets.emits import key_problem, strategy_problem
 from aquilia.sockets.handshake import origin_problem
 from aquilia.sockets.history import Histories, History

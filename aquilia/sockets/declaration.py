@@ -45,7 +45,6 @@ class SocketDeclaration:
     max_message_size: int | None = None
     compression: Any = None
     max_fragments: int | None = None
-    compression: bool | None = None
     subprotocols: tuple[str, ...] = ()
     require_auth: bool | None = None
     guards: tuple[Any, ...] = ()

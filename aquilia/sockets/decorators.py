@@ -49,7 +49,6 @@ def Socket(  # noqa: N802 - the decorators are named like the declarations that 
     max_message_size: int | None = None,
     compression: bool | Compression | None = None,
     max_fragments: int | None = None,
-    compression: bool | None = None,
     subprotocols: Sequence[str] = (),
     require_auth: bool | None = None,
     guards: Sequence[Any] = (),

@@ -263,10 +263,10 @@ class Entrance:
         if door.native is not None:
             settings = admission.served.contract.settings
             door.native.max_message_size = settings.max_message_size
+            door.native.max_fragments = settings.max_fragments
             door.native.compression = settings.compression
         else:
             _tell_of_compression(admission.served)
-            door.native.max_fragments = settings.max_fragments
         await door.send(
             {
                 "type": "websocket.accept",

@@ -428,6 +428,8 @@ async def test_messages_are_compressed_where_it_is_said(
     async with serving(app, ws=NativeProtocol) as base, RealClient.connect(f"{base}/hall/a") as client:
         assert bool(client.socket.protocol.extensions) is compresses
         assert (await client.request("echo", "x" * 1000))["data"] == "x" * 1000
+
+
 @pytest.mark.parametrize("where", ["manifest", "@Socket"])
 async def test_a_message_has_so_many_frames_at_most(where: str) -> None:
     said = {"max_fragments": 3}

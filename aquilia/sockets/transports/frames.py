@@ -65,18 +65,11 @@ class NativeTransport(WSListener):
     __slots__ = (
         "_budget", "_close_timer", "_closing", "_conn", "_events", "_fragments", "_heard", "_kind", "_later", "_line",
         "_on_gone", "_paused", "_pong", "_silent", "_size", "_stopped", "_websocket", "_wire",
-        "_write_paused", "gone", "max_size", "read_behind",
-        "_max_fragments", "_max_size", "_on_gone", "_paused", "_pong", "_silent", "_size", "_stopped", "_websocket",
-        "_wire", "_write_paused", "gone", "read_behind",
+        "_write_paused", "gone", "max_fragments", "max_size", "read_behind",
     )  # fmt: skip
 
     def __init__(
-        self,
-        wire: asyncio.Transport,
-        max_size: int,
-        on_gone: Callable[[NativeTransport], None],
-        *,
-        max_fragments: int = MAX_FRAGMENTS,
+        self, wire: asyncio.Transport, max_size: int, on_gone: Callable[[NativeTransport], None]
     ) -> None:
         self._wire = wire
         self._websocket: Any = None
@@ -84,8 +77,8 @@ class NativeTransport(WSListener):
         self._silent = 0
         self.max_size = max_size
         """Bytes that one message may have on the wire."""
-        self._max_size = max_size
-        self._max_fragments = max_fragments
+        self.max_fragments = MAX_FRAGMENTS
+        """Frames that one message may have."""
         self._on_gone = on_gone
         self._events: TransportEvents | None = None
         self._conn: Any = None
@@ -202,8 +195,7 @@ class NativeTransport(WSListener):
             self._fragments, self._kind, self._size = [], opcode, 0
         self._fragments.append(data)
         self._size += len(data)
-        if self._size > self.max_size or len(self._fragments) > MAX_FRAGMENTS:
-        if self._size > self._max_size or len(self._fragments) > self._max_fragments:
+        if self._size > self.max_size or len(self._fragments) > self.max_fragments:
             self._fail(CloseCode.TOO_BIG, "the message is too big")
         elif final:
             self._finish_fragments()

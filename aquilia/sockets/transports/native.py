@@ -75,8 +75,7 @@ class _Household:
 class NativeHandover:
     """`scope["extensions"]["aquilia.native"]`: how an application takes an accepted connection over."""
 
-    __slots__ = ("_protocol", "compression", "max_message_size")
-    __slots__ = ("_protocol", "max_fragments", "max_message_size")
+    __slots__ = ("_protocol", "compression", "max_fragments", "max_message_size")
 
     def __init__(self, protocol: NativeProtocol, max_message_size: int) -> None:
         self._protocol: NativeProtocol | None = protocol
