@@ -141,6 +141,7 @@ class Application:
         if scope["type"] == "lifespan":
             await serve_lifespan(self.startup, self.shutdown, receive, send)
         else:
+            self.sockets.proxies.apply(scope)
             await self._asgi(scope, receive, send)
 
     async def _serve(self, scope: AsgiScope, receive: Receive, send: Send) -> None:

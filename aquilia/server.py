@@ -34,12 +34,13 @@ from starlette.types import Scope as AsgiScope
 
 from aquilia.aquilary import BootError, Problem, Registry
 from aquilia.asgi import Application
+from aquilia.forwarded import TrustedProxies
 from aquilia.logs import LogFormat, log_config
 from aquilia.sockets.artifact import Artifact
 from aquilia.sockets.compile import artifact_of
 from aquilia.sockets.plan import SocketPlan
 from aquilia.sockets.runtime import AquilaSockets
-from aquilia.sockets.transports.http import HTTPProtocol
+from aquilia.sockets.transports.http import MAX_HEAD, HTTPProtocol
 from aquilia.tls import Certificate
 from aquilia.workspace import Workspace, environment, load_workspace
 
@@ -276,6 +277,7 @@ def configuration(
         interface="asgi3",
         log_config=dict(log_config(log_level, log_format)),
         server_header=False,
+        proxy_headers=False,  # which proxies are trusted is the application's to say
         timeout_graceful_shutdown=GRACE,
         workers=1,
         **options,
@@ -291,10 +293,14 @@ def serve(
     transport: Transport = "native",
     log_format: LogFormat = "text",
     drain_delay: float = 0.0,
+    trusted_proxies: Sequence[str] | None = None,
+    max_header_size: int = MAX_HEAD,
     hand_over: bool = False,
     on_started: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve on these sockets until SIGINT or SIGTERM, after which clients are told to come back.
+
+    `trusted_proxies` stand in the place of the setting. `max_header_size` is in bytes, of a request's whole head.
 
     For `drain_delay` seconds before that only the setting `health` says it. `hand_over`: another process listens on
     the same sockets, so this one stops to accept before clients are told; else it answers `health` until they have
@@ -303,6 +309,8 @@ def serve(
     Raises:
         ServerError: the application did not start; the log says why.
     """
+    if trusted_proxies is not None:
+        application.sockets.proxies = TrustedProxies(trusted_proxies)
     plan = application.sockets.plan
     sizes = [contract.settings.max_message_size for _, contract in plan.contracts]
     config = configuration(
@@ -316,6 +324,7 @@ def serve(
         ws_max_size=max(sizes, default=0)
         + 1,  # a message one byte beyond a controller's bound is ours to refuse
         ws_per_message_deflate=False,
+        h11_max_incomplete_event_size=max_header_size,
     )
     if transport == "asgi":
         _tell_of_compression(plan)

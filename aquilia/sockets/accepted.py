@@ -12,6 +12,7 @@ from difflib import get_close_matches
 from os import PathLike, fspath
 from typing import Any
 
+from aquilia.forwarded import TrustedProxies
 from aquilia.sockets.deflate import Compression
 from aquilia.sockets.emits import key_problem, strategy_problem
 from aquilia.sockets.handshake import origin_problem
@@ -42,6 +43,7 @@ __all__ = [
     "origins",
     "planned",
     "positive",
+    "proxies",
     "remembering",
     "subprotocols",
     "switch",
@@ -194,6 +196,20 @@ def hosts(place: Place, value: Any) -> tuple[str, ...]:
                 f"not {entry!r}"
             )
     return hosts
+
+
+def proxies(place: Place, value: Any) -> tuple[str, ...]:
+    """Addresses and networks of proxies."""
+    entries = _names(place, value)
+    for entry in entries:
+        try:
+            TrustedProxies([entry])
+        except ValueError:
+            raise place.error(
+                "a proxy is an address or a network without host bits, like '10.0.0.5', '10.0.0.0/8' or "
+                f"'2001:db8::/32', or 'unix' for the peers of a Unix socket, not {entry!r}"
+            ) from None
+    return entries
 
 
 def adapter(place: Place, value: Any) -> str:

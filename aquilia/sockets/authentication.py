@@ -18,6 +18,7 @@ from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.faults import ws_auth_required, ws_token_expired
 from aquilia.sockets.guards import Check, OriginGuard, guard_checks, passes
 from aquilia.sockets.handshake import Handshake, offered_token
+from aquilia.sockets.quotas import Seat
 
 __all__ = [
     "Arrival",
@@ -134,17 +135,22 @@ class Arrival:
     controller: Any
     verdict: Fault | None
     """Why it may not stay as who it is now."""
+    seat: Seat | None = None
+    """What it is counted by."""
 
     async def identify(self, token: str) -> None:
         """Authenticate by the token of `hello`; all guards are asked again.
 
         Raises:
-            SocketFault: for a token that is not accepted, or is of somebody else than that of the handshake.
+            SocketFault: for a token that is not accepted, or is of somebody else than that of the handshake; for an
+                identity that has all the connections that it may have.
             Exception: what a guard raised.
         """
         assert self.threshold.auth is not None
         identity = await authenticated(self.threshold.auth, token)
         require_same(self.handshake.identity, identity, "hello")
+        if self.seat is not None:
+            self.seat.claim(identity)
         self.handshake.identity = identity
         await self.threshold.ask_guards(self.handshake)
         await self.threshold.ask_methods(self.handshake, self.controller)

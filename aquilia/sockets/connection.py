@@ -19,7 +19,7 @@ from aquilia.sockets.emits import Emits, emitted
 from aquilia.sockets.envelope import Profile
 from aquilia.sockets.faults import ClientFault, SocketFault, ws_ack_timeout, ws_connection_closed
 from aquilia.sockets.hub_port import HubPort
-from aquilia.sockets.limits import Strikes, TokenBucket, require_timeout
+from aquilia.sockets.limits import Strikes, require_timeout
 from aquilia.sockets.outbound import ConnectionState, DisconnectReason, Outbound, Variant
 from aquilia.sockets.outbox import Outbox, Strategy
 
@@ -100,7 +100,6 @@ class Connection(Outbound):
         outbox: Outbox,
         hub: HubPort,
         home: Any,
-        bucket: TokenBucket | None,
     ) -> None:
         super().__init__(id, profile, codec, transport, outbox, hub, home)
         self._identity: Any = handshake.identity
@@ -118,7 +117,7 @@ class Connection(Outbound):
         self._query: bytes = scope.get("query_string", b"")
         self._subprotocol = handshake.subprotocol
         self._controller = home.controller
-        self._bucket = bucket
+        self._bucket: Any = None  # see `aquilia.sockets.rates`
         self._strikes: Strikes | None = None
         self._context: Context = copy_context()
         self._created = hub.clock.time()

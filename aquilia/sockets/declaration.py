@@ -38,9 +38,13 @@ class SocketDeclaration:
     path: str
     allowed_origins: tuple[str, ...] | None = None
     max_connections: int | None = None
+    max_connections_per_namespace: int | None = None
     message_rate_limit: float | None = None
+    byte_rate_limit: float | None = None
+    idle_timeout: float | None = None
     max_message_size: int | None = None
     compression: Any = None
+    max_fragments: int | None = None
     subprotocols: tuple[str, ...] = ()
     require_auth: bool | None = None
     guards: tuple[Any, ...] = ()

@@ -42,9 +42,13 @@ def Socket(  # noqa: N802 - the decorators are named like the declarations that 
     *,
     allowed_origins: Sequence[str] | None = None,
     max_connections: int | None = None,
+    max_connections_per_namespace: int | None = None,
     message_rate_limit: float | None = None,
+    byte_rate_limit: float | None = None,
+    idle_timeout: float | None = None,
     max_message_size: int | None = None,
     compression: bool | Compression | None = None,
+    max_fragments: int | None = None,
     subprotocols: Sequence[str] = (),
     require_auth: bool | None = None,
     guards: Sequence[Any] = (),
@@ -60,7 +64,7 @@ def Socket(  # noqa: N802 - the decorators are named like the declarations that 
 
     `path` is a pattern, like `/chat/:namespace`; each concrete path is a namespace of its own, with its own
     controller instance and rooms. What is left out here is taken from the manifest. Sizes are in bytes, rates in
-    messages per second and connection. Values are checked at boot.
+    messages or bytes per second and connection. Values are checked at boot.
 
     Raises:
         TypeError: for `@Socket` without a path.
@@ -75,8 +79,12 @@ def Socket(  # noqa: N802 - the decorators are named like the declarations that 
                 path=path,
                 allowed_origins=_frozen(allowed_origins),
                 max_connections=max_connections,
+                max_connections_per_namespace=max_connections_per_namespace,
                 message_rate_limit=message_rate_limit,
+                byte_rate_limit=byte_rate_limit,
+                idle_timeout=idle_timeout,
                 max_message_size=max_message_size,
+                max_fragments=max_fragments,
                 compression=compression,
                 subprotocols=() if subprotocols is None else _frozen(subprotocols),
                 require_auth=require_auth,

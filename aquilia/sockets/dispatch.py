@@ -42,8 +42,9 @@ from aquilia.sockets.figures import OTHER, Meter, Tally
 from aquilia.sockets.handshake import choose_profile
 from aquilia.sockets.hello import HelloExchange
 from aquilia.sockets.idempotence import Promises
+from aquilia.sockets.idle import IdleWatch
 from aquilia.sockets.pump import Pump
-from aquilia.sockets.rates import over_rate
+from aquilia.sockets.rates import over_limit
 from aquilia.sockets.resumption import Resumption
 from aquilia.sockets.routes import Hook, RouteCompiler
 from aquilia.sockets.settings import NodeSettings
@@ -110,6 +111,8 @@ class Dispatcher:
             messages=self,
         )
         self._credentials = Credentials(contract, engine, tasks, self._answer)
+        idle = contract.settings.idle_timeout
+        self._idle = None if idle is None else IdleWatch(idle)
         self._max_size = contract.settings.max_message_size
         compiler = RouteCompiler(
             contract, services, node.handler_timeout, promises=promises, engine=engine, sessions=sessions
@@ -154,6 +157,8 @@ class Dispatcher:
                 return
         if conn._profile.v1:  # a plain client was let in when it came
             conn._hub.add(conn)
+        if self._idle is not None:
+            self._idle.add(conn)
         if self._on_connect:
             self._enqueue(conn, self._greet)
         else:
@@ -187,7 +192,7 @@ class Dispatcher:
             except SocketFault as fault:
                 self._count(conn, "invalid", size)
                 bucket = conn._bucket
-                answer = fault if bucket is None or bucket.take(now) else over_rate(conn, bucket.rate, now)
+                answer = fault if bucket is None or bucket.take(now) else over_limit(conn, now)
                 self._answer(conn, answer, sender(conn._codec, data))
                 return
             try:
@@ -214,7 +219,7 @@ class Dispatcher:
             return
         bucket = conn._bucket
         if bucket is not None and not bucket.take(now):
-            raise over_rate(conn, bucket.rate, now)
+            raise over_limit(conn, now)
         if kind != "event":
             self._control(conn, envelope)
             return
@@ -233,6 +238,8 @@ class Dispatcher:
                 f"a message of type {envelope.type!r} is not for clients of this subprotocol to send"
             )
         if envelope.event == "ping":
+            if self._idle is not None:
+                self._idle.pinged(conn)
             conn._system("pong")
         elif envelope.event == "hello":
             raise ws_message_invalid("hello came already")
@@ -250,7 +257,7 @@ class Dispatcher:
         conn._home.recorder.unmatched_ack(self._pattern)
         bucket = conn._bucket
         if bucket is not None and not bucket.take(now):  # nobody asked for it: it counts like an event
-            limited = over_rate(conn, bucket.rate, now)
+            limited = over_limit(conn, now)
             if limited.close_code is not None:
                 raise limited
 
@@ -346,6 +353,8 @@ class Dispatcher:
         """See `TransportEvents`."""
         self._hello.forget(conn)
         self._credentials.forget(conn)
+        if self._idle is not None:
+            self._idle.remove(conn)
         by_server = conn._close is not None
         ended = conn._closed(code, reason)
         conn._home.recorder.closed(self._pattern, ended.code)

@@ -47,6 +47,12 @@ FAMILIES = {
             "Handshakes, by outcome: accepted, or the code that refused them.",
         ),
         Family(
+            "aquilia_limited_total",
+            "counter",
+            ("pattern", "limit"),
+            "What clients were refused, by the setting that is the limit.",
+        ),
+        Family(
             "aquilia_resumes_total",
             "counter",
             ("pattern", "outcome"),

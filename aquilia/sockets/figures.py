@@ -138,6 +138,7 @@ class Figures:
     def __init__(self) -> None:
         self.meters: dict[str, Meter] = {}
         self.handshakes: Counter[tuple[str, str]] = Counter()
+        self.limits: Counter[tuple[str, str]] = Counter()
         self.connections: Counter[str] = Counter()
         self.opens: Counter[str] = Counter()
         self.closes: Counter[tuple[str, str]] = Counter()
@@ -163,6 +164,10 @@ class Figures:
     def handshake(self, pattern: str, outcome: str) -> None:
         """See `Recorder`."""
         self.handshakes[pattern, outcome if outcome == "accepted" else self._bounded(outcome)] += 1
+
+    def limited(self, pattern: str, limit: str) -> None:
+        """See `Recorder`."""
+        self.limits[pattern, limit] += 1
 
     def opened(self, pattern: str) -> None:
         """See `Recorder`."""

@@ -36,7 +36,9 @@ from aquilia.sockets.figures import OTHER, Meter
 from aquilia.sockets.flow_request import FlowRequest
 from aquilia.sockets.handshake import Handshake
 from aquilia.sockets.idempotence import Promises
+from aquilia.sockets.idle import IdleWatch
 from aquilia.sockets.keeping import saving
+from aquilia.sockets.rates import excess
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.tasks import TaskSet
 
@@ -73,6 +75,8 @@ class FlowDispatcher:
         self._received = None if meter is None else meter.received_kinds[OTHER]
         self._pattern = contract.declaration.path
         self._where = function.__qualname__
+        idle = contract.settings.idle_timeout
+        self._idle = None if idle is None else IdleWatch(idle)
         self._max_size = contract.settings.max_message_size
 
     # The opening
@@ -105,6 +109,8 @@ class FlowDispatcher:
         """The upgrade is done; a raw client says no more in some `hello`, so it has no `arrival`."""
         conn.phase = ConnectionState.CONNECTED
         conn._started = True
+        if self._idle is not None:
+            self._idle.add(conn)
 
     async def _run(self, request: FlowRequest) -> None:
         failed: Exception | None = None
@@ -158,8 +164,7 @@ class FlowDispatcher:
             close_with(conn, ws_payload_too_large(size, self._max_size))
         elif bucket is not None and not bucket.take(now):
             # A raw client cannot be told that one of its messages was refused.
-            text = f"more than {bucket.rate:g} messages a second"
-            close_with(conn, ws_rate_limit_exceeded(text, close=True))
+            close_with(conn, ws_rate_limit_exceeded(excess(conn), close=True))
         else:
             request._put(conn, data if binary else data.decode())
 
@@ -176,6 +181,8 @@ class FlowDispatcher:
     def on_closed(self, request: FlowRequest, code: int, reason: str) -> None:
         """See `TransportEvents`."""
         conn = request._accepted()
+        if self._idle is not None:
+            self._idle.remove(conn)
         by_server = conn._close is not None
         ended = conn._closed(code, reason)
         conn._home.recorder.closed(self._pattern, ended.code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from math import isnan
 
-__all__ = ["Strikes", "TokenBucket", "require_timeout"]
+__all__ = ["ByteBucket", "Strikes", "TokenBucket", "require_timeout"]
 
 
 def require_timeout(seconds: float) -> None:
@@ -43,6 +43,35 @@ class TokenBucket:
         taken = tokens >= 1
         self._tokens = tokens - 1 if taken else tokens
         return taken
+
+
+class ByteBucket:
+    """`rate` bytes a second, up to `burst` saved. It starts full.
+
+    What comes passes whole, while anything is left; what it has too much is owed by those behind. So a message of any
+    size passes some day, and one more than the rate says at most.
+    """
+
+    __slots__ = ("_at", "_left", "burst", "rate")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        if rate <= 0 or burst < 1:
+            raise ValueError(f"a rate above 0 and a burst of at least 1 are needed, not {rate} and {burst}")
+        self.rate = rate
+        self.burst = burst
+        self._left = burst
+        self._at = now
+
+    def take(self, size: int, now: float) -> bool:
+        """Take so many bytes; False if none are left. A clock that goes back refills nothing."""
+        passed = now - self._at
+        if passed > 0:
+            self._left = min(self.burst, self._left + passed * self.rate)
+            self._at = now
+        if self._left < 1:
+            return False
+        self._left -= size
+        return True
 
 
 class Strikes:

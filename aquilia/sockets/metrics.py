@@ -186,6 +186,7 @@ class Metrics:
         yield from _counted("aquilia_connections_opened_total", figures.opens)
         yield from _counted("aquilia_connections_closed_total", figures.closes)
         yield from _counted("aquilia_handshakes_total", figures.handshakes)
+        yield from _counted("aquilia_limited_total", figures.limits)
         yield from _counted("aquilia_resumes_total", figures.resumes)
         yield from _counted("aquilia_messages_dropped_total", figures.drops)
         yield from _counted("aquilia_faults_total", figures.faults)

@@ -1,8 +1,8 @@
 """The opening of a connection: one handshake, from the door to the dispatcher.
 
-Its order: host, origin, path, number of connections, subprotocol, handshake middleware, authentication, guards,
-upgrade. Whoever is not let in is told by an HTTP response, or by a close code where that is all that the client could
-see.
+Its order: rate of handshakes, host, origin, path, number of connections, subprotocol, handshake middleware,
+authentication, guards, upgrade. Whoever is not let in is told by an HTTP response, or by a close code where that is
+all that the client could see.
 """
 
 from __future__ import annotations
@@ -35,7 +35,14 @@ from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.dispatch import Dispatcher
 from aquilia.sockets.envelope import Profile
-from aquilia.sockets.faults import CloseCode, ws_internal_error, ws_namespace_not_found, ws_overloaded
+from aquilia.sockets.faults import (
+    CloseCode,
+    ws_internal_error,
+    ws_namespace_not_found,
+    ws_overloaded,
+    ws_quota_exceeded,
+    ws_rate_limit_exceeded,
+)
 from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.flow_request import FlowRequest
 from aquilia.sockets.handshake import (
@@ -47,10 +54,11 @@ from aquilia.sockets.handshake import (
 )
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub import Hub
-from aquilia.sockets.limits import TokenBucket
 from aquilia.sockets.measured import MeasuredConnection
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.outbox import Outbox
+from aquilia.sockets.quotas import Quotas, Seat
+from aquilia.sockets.rates import bucket_for
 from aquilia.sockets.recorder import Recorder
 from aquilia.sockets.refusal import admitted, code_of, note_refusal, refusal, refuse, upgrade_headers
 from aquilia.sockets.revocation import Revocations
@@ -65,6 +73,8 @@ __all__ = ["Entrance"]
 logger = logging.getLogger("aquilia.sockets")
 
 _ADMISSION = "aquilia.admission"
+MAX_RETRY_AFTER = 3600
+"""Seconds that a client is asked to wait at most, however slow the rate is."""
 
 
 @dataclass(slots=True)
@@ -93,6 +103,7 @@ class _Admission:
     """What the controller's function sees of it, where it has one."""
     verdict: Fault | None = None
     """Why the client may not stay, unless it says in `hello` who it is."""
+    seat: Seat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +150,11 @@ class Entrance:
         self._namespaces = namespaces
         self._engine = engine
         self._recorder = recorder
+        self._quotas = Quotas(node, hub.clock, recorder)
         self._tasks = tasks
         self._absence = absence
-        self._revocations = revocations
         """Seconds until the next process serves; None while this one does not leave."""
+        self._revocations = revocations
         self._table: PatternTable[_Served] = PatternTable()
         self._served: dict[str, _Served] = {}
 
@@ -158,9 +170,10 @@ class Entrance:
         self._namespaces.prepare(contract)
         self._table.add(contract.declaration.path, served, where=str(contract.location))
 
-    def left(self, pattern: str) -> None:
-        """A connection of this controller has gone."""
-        self._count(self._served[pattern], -1)
+    def left(self, conn: Connection) -> None:
+        """A connection has gone."""
+        self._count(self._served[conn._home.pattern], -1)
+        self._quotas.left(conn)
 
     async def turn_away(self, scope: ASGIScope, receive: Receive, send: Send, error: Exception) -> None:
         """Refuse a client, whoever it is."""
@@ -172,6 +185,10 @@ class Entrance:
         path = route_path(scope)
         match = self._table.match(path)
         door = _Door(scope, receive, send, match.pattern.source if match else "none")
+        if wait := self._quotas.knock(scope):
+            too_often = ws_rate_limit_exceeded("too many handshakes from this address")
+            await self._limit(door, "handshake_rate", too_often, retry_after=wait)
+            return
         try:
             check_host(connection, self._node.allowed_hosts)
             if match is not None:
@@ -187,7 +204,10 @@ class Entrance:
         if match is None:
             await self._turn_away(door, ws_namespace_not_found(path[:200]))
         elif self._is_full(match.value):
-            await self._turn_away(door, ws_overloaded("too many connections"), by_close=False)
+            await self._limit(door, "max_connections", ws_overloaded("too many connections"))
+        elif self._quotas.is_full(scope):
+            too_many = ws_quota_exceeded(f"at most {self._quotas.per_address} connections from one address")
+            await self._limit(door, "max_connections_per_address", too_many)
         else:
             await self._let_in(
                 door, match.value, RequestCtx(connection, path=match.path, path_params=match.params)
@@ -202,6 +222,7 @@ class Entrance:
             return
         handshake = Handshake(ctx.request, ctx.path, ctx.path_params, subprotocol)
         admission = ctx.state[_ADMISSION] = _Admission(handshake, served, profile.v1)
+        admission.seat = self._quotas.seat(door.scope, door.pattern)
         conn = None
         self._count(served, 1)
         try:
@@ -225,6 +246,7 @@ class Entrance:
                 binary = None if admission.request is not None else codec_named(profile.codec).binary
                 transport = ASGITransport(door.receive, door.send, binary=binary, tasks=self._tasks)
             conn = self._connect(admission, profile, transport)
+            self._quotas.keep(conn, admission.seat)
             subject: Any = conn
             if admission.request is not None:
                 subject = admission.request
@@ -233,6 +255,8 @@ class Entrance:
             if conn is None:  # else it is counted out, and its namespace released, when it has gone
                 self._count(served, -1)
                 self._release(admission)
+                if admission.seat is not None:
+                    admission.seat.leave()
         if door.native is not None:
             transport.start(served.dispatcher, subject)
         else:
@@ -242,6 +266,7 @@ class Entrance:
         if door.native is not None:
             settings = admission.served.contract.settings
             door.native.max_message_size = settings.max_message_size
+            door.native.max_fragments = settings.max_fragments
             door.native.compression = settings.compression
         else:
             _tell_of_compression(admission.served)
@@ -256,6 +281,18 @@ class Entrance:
 
     async def _turn_away(self, door: _Door, error: Exception, *, by_close: bool = True) -> None:
         await self._refuse(door, self._refusal(error, "handshake"), by_close=by_close)
+
+    async def _limit(
+        self, door: _Door, limit: str, fault: Fault, *, retry_after: float | None = None
+    ) -> None:
+        """Refuse a client by a limit, before an upgrade adds to it."""
+        self._recorder.limited(door.pattern, limit)
+        response = self._refusal(fault, "handshake")
+        if retry_after is not None:
+            response.headers["retry-after"] = str(
+                math.ceil(min(retry_after, MAX_RETRY_AFTER))
+            )  # RFC 9110 section 10.2.3
+        await self._refuse(door, response, by_close=False)
 
     async def _refuse(
         self, door: _Door, response: Response, *, by_close: bool = True, identity: Any = None
@@ -285,6 +322,8 @@ class Entrance:
         try:
             async with self._in_time(served):
                 may_wait = await self._identify(ctx, admission)
+                if admission.seat is not None:
+                    admission.seat.claim(handshake.identity)
                 verdict = await served.threshold.ask_guards(handshake, may_wait=may_wait)
             self._require_open()
             admission.home = await self._namespaces.acquire(
@@ -294,6 +333,7 @@ class Entrance:
                 handshake.path_params,
             )
             self._require_open()
+            self._require_place(admission.home)
             if verdict is None:  # else the controller's own guards wait as well
                 controller = admission.home.controller
                 verdict = await served.threshold.ask_methods(handshake, controller, may_wait=may_wait)
@@ -339,6 +379,12 @@ class Entrance:
         if home is not None:
             self._namespaces.release(home)
 
+    def _require_place(self, home: Home) -> None:
+        limit = home.settings.max_connections_per_namespace
+        if limit is not None and home.users > limit:
+            self._recorder.limited(home.pattern, "max_connections_per_namespace")
+            raise ws_overloaded("too many connections of this namespace")
+
     def _require_open(self) -> None:
         if not self.open:
             raise ws_overloaded("the server stops")
@@ -358,8 +404,6 @@ class Entrance:
         """The upgrade is done: from here on the connection is counted, and its dispatcher has it."""
         home = admission.home
         assert home is not None
-        settings = home.settings
-        rate = settings.message_rate_limit
         kind = Connection if home.meter is None else MeasuredConnection
         conn = kind(
             id=secrets.token_urlsafe(12),
@@ -370,8 +414,8 @@ class Entrance:
             outbox=self._outbox(home),
             hub=self._hub,
             home=home,
-            bucket=TokenBucket(rate, max(1.0, 2 * rate), self._hub.clock.monotonic()) if rate else None,
         )
+        conn._bucket = bucket_for(conn, home.settings.message_rate_limit, home.settings.byte_rate_limit)
         if home.spools and self._hub.spool is not None:
             self._hub.spool.attach(conn)
         if profile.v1:
@@ -382,7 +426,11 @@ class Entrance:
         arrival = None
         if profile.v1 and admission.served.threshold.auth is not None:
             arrival = Arrival(
-                admission.served.threshold, admission.handshake, home.controller, admission.verdict
+                admission.served.threshold,
+                admission.handshake,
+                home.controller,
+                admission.verdict,
+                admission.seat,
             )
         admission.served.dispatcher.on_open(conn, arrival)
         return conn

@@ -22,6 +22,9 @@ class Recorder(Protocol):
     def handshake(self, pattern: str, outcome: str) -> None:
         """A handshake ended: `accepted`, or the code of the fault that refused it."""
 
+    def limited(self, pattern: str, limit: str) -> None:
+        """A client was refused something by this setting."""
+
     def opened(self, pattern: str) -> None:
         """A connection was upgraded."""
 
@@ -54,6 +57,10 @@ class Counters:
     def handshake(self, pattern: str, outcome: str) -> None:
         """See `Recorder`."""
         self.counts["handshake", pattern, outcome] += 1
+
+    def limited(self, pattern: str, limit: str) -> None:
+        """See `Recorder`."""
+        self.counts["limited", pattern, limit] += 1
 
     def opened(self, pattern: str) -> None:
         """See `Recorder`."""

@@ -84,7 +84,8 @@ async def refuse(scope: Scope, send: Send, response: Response, *, by_close: bool
 
     A page of a foreign origin is never let in.
     """
-    code, told = _CLOSES.get(response.status_code), code_of(response)
+    told = code_of(response)
+    code = _CLOSES.get(response.status_code) if told != "WS_QUOTA_EXCEEDED" else CloseCode.OVER_QUOTA
     if by_close and code is not None and told != "WS_ORIGIN_NOT_ALLOWED":
         reason = told.encode()[:123].decode(errors="ignore")  # RFC 6455 section 5.5
         v1 = next(name for name in scope["subprotocols"] if name.startswith("aquilia.v1."))

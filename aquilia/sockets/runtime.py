@@ -18,6 +18,7 @@ from aquilia.clock import Clock
 from aquilia.di import Scope, ScopeContainer, Services
 from aquilia.exchange import route_path
 from aquilia.faults import Fault, FaultEngine
+from aquilia.forwarded import TrustedProxies
 from aquilia.lifespan import serve_lifespan
 from aquilia.manifest import AppManifest
 from aquilia.middleware import split
@@ -100,6 +101,8 @@ class AquilaSockets:
             for authenticator in self.plan.authenticators.values():
                 authenticator.prepare(self.services)
         self.recorder: Recorder = recorder or Counters()
+        self.proxies = TrustedProxies(self.plan.node.trusted_proxies)
+        """Whose word on who their client is counts."""
         self.metrics: Metrics | None = None
         """What serves the figures, if any are kept."""
         if self.plan.node.metrics is not None or self.plan.measured:
@@ -364,6 +367,7 @@ class AquilaSockets:
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """See the ASGI specification, version 3."""
         if scope["type"] == "websocket":
+            self.proxies.apply(scope)
             await self._serve(scope, receive, send)
         elif (endpoint := self.endpoint_for(scope)) is not None:
             await endpoint(scope, receive, send)
@@ -392,7 +396,7 @@ class AquilaSockets:
 
     async def gone(self, conn: Connection) -> None:
         """The end of a connection, called by its dispatcher."""
-        self._entrance.left(conn._home.pattern)
+        self._entrance.left(conn)
         await self._namespaces.gone(conn)
         if self.on_gone is not None:
             self.on_gone(conn)

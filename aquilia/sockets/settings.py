@@ -34,6 +34,7 @@ from aquilia.sockets.accepted import (
     origins,
     planned,
     positive,
+    proxies,
     remembering,
     subprotocols,
     switch,
@@ -68,9 +69,13 @@ class SocketSettings:
     """What holds for the connections of one controller. Sizes in bytes, times in seconds."""
 
     max_connections: int | None = None
+    max_connections_per_namespace: int | None = None
     message_rate_limit: float | None = None
+    byte_rate_limit: float | None = None
+    idle_timeout: float | None = None
     max_message_size: int = 65_536
     compression: Compression | None = None
+    max_fragments: int = 4096
     backpressure: Backpressure = field(default_factory=Backpressure)
     allowed_origins: tuple[str, ...] | None = None
     max_rooms: int = 100
@@ -101,6 +106,10 @@ class NodeSettings:
     adapter_url: str | None = field(default=None, repr=False)
     """Where its server is. It may hold a password."""
     max_connections: int = 10_000
+    max_connections_per_address: int | None = None
+    max_connections_per_identity: int | None = None
+    handshake_rate: float | None = None
+    """Handshakes a second and address."""
     max_namespaces: int = 10_000
     outbox_bytes: int = OUTBOX_BYTES
     spool_dir: str | None = None
@@ -109,6 +118,8 @@ class NodeSettings:
     """Of one connection."""
     spool_total_bytes: int = 1 << 30
     allowed_hosts: tuple[str, ...] | None = None
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks whose word on who their client is counts."""
     heartbeat: float = 25.0
     handshake_timeout: float = 10.0
     handler_timeout: float | None = None
@@ -161,9 +172,13 @@ def socket_settings(declared: SocketDeclaration, node: NodeSettings, where: str)
         SettingsError: for the first value that is wrong or not available.
     """
     merged: dict[str, Any] = {
+        "max_connections_per_namespace": node.sockets.max_connections_per_namespace,
         "max_message_size": node.sockets.max_message_size,
         "compression": node.sockets.compression,
         "message_rate_limit": node.sockets.message_rate_limit,
+        "byte_rate_limit": node.sockets.byte_rate_limit,
+        "idle_timeout": node.sockets.idle_timeout,
+        "max_fragments": node.sockets.max_fragments,
         "backpressure": node.sockets.backpressure,
         "allowed_origins": node.sockets.allowed_origins,
         "require_auth": node.sockets.require_auth,
@@ -189,8 +204,12 @@ def _guard_problems(guards: Sequence[Any]) -> Iterable[str]:
 _SOCKET_KEYS = frozenset(
     {
         "message_rate_limit",
+        "byte_rate_limit",
+        "idle_timeout",
+        "max_fragments",
         "max_message_size",
         "compression",
+        "max_connections_per_namespace",
         "backpressure",
         "allowed_origins",
         "require_auth",
@@ -205,16 +224,24 @@ _RULES: dict[str, Rule] = {
     "redis_url": planned("the Redis adapter"),
     "store_url": planned("a store apart from the adapter"),
     "max_connections": count,
+    "max_connections_per_address": or_none(count),
+    "max_connections_per_identity": or_none(count),
+    "max_connections_per_namespace": or_none(count),
+    "handshake_rate": or_none(positive),
     "max_namespaces": count,
     "outbox_bytes": count,
     "spool_dir": folder,
     "spool_bytes": count,
     "spool_total_bytes": count,
     "message_rate_limit": or_none(positive),
+    "byte_rate_limit": or_none(positive),
+    "idle_timeout": or_none(positive),
+    "max_fragments": count,
     "max_message_size": message_size,
     "backpressure": backpressure,
     "allowed_origins": or_none(origins),
     "allowed_hosts": or_none(hosts),
+    "trusted_proxies": proxies,
     "require_auth": boolean,
     "compression": compression,
     "heartbeat": positive,
@@ -243,7 +270,11 @@ def _mistaken(key: str) -> str | None:
 _DECLARED: dict[str, Rule] = {
     "allowed_origins": origins,
     "max_connections": count,
+    "max_connections_per_namespace": count,
     "message_rate_limit": positive,
+    "byte_rate_limit": positive,
+    "idle_timeout": positive,
+    "max_fragments": count,
     "max_message_size": message_size,
     "compression": compression,
     "subprotocols": subprotocols,

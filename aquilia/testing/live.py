@@ -89,6 +89,7 @@ def _websockets(app: ASGIApp) -> dict[str, Any]:
     sizes = [contract.settings.max_message_size for _, contract in sockets.plan.contracts]
     heartbeat = sockets.plan.node.heartbeat
     return {
+        "proxy_headers": False,
         "ws_max_size": max(sizes, default=0) + 1,
         "ws_ping_interval": heartbeat,
         "ws_ping_timeout": heartbeat,

@@ -152,8 +152,8 @@ class Handover:
     """What the entrance finds at the place of the native transport's handover."""
 
     def __init__(self, wire: Wire) -> None:
-        self.max_message_size = 0
         self.compression: Compression | None = None
+        self.max_message_size = self.max_fragments = 0
         self._wire = wire
 
     def attach(self) -> Wire:

@@ -163,7 +163,6 @@ class House:
             outbox=Outbox(Backpressure(**limits)),
             hub=self.hub,
             home=self.home,
-            bucket=None,
         )
         self.hub.add(conn)
         return conn

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aquilia.sockets.limits import Strikes, TokenBucket
+from aquilia.sockets.limits import ByteBucket, Strikes, TokenBucket
 
 
 def test_a_full_bucket_lets_a_burst_pass_and_then_the_rate() -> None:
@@ -44,3 +44,28 @@ def test_strikes_count_within_their_window() -> None:
     assert [strikes.strike(0), strikes.strike(6), strikes.strike(11)] == [False, False, False]
     assert strikes.strike(12)
     assert not strikes.strike(25)
+
+
+def test_a_message_passes_whole_while_bytes_are_left_and_those_behind_it_wait_for_that() -> None:
+    bucket = ByteBucket(rate=100, burst=200, now=0)
+    assert [bucket.take(150, 0), bucket.take(250, 0), bucket.take(1, 0)] == [True, True, False]
+    assert [bucket.take(1, 2), bucket.take(2, 2.02), bucket.take(1, 2.02)] == [False, True, False]
+    assert bucket.take(10**9, 100), "a message of any size passes some day"
+    assert not bucket.take(1, 99)
+
+
+@given(st.lists(st.tuples(st.floats(0, 5), st.integers(1, 500)), max_size=100))
+def test_no_more_bytes_than_rate_and_burst_and_one_message_ever_pass(
+    messages: list[tuple[float, int]],
+) -> None:
+    bucket, now, passed = ByteBucket(rate=100, burst=200, now=0), 0.0, 0
+    for wait, size in messages:
+        now += wait
+        passed += size * bucket.take(size, now)
+        assert passed <= 200 + 100 * now + 500 + 1e-6
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(0, 1), (-1, 1), (1, 0.5)])
+def test_a_bucket_that_lets_no_byte_pass_is_refused(rate: float, burst: float) -> None:
+    with pytest.raises(ValueError, match="above 0"):
+        ByteBucket(rate, burst, now=0)

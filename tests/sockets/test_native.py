@@ -314,6 +314,13 @@ async def test_a_head_that_is_too_large_is_refused(url: str) -> None:
         assert raw.status == 431
 
 
+async def test_the_size_of_a_head_is_for_the_server_to_say(app: AquilaSockets) -> None:
+    async with serving(app, ws=NativeProtocol, http=HTTPProtocol, h11_max_incomplete_event_size=2000) as base:
+        for size, status in ((1000, 101), (2000, 431)):
+            async with RawSocket.open(f"{base}/raw", Cookie="x" * size) as raw:
+                assert raw.status == status
+
+
 async def test_a_head_that_never_ends_is_refused(url: str) -> None:
     port = int(url.split(":")[2].split("/")[0])
     reader, writer = await asyncio.open_connection("127.0.0.1", port)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
-from rawsocket import CLOSE, PING, RawSocket
+from rawsocket import CLOSE, CONTINUATION, PING, TEXT, RawSocket, frame
 from wire import TRANSPORTS, serving
 from wire import Client as RealClient
 
@@ -111,6 +111,21 @@ async def one_connection(t: SocketsTest) -> bool:
     return await refused(t.connect("/hall/a"), t.connect("/hall/a"))
 
 
+async def one_of_ada(t: SocketsTest) -> bool:
+    ada = Identity("ada")
+    return await refused(t.connect("/hall/a", identity=ada), t.connect("/hall/b", identity=ada))
+
+
+async def ten_handshakes(t: SocketsTest) -> bool:
+    return await refused(*(t.connect("/hall/a") for _ in range(11)))
+
+
+async def of_a_proxy(t: SocketsTest) -> bool:
+    """Whether the kit's client, which is at 127.0.0.1, can say which host it came to."""
+    told = {"forwarded": "for=192.0.2.1;host=a.example", "origin": "http://a.example"}
+    return not await refused(t.connect("/hall/a", headers=told))
+
+
 async def one_namespace(t: SocketsTest) -> bool:
     return await refused(t.connect("/hall/a"), t.connect("/hall/b"))
 
@@ -118,6 +133,21 @@ async def one_namespace(t: SocketsTest) -> bool:
 async def one_message(t: SocketsTest) -> bool:
     client = await t.connect("/hall/a")
     return await refused(client.request("echo"), client.request("echo"))
+
+
+async def few_bytes(t: SocketsTest) -> bool:
+    client = await t.connect("/hall/a")
+    return await refused(client.request("echo", "x" * 200), client.request("echo"))
+
+
+async def impatient_with_the_silent(t: SocketsTest) -> bool:
+    client = await t.connect("/hall/a")
+    await t.clock.advance(20)
+    try:
+        await client.request("echo")
+    except AssertionError:
+        return (await client.closed()).code == 4508
+    return False
 
 
 async def no_message(t: SocketsTest) -> bool:
@@ -233,14 +263,21 @@ class Row:
 
 ROWS = [
     Row("max_connections", "both", 1, 2, one_connection, adds_up=True),
+    Row("max_connections_per_namespace", "both", 1, 2, one_connection),
+    Row("max_connections_per_address", "manifest", 1, 2, one_connection),
+    Row("max_connections_per_identity", "manifest", 1, 2, one_of_ada),
+    Row("handshake_rate", "manifest", 1, 2, ten_handshakes),
     Row("max_namespaces", "manifest", 1, 2, one_namespace),
     Row("outbox_bytes", "manifest", 100, 10_000, impatient_with_slow_readers),
     Row("message_rate_limit", "both", 0.01, 100, one_message),
+    Row("byte_rate_limit", "both", 50, 5000, few_bytes),
+    Row("idle_timeout", "both", 10, 30, impatient_with_the_silent),
     Row("max_message_size", "both", 100, 1000, small_messages),
     Row("backpressure", "both", {"buffer_size": 2}, {"buffer_size": 3}, impatient_with_slow_readers),
     Row("allowed_origins", "both", ["https://a.example"], ["https://b.example"], no_page_of_b, True),
     Row("require_auth", "both", True, False, nobody_anonymous),
     Row("allowed_hosts", "manifest", ["a.example"], ["localhost"], no_localhost),
+    Row("trusted_proxies", "manifest", ["127.0.0.0/8"], ["127.0.0.2", "::1", "unix"], of_a_proxy),
     Row("idempotence_ttl", "manifest", 120, 400, forgetful),
     Row("revocation", "manifest", True, False, taking_access_back),
     Row("handler_timeout", "manifest", 0.05, 30, timed_out),
@@ -261,6 +298,8 @@ ELSEWHERE = {
     ("compression", "manifest"),
     ("compression", "@Socket"),
     ("audit", "manifest"),
+    ("max_fragments", "manifest"),
+    ("max_fragments", "@Socket"),
     ("spool_dir", "manifest"),
     ("spool_bytes", "manifest"),
     ("spool_total_bytes", "manifest"),
@@ -400,6 +439,21 @@ async def test_messages_are_compressed_where_it_is_said(
     async with serving(app, ws=NativeProtocol) as base, RealClient.connect(f"{base}/hall/a") as client:
         assert bool(client.socket.protocol.extensions) is compresses
         assert (await client.request("echo", "x" * 1000))["data"] == "x" * 1000
+
+
+@pytest.mark.parametrize("where", ["manifest", "@Socket"])
+async def test_a_message_has_so_many_frames_at_most(where: str) -> None:
+    said = {"max_fragments": 3}
+    path = Socket("/hall", **(said if where == "@Socket" else {}))(type("AnyHall", (Hall,), {}))
+    app = AquilaSockets.from_controllers([path], **({} if where == "@Socket" else said))
+    parts = [b'{"event":', b'"echo","id":"1",', b'"ack":true}']
+    with live_server(app) as url:
+        async with RawSocket.open(f"{url.replace('http', 'ws')}/hall") as raw:
+            raw.send(frame(TEXT, parts[0], final=False), frame(CONTINUATION, parts[1], final=False))
+            raw.send(frame(CONTINUATION, parts[2]))
+            assert (await raw.read()).opcode == TEXT
+            raw.send(frame(TEXT, b"", final=False), *[frame(CONTINUATION, b"", final=False)] * 3)
+            assert await raw.closed() == 1009
 
 
 # What this version refuses

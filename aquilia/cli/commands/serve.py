@@ -33,8 +33,10 @@ from aquilia.server import (
     listening,
     serve,
 )
+from aquilia.sockets.accepted import Place, SettingsError, proxies
 from aquilia.sockets.adapters.local_host import LocalServers
 from aquilia.sockets.artifact import ARTIFACT_PATH, Artifact, ArtifactError, differences, read
+from aquilia.sockets.transports.http import MAX_HEAD
 from aquilia.tls import Certificate, Files, TLSError
 from aquilia.workspace import environment
 
@@ -56,6 +58,8 @@ class _Options:
     transport: Transport
     log_format: LogFormat
     drain_delay: float = 0.0
+    trusted_proxies: tuple[str, ...] | None = None
+    max_header_size: int = MAX_HEAD
 
     def certificate(self) -> Certificate | None:
         return Certificate(self.tls) if self.tls else None
@@ -112,6 +116,17 @@ def serve_command(
             help="How long only /health says that it stops, before clients are told.",
         ),
     ] = 0.0,
+    trusted_proxies: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESSES",
+            help="Proxies whose Forwarded and X-Forwarded-* count: addresses and networks, by commas.",
+            show_default="the setting trusted_proxies",
+        ),
+    ] = None,
+    max_header_size: Annotated[
+        int, typer.Option(min=1024, metavar="BYTES", help="Of a request's line and headers; beyond it 431.")
+    ] = MAX_HEAD,
     workers: Annotated[int, typer.Option(min=1, help="How many processes; this version has one.")] = 1,
 ) -> None:
     """Serve the workspace in this folder, as compiled."""
@@ -127,7 +142,19 @@ def serve_command(
         )
     files = _files(ssl_certfile, ssl_keyfile, ssl_password_file)
     host = host or "127.0.0.1"
-    options = _Options(Path.cwd(), app, log_level, files, uds, host, transport, log_format, drain_delay)
+    options = _Options(
+        Path.cwd(),
+        app,
+        log_level,
+        files,
+        uds,
+        host,
+        transport,
+        log_format,
+        drain_delay,
+        None if trusted_proxies is None else _proxies(trusted_proxies),
+        max_header_size,
+    )
     endpoint = Endpoint(host, 8000 if port is None else port, uds)
     try:
         if reload:
@@ -148,6 +175,15 @@ def _files(chain: Path | None, key: Path | None, password: Path | None) -> Files
         if file is not None:
             raise typer.BadParameter("needs --ssl-certfile", param_hint=name)
     return None
+
+
+def _proxies(told: str) -> tuple[str, ...]:
+    try:
+        return proxies(
+            Place("aq serve", "--trusted-proxies"), [entry.strip() for entry in told.split(",") if told]
+        )
+    except SettingsError as error:
+        raise typer.BadParameter(error.problem, param_hint="--trusted-proxies") from None
 
 
 def _serve_compiled(options: _Options, endpoint: Endpoint) -> None:
@@ -188,6 +224,8 @@ def _serve(
         transport=options.transport,
         log_format=options.log_format,
         drain_delay=options.drain_delay,
+        trusted_proxies=options.trusted_proxies,
+        max_header_size=options.max_header_size,
         hand_over=hand_over,
         on_started=partial(_announce, options, booted, sockets),
     )

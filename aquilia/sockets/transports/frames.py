@@ -25,6 +25,7 @@ CLOSE_TIMEOUT = 5.0
 1,000 that are shown out at once would hold the loop for 13 ms if they were cut at once.
 """
 MAX_FRAGMENTS = 4096
+"""Frames of one message, if nobody says otherwise."""
 TURN = 64
 """Frames of one connection that are handled in one turn of the loop; what else came with them waits for the next."""
 
@@ -64,7 +65,7 @@ class NativeTransport(WSListener):
     __slots__ = (
         "_budget", "_close_timer", "_closing", "_conn", "_events", "_fragments", "_heard", "_kind", "_later", "_line",
         "_on_gone", "_paused", "_pong", "_silent", "_size", "_stopped", "_websocket", "_wire",
-        "_write_paused", "gone", "max_size", "read_behind",
+        "_write_paused", "gone", "max_fragments", "max_size", "read_behind",
     )  # fmt: skip
 
     def __init__(
@@ -76,6 +77,8 @@ class NativeTransport(WSListener):
         self._silent = 0
         self.max_size = max_size
         """Bytes that one message may have on the wire."""
+        self.max_fragments = MAX_FRAGMENTS
+        """Frames that one message may have."""
         self._on_gone = on_gone
         self._events: TransportEvents | None = None
         self._conn: Any = None
@@ -192,7 +195,7 @@ class NativeTransport(WSListener):
             self._fragments, self._kind, self._size = [], opcode, 0
         self._fragments.append(data)
         self._size += len(data)
-        if self._size > self.max_size or len(self._fragments) > MAX_FRAGMENTS:
+        if self._size > self.max_size or len(self._fragments) > self.max_fragments:
             self._fail(CloseCode.TOO_BIG, "the message is too big")
         elif final:
             self._finish_fragments()

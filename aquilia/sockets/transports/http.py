@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 __all__ = ["HEAD_TIMEOUT", "MAX_HEAD", "HTTPProtocol"]
 
 MAX_HEAD = 65_536
-"""Bytes of a request's line and headers together."""
+"""Bytes of a request's line and headers together, unless uvicorn's `h11_max_incomplete_event_size` says otherwise."""
 HEAD_TIMEOUT = 10.0
 """Seconds in which they must have come."""
 
@@ -62,7 +62,7 @@ class HTTPProtocol(HttpToolsProtocol):
             if not self._refused:
                 self.send_400_response("Invalid HTTP request received.")
         else:
-            if self._head_size is not None and self._head_size > MAX_HEAD:
+            if self._head_size is not None and self._head_size > self._most():
                 self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_message_begin(self) -> None:
@@ -76,10 +76,13 @@ class HTTPProtocol(HttpToolsProtocol):
         """The head is there."""
         self._stop_head_timer()
         self._head_size = None
-        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD:
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > self._most():
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
             raise ValueError("the head is too large")  # ends the parsing
         super().on_headers_complete()
+
+    def _most(self) -> int:
+        return self.config.h11_max_incomplete_event_size or MAX_HEAD
 
     def _upgrade(self, behind: bytes) -> None:
         self._stop_head_timer()

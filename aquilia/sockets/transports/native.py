@@ -23,7 +23,7 @@ from aquilia.sockets.faults import CloseCode
 from aquilia.sockets.heartbeat import HeartbeatWheel
 from aquilia.sockets.transports.base import NATIVE
 from aquilia.sockets.transports.bridge import ASGIBridge
-from aquilia.sockets.transports.frames import NativeTransport
+from aquilia.sockets.transports.frames import MAX_FRAGMENTS, NativeTransport
 from aquilia.sockets.transports.upgrade import upgrade
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class _Household:
 class NativeHandover:
     """`scope["extensions"]["aquilia.native"]`: how an application takes an accepted connection over."""
 
-    __slots__ = ("_protocol", "compression", "max_message_size")
+    __slots__ = ("_protocol", "compression", "max_fragments", "max_message_size")
 
     def __init__(self, protocol: NativeProtocol, max_message_size: int) -> None:
         self._protocol: NativeProtocol | None = protocol
@@ -83,6 +83,8 @@ class NativeHandover:
         """Bytes; to be set before `websocket.accept`."""
         self.compression: Compression | None = None
         """How to compress if the client wants it; to be set before `websocket.accept`, too."""
+        self.max_fragments = MAX_FRAGMENTS
+        """Frames of one message; likewise."""
 
     def attach(self) -> NativeTransport:
         """The connection's transport, to be started at once. Call it right after `websocket.accept`."""
@@ -311,6 +313,7 @@ class NativeProtocol(asyncio.Protocol):
             self._key,
             headers,
             max_size=handover.max_message_size,
+            max_fragments=handover.max_fragments,
             behind=self._behind,
             agreement=agreement,
             on_gone=household.leave,

@@ -83,6 +83,7 @@ def upgrade(
     headers: Sequence[tuple[str, str]],
     *,
     max_size: int,
+    max_fragments: int,
     behind: bytes,
     agreement: Agreement | None,
     on_gone: Callable[[NativeTransport], None],
@@ -96,6 +97,7 @@ def upgrade(
         transport = NativeTransport(wire, max_size, on_gone)
     else:
         transport = compressed(wire, max_size, on_gone, agreement)
+    transport.max_fragments = max_fragments
     receive_buffer = max(MIN_RECEIVE_BUFFER, min(max_size, MAX_RECEIVE_BUFFER))
     wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     response = WSUpgradeResponse.create_101_response(headers)
