@@ -9,9 +9,7 @@ them has set.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from math import isfinite, isnan
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +19,7 @@ from starlette.responses import Response
 from aquilia.controller import RequestCtx
 from aquilia.di import Constructor, Consumer, Scope, ScopeContainer, Services, constructor_dependencies
 from aquilia.faults import Fault, FaultDomain, Severity
+from aquilia.identity import Identity, expiry
 from aquilia.middleware import CallNext
 
 __all__ = [
@@ -41,97 +40,8 @@ __all__ = [
 MAX_TOKEN_LENGTH = 16_384
 """Characters of a token; a longer one is refused before anybody looks at it."""
 
-_NEVER = 2.0**53 / 1000
-"""A moment that its milliseconds cannot be told of: JavaScript has no whole numbers from there on."""
-
 TOKEN_INVALID = "AUTH_TOKEN_INVALID"
 TOKEN_EXPIRED = "AUTH_TOKEN_EXPIRED"
-
-
-@dataclass(frozen=True, slots=True, init=False)
-class Identity:
-    """Who a client is. Immutable.
-
-    `id` names it within the application, `type` says what it is ("user", "service", …). `attributes` is what else is
-    known of it. At `expires_at`, in seconds since 1970, its connections are closed; None is never.
-
-    Raises:
-        ValueError: for values of the wrong kind.
-    """
-
-    id: str
-    type: str
-    roles: frozenset[str]
-    scopes: frozenset[str]
-    attributes: Mapping[str, Any] = field(hash=False)
-    expires_at: float | None
-
-    def __init__(
-        self,
-        id: str,
-        *,
-        type: str = "user",
-        roles: Collection[str] = (),
-        scopes: Collection[str] = (),
-        attributes: Mapping[str, Any] = MappingProxyType({}),
-        expires_at: float | None = None,
-    ) -> None:
-        for name, value in (("id", id), ("type", type)):
-            if not isinstance(value, str) or not value:
-                raise ValueError(f"Identity: {name}: a string is needed, not {value!r}")
-        if not isinstance(attributes, Mapping) or not all(isinstance(key, str) for key in attributes):
-            raise ValueError("Identity: attributes: a mapping with strings as keys is needed")
-        fields: dict[str, Any] = {
-            "id": id,
-            "type": type,
-            "roles": _names("roles", roles),
-            "scopes": _names("scopes", scopes),
-            "attributes": MappingProxyType(dict(attributes)),
-            "expires_at": _moment(expires_at),
-        }
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
-
-    def has_role(self, *roles: str) -> bool:
-        """Whether it has one of these roles."""
-        return not self.roles.isdisjoint(roles)
-
-    def has_scope(self, *scopes: str) -> bool:
-        """Whether it has all of these scopes."""
-        return self.scopes.issuperset(scopes)
-
-
-def _names(what: str, values: object) -> frozenset[str]:
-    wanted = f"Identity: {what}: a list of strings without spaces is needed, not {values!r}"
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Collection):
-        raise ValueError(wanted)
-    if not all(isinstance(value, str) and value and not set(value) & set(" \t\r\n") for value in values):
-        raise ValueError(wanted)
-    return frozenset(values)
-
-
-def _moment(value: object) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        raise ValueError(f"Identity: expires_at: seconds since 1970 are needed, or None, not {value!r}")
-    return float(value)
-
-
-def expiry(identity: Any) -> float | None:
-    """When an identity expires, in seconds since 1970; None: never. One of an application's own need not say.
-
-    Raises:
-        TypeError: for what is no moment: nobody would know when it is over.
-    """
-    moment = getattr(identity, "expires_at", None)
-    if moment is None:
-        return None
-    if not isinstance(moment, int | float) or isnan(moment):
-        raise TypeError(
-            f"{type(identity).__qualname__}.expires_at: seconds since 1970 are needed, or None, not {moment!r}"
-        )
-    return moment if moment < _NEVER else None
 
 
 @runtime_checkable
@@ -294,6 +204,6 @@ class Authenticator:
 
     async def __call__(self, ctx: RequestCtx, call_next: CallNext) -> Response:
         """See `aquilia.middleware.Middleware`."""
-        if ctx.identity is None and (token := bearer_token(ctx.request)) is not None:
+        if ctx._identity is None and (token := bearer_token(ctx.request)) is not None:
             ctx.identity = await self.authenticate(token)
         return await call_next(ctx)

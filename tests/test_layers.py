@@ -31,6 +31,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "imports.py",
         "di/",
         "auth.py",
+        "identity.py",
         "jwt.py",
         "sessions/",
         "binding.py",

@@ -275,7 +275,7 @@ class Entrance:
         admission: _Admission = ctx.state[_ADMISSION]
         self._release(admission)  # a middleware may ask twice
         served, handshake = admission.served, admission.handshake
-        handshake.identity, handshake.session = ctx.identity, ctx.session
+        handshake.identity, handshake.session = ctx._identity, ctx.session
         try:
             async with self._in_time(served):
                 may_wait = await self._identify(ctx, admission)
@@ -307,6 +307,8 @@ class Entrance:
         threshold, handshake = admission.served.threshold, admission.handshake
         check_identity(handshake.identity)
         had_token = await threshold.identify(handshake, ctx.request.scope.get("subprotocols") or ())
+        if handshake.identity is None:
+            handshake.identity = ctx.identity  # of the session: it gives way to a token
         ctx.identity = handshake.identity
         return admission.v1 and threshold.auth is not None and not had_token and handshake.identity is None
 

@@ -61,7 +61,7 @@ class SocketPlan:
                     continue
                 plan.contracts.append((app, contract))
                 contract.auth = plan.authenticators.get(app.manifest.name)
-                if contract.settings.require_auth and app.auth is None:
+                if contract.settings.require_auth and app.auth is None and app.sessions is None:
                     problems.append(
                         Problem(str(contract.location), _NO_AUTH.format(contract.declaration.path))
                     )
@@ -115,8 +115,8 @@ class SocketPlan:
 
 
 _NO_AUTH = (
-    "@Socket({!r}): require_auth: True needs an AuthManager, and this application declares none; "
-    "give its manifest auth=JWTAuthManager()"
+    "@Socket({!r}): require_auth: True needs an AuthManager or sessions, and this application declares none; "
+    "give its manifest auth=JWTAuthManager() or sessions=SessionEngine()"
 )
 
 
