@@ -128,9 +128,11 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/hello.py",
         "sockets/idempotence.py",
         "sockets/keeping.py",
+        "sockets/offered.py",
         "sockets/settings.py",
         "sockets/accepted.py",
         "sockets/tasks.py",
+        "sockets/tickets.py",
     ),
     # contract
     5: (
@@ -164,6 +166,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/boot_time.py",
         "sockets/drain.py",
         "sockets/health.py",
+        "sockets/ticket_office.py",
         "sockets/runtime.py",
         "sockets/opening.py",
         "sockets/admin.py",

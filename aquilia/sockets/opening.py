@@ -50,6 +50,7 @@ from aquilia.sockets.hub import Hub
 from aquilia.sockets.limits import TokenBucket
 from aquilia.sockets.measured import MeasuredConnection
 from aquilia.sockets.namespaces import Namespaces
+from aquilia.sockets.offered import Credential, carriers, withdraw
 from aquilia.sockets.outbox import Outbox
 from aquilia.sockets.recorder import Recorder
 from aquilia.sockets.refusal import admitted, code_of, refusal, refuse, upgrade_headers
@@ -102,6 +103,7 @@ class _Door:
     receive: Receive
     send: Send
     pattern: str
+    carried: tuple[Credential, ...] = ()
 
     @property
     def offered(self) -> list[str]:
@@ -140,6 +142,7 @@ class Entrance:
         self._tasks = tasks
         self._absence = absence
         """Seconds until the next process serves; None while this one does not leave."""
+        self._carriers = carriers(tickets=node.tickets is not None, query_token=node.query_token)
         self._table: PatternTable[_Served] = PatternTable()
         self._served: dict[str, _Served] = {}
 
@@ -161,14 +164,16 @@ class Entrance:
 
     async def turn_away(self, scope: ASGIScope, receive: Receive, send: Send, error: Exception) -> None:
         """Refuse a client, whoever it is."""
+        withdraw(scope, self._carriers)
         await self._turn_away(_Door(scope, receive, send, "none"), error, by_close=False)
 
     async def enter(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """One handshake, whose `websocket.connect` has been received; the connection too, where it takes a task."""
+        carried = withdraw(scope, self._carriers)
         connection = HTTPConnection(scope)
         path = route_path(scope)
         match = self._table.match(path)
-        door = _Door(scope, receive, send, match.pattern.source if match else "none")
+        door = _Door(scope, receive, send, match.pattern.source if match else "none", carried)
         try:
             check_host(connection, self._node.allowed_hosts)
             if match is not None:
@@ -197,7 +202,7 @@ class Entrance:
         except Fault as fault:
             await self._turn_away(door, fault)
             return
-        handshake = Handshake(ctx.request, ctx.path, ctx.path_params, subprotocol)
+        handshake = Handshake(ctx.request, ctx.path, ctx.path_params, subprotocol, _carried=door.carried)
         admission = ctx.state[_ADMISSION] = _Admission(handshake, served, profile.v1)
         conn = None
         self._count(served, 1)
@@ -303,14 +308,14 @@ class Entrance:
         return admitted()
 
     async def _identify(self, ctx: RequestCtx, admission: _Admission) -> bool:
-        """Authenticate by the token of the handshake. Whether the client may still say in `hello` who it is."""
+        """Authenticate by what the handshake brought. Whether the client may still say in `hello` who it is."""
         threshold, handshake = admission.served.threshold, admission.handshake
         check_identity(handshake.identity)
         had_token = await threshold.identify(handshake, ctx.request.scope.get("subprotocols") or ())
         if handshake.identity is None:
             handshake.identity = ctx.identity  # of the session: it gives way to a token
         ctx.identity = handshake.identity
-        return admission.v1 and threshold.auth is not None and not had_token and handshake.identity is None
+        return admission.v1 and threshold.takes_credentials and not had_token and handshake.identity is None
 
     @contextlib.asynccontextmanager
     async def _in_time(self, served: _Served) -> AsyncIterator[None]:
@@ -374,7 +379,7 @@ class Entrance:
             self._hub.add(conn)
         self._recorder.opened(home.pattern)
         arrival = None
-        if profile.v1 and admission.served.threshold.auth is not None:
+        if profile.v1 and admission.served.threshold.takes_credentials:
             arrival = Arrival(
                 admission.served.threshold, admission.handshake, home.controller, admission.verdict
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +70,17 @@ class SocketPlan:
                 except PatternConflict as error:
                     problems.append(Problem(str(contract.location), str(error)))
         plan.node = NodeSettings(**said)
+        problems += plan._unmet()
         return plan
+
+    def _unmet(self) -> Iterator[Problem]:
+        """Ways to log in that nobody could go."""
+        if self.node.query_token is not None and not self.authenticators:
+            yield Problem("query_token", "it needs an AuthManager, and there is none: give a manifest auth=…")
+        knowing = any(app.auth or app.sessions or app.middleware for app in self.registry.apps)
+        if self.node.tickets is not None and not knowing:
+            lacking = "tickets are for who is logged in, and nobody could be"
+            yield Problem("tickets", f"{lacking}: give a manifest auth=…, sessions=… or middleware=[…]")
 
     @property
     def measured(self) -> bool:

@@ -33,9 +33,11 @@ from aquilia.sockets.accepted import (
     origins,
     planned,
     positive,
+    query_token,
     remembering,
     subprotocols,
     switch,
+    tickets,
     unknown,
 )
 from aquilia.sockets.declaration import SocketDeclaration
@@ -108,6 +110,10 @@ class NodeSettings:
     """Of one connection."""
     spool_total_bytes: int = 1 << 30
     allowed_hosts: tuple[str, ...] | None = None
+    tickets: str | None = None
+    """The path at which who is logged in gets a ticket for one handshake."""
+    query_token: str | None = None
+    """The parameter of a handshake's query that is a token."""
     heartbeat: float = 25.0
     handshake_timeout: float = 10.0
     handler_timeout: float | None = None
@@ -211,6 +217,8 @@ _RULES: dict[str, Rule] = {
     "allowed_origins": or_none(origins),
     "allowed_hosts": or_none(hosts),
     "require_auth": boolean,
+    "tickets": tickets,
+    "query_token": or_none(query_token),
     "compression": compression,
     "heartbeat": positive,
     "handshake_timeout": positive,

@@ -250,11 +250,14 @@ ELSEWHERE = {
     ("health", "manifest"),
     ("compression", "manifest"),
     ("compression", "@Socket"),
+    ("tickets", "manifest"),
+    ("query_token", "manifest"),
     ("spool_dir", "manifest"),
     ("spool_bytes", "manifest"),
     ("spool_total_bytes", "manifest"),
 }
-"""Shown by tests of their own, below, and in test_metrics_serving.py, test_drain.py and test_spool.py."""
+"""Shown by tests of their own, below, and in test_metrics_serving.py, test_drain.py, test_spool.py and
+test_tickets.py."""
 
 
 def said(where: str) -> list[Any]:
