@@ -17,6 +17,7 @@ from members import PLAIN, V1, bearer, encoded, offering
 from tokens import Passwords
 from wire import TRANSPORTS, Client, serving
 
+import aquilia.client
 from aquilia import GET, POST, AppManifest, Controller, Identity, RequestCtx, SessionEngine
 from aquilia.aquilary import BootError, Registry
 from aquilia.asgi import Application
@@ -418,6 +419,32 @@ async def test_a_token_in_the_query_is_taken_where_the_setting_names_it_and_nobo
         for query in ("access_token=", "access_token", "access_token=ann&access_token=ann"):
             assert (await denial(f"{base}/chat/a?{query}"))[0] == 400
         assert (await denial(f"{base}/chat/a?access_token=ann", **bearer("ann")))[0] == 400
+
+
+# The client
+
+
+async def test_the_client_asks_for_a_ticket_at_each_attempt(base: str) -> None:
+    given: list[str] = []
+
+    async def get() -> str:
+        given.append("a" * 43 if len(given) == 0 else await ticket(base))
+        return given[-1]
+
+    async with aquilia.client.Client(f"{base}/chat/a", ticket=get, proxy=None, keep_trying=True) as client:
+        assert (await client.call("who"))[0] == "ann"
+    assert len(given) == 2, "the first was refused"
+    await client.connect()
+    assert (await client.call("who"))[0] == "ann"
+    await client.close()
+    assert len(set(given)) == 3
+
+
+def test_a_client_has_no_ticket_that_is_for_once_and_no_token_besides() -> None:
+    with pytest.raises(ValueError, match="give a function"):
+        aquilia.client.Client("ws://a", ticket="x")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not both"):
+        aquilia.client.Client("ws://a", ticket=str, token="x")
 
 
 # The kit
