@@ -51,6 +51,7 @@ class Application:
         problems += self.http.problems
         problems += self._hidden("metrics", plan.node.metrics)
         problems += self._hidden("health", plan.node.health)
+        problems += self._hidden("tickets", plan.node.tickets)
         try:
             self.services = Services.build(
                 [service for app in registry.apps for service in app.services],

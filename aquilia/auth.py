@@ -9,9 +9,7 @@ them has set.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, field
-from math import isfinite, isnan
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +19,7 @@ from starlette.responses import Response
 from aquilia.controller import RequestCtx
 from aquilia.di import Constructor, Consumer, Scope, ScopeContainer, Services, constructor_dependencies
 from aquilia.faults import Fault, FaultDomain, Severity
+from aquilia.identity import Identity, expiry
 from aquilia.middleware import CallNext
 
 __all__ = [
@@ -42,111 +41,10 @@ __all__ = [
 MAX_TOKEN_LENGTH = 16_384
 """Characters of a token; a longer one is refused before anybody looks at it."""
 
-_NEVER = 2.0**53 / 1000
-"""A moment that its milliseconds cannot be told of: JavaScript has no whole numbers from there on."""
-
 TOKEN_INVALID = "AUTH_TOKEN_INVALID"
 TOKEN_EXPIRED = "AUTH_TOKEN_EXPIRED"
 ACCESS_REVOKED = "access was revoked"
 """What is told to whom it was taken from."""
-
-
-@dataclass(frozen=True, slots=True, init=False)
-class Identity:
-    """Who a client is. Immutable.
-
-    `id` names it within the application, `type` says what it is ("user", "service", …). `attributes` is what else is
-    known of it. At `expires_at`, in seconds since 1970, its connections are closed; None is never. `token_id` and
-    `issued_at` are of the token that it came by, where that has them (RFC 7519: `jti`, `iat`): by these its access
-    can be taken back. Identities are equal without regard to those two.
-
-    Raises:
-        ValueError: for values of the wrong kind.
-    """
-
-    id: str
-    type: str
-    roles: frozenset[str]
-    scopes: frozenset[str]
-    attributes: Mapping[str, Any] = field(hash=False)
-    expires_at: float | None
-    token_id: str | None = field(compare=False)
-    issued_at: float | None = field(compare=False)
-
-    def __init__(
-        self,
-        id: str,
-        *,
-        type: str = "user",
-        roles: Collection[str] = (),
-        scopes: Collection[str] = (),
-        attributes: Mapping[str, Any] = MappingProxyType({}),
-        expires_at: float | None = None,
-        token_id: str | None = None,
-        issued_at: float | None = None,
-    ) -> None:
-        for name, value in (
-            ("id", id),
-            ("type", type),
-            *([] if token_id is None else [("token_id", token_id)]),
-        ):
-            if not isinstance(value, str) or not value:
-                raise ValueError(f"Identity: {name}: a string is needed, not {value!r}")
-        if not isinstance(attributes, Mapping) or not all(isinstance(key, str) for key in attributes):
-            raise ValueError("Identity: attributes: a mapping with strings as keys is needed")
-        fields: dict[str, Any] = {
-            "id": id,
-            "type": type,
-            "roles": _names("roles", roles),
-            "scopes": _names("scopes", scopes),
-            "attributes": MappingProxyType(dict(attributes)),
-            "expires_at": _moment("expires_at", expires_at),
-            "token_id": token_id,
-            "issued_at": _moment("issued_at", issued_at),
-        }
-        for name, value in fields.items():
-            object.__setattr__(self, name, value)
-
-    def has_role(self, *roles: str) -> bool:
-        """Whether it has one of these roles."""
-        return not self.roles.isdisjoint(roles)
-
-    def has_scope(self, *scopes: str) -> bool:
-        """Whether it has all of these scopes."""
-        return self.scopes.issuperset(scopes)
-
-
-def _names(what: str, values: object) -> frozenset[str]:
-    wanted = f"Identity: {what}: a list of strings without spaces is needed, not {values!r}"
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Collection):
-        raise ValueError(wanted)
-    if not all(isinstance(value, str) and value and not set(value) & set(" \t\r\n") for value in values):
-        raise ValueError(wanted)
-    return frozenset(values)
-
-
-def _moment(what: str, value: object) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-        raise ValueError(f"Identity: {what}: seconds since 1970 are needed, or None, not {value!r}")
-    return float(value)
-
-
-def expiry(identity: Any) -> float | None:
-    """When an identity expires, in seconds since 1970; None: never. One of an application's own need not say.
-
-    Raises:
-        TypeError: for what is no moment: nobody would know when it is over.
-    """
-    moment = getattr(identity, "expires_at", None)
-    if moment is None:
-        return None
-    if not isinstance(moment, int | float) or isnan(moment):
-        raise TypeError(
-            f"{type(identity).__qualname__}.expires_at: seconds since 1970 are needed, or None, not {moment!r}"
-        )
-    return moment if moment < _NEVER else None
 
 
 @runtime_checkable
@@ -320,6 +218,6 @@ class Authenticator:
 
     async def __call__(self, ctx: RequestCtx, call_next: CallNext) -> Response:
         """See `aquilia.middleware.Middleware`."""
-        if ctx.identity is None and (token := bearer_token(ctx.request)) is not None:
+        if ctx._identity is None and (token := bearer_token(ctx.request)) is not None:
             ctx.identity = await self.authenticate(token)
         return await call_next(ctx)

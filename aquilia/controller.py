@@ -34,6 +34,7 @@ from starlette.requests import HTTPConnection, Request
 
 from aquilia.di import ScopeContainer
 from aquilia.http_faults import http_invalid_form, http_unsupported_media_type
+from aquilia.sessions.session import Session
 from aquilia.source import SourceLocation
 from aquilia.validation import decode_json
 
@@ -191,10 +192,11 @@ class RequestCtx:
 
     `path` is decoded, normalised, and without the prefix of a mount. `state` is this request's own mapping,
     for middleware to leave things in. `identity` and `session` are set by whatever authenticates the
-    request. `container` is the request's DI container, once the handler needed one.
+    request; until it is set, `identity` is the session's. `container` is the request's DI container, once the
+    handler needed one.
     """
 
-    __slots__ = ("container", "identity", "path", "path_params", "request", "session", "state")
+    __slots__ = ("_identity", "container", "path", "path_params", "request", "session", "state")
 
     def __init__(
         self,
@@ -207,9 +209,20 @@ class RequestCtx:
         self.path: str = request.scope["path"] if path is None else path
         self.path_params: Mapping[str, Any] = {} if path_params is None else path_params
         self.state: dict[str, Any] = {}
-        self.identity: Any = None
+        self._identity: Any = None
         self.session: Any = None
         self.container: ScopeContainer | None = None
+
+    @property
+    def identity(self) -> Any:
+        """Who the client is, None if it is anonymous. What was set here goes before the session's."""
+        if self._identity is None and isinstance(self.session, Session):
+            return self.session.identity
+        return self._identity
+
+    @identity.setter
+    def identity(self, identity: Any) -> None:
+        self._identity = identity
 
     @property
     def kind(self) -> Literal["http", "websocket"]:

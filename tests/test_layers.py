@@ -33,6 +33,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "auth.py",
         "jwks.py",
         "jwks_fetch.py",
+        "identity.py",
         "jwt.py",
         "jwt_keys.py",
         "sessions/",
@@ -137,9 +138,11 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/idempotence.py",
         "sockets/idle.py",
         "sockets/keeping.py",
+        "sockets/offered.py",
         "sockets/settings.py",
         "sockets/accepted.py",
         "sockets/tasks.py",
+        "sockets/tickets.py",
     ),
     # contract
     5: (
@@ -176,6 +179,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/boot_time.py",
         "sockets/drain.py",
         "sockets/health.py",
+        "sockets/ticket_office.py",
         "sockets/runtime.py",
         "sockets/opening.py",
         "sockets/admin.py",

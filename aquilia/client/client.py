@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from aquilia.client.desk import Desk
-from aquilia.client.driving import Driving, Token
+from aquilia.client.driving import Driving, Ticket, Token
 from aquilia.client.faults import AckTimeout, ConnectionEnded, ConnectionLost, QueueFull
 from aquilia.client.link import Dialer
 from aquilia.client.notices import Position, State
@@ -47,6 +47,7 @@ class Client(Driving):
         *,
         codec: str = "json",
         token: Token = None,
+        ticket: Ticket = None,
         headers: Mapping[str, str] | None = None,
         ssl: SSLContext | None = None,
         proxy: str | bool | None = True,
@@ -68,7 +69,12 @@ class Client(Driving):
         if codec in ("plain", "aquilia.plain.json"):
             raise ValueError("this client does not speak the plain profile: json, msgpack or cbor")
         self._codec = codec_named(codec)
+        if ticket is not None and not callable(ticket):
+            raise ValueError("a ticket is for one handshake: give a function that gets one for each attempt")
+        if ticket is not None and token is not None:
+            raise ValueError("a token or a ticket says who it is, not both")
         self._token = token
+        self._ticket = ticket
         self._shown = None
         self._clock = clock or Clock()
         self._call_timeout = call_timeout
@@ -88,7 +94,7 @@ class Client(Driving):
             queue_bytes=queue_bytes,
             keep_trying=keep_trying,
             rejoin_after_takeover=rejoin_after_takeover,
-            renewable=callable(token),
+            renewable=callable(token) or ticket is not None,
         )
         self._dialer = Dialer(
             url,

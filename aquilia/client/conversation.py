@@ -55,11 +55,11 @@ class Conversation:
         self._goodbye: asyncio.Task[None] | None = None
         self._too_late: asyncio.TimerHandle | None = None
 
-    async def hold(self, token: str | None) -> None:
+    async def hold(self, token: str | None, ticket: str | None = None) -> None:
         """From `hello` to the end of the link, which the session is told of."""
         session = self._session
         self._link.on_bytes = lambda: session.pulse.heard(self._now())
-        session.opened(token, self._now(), today=self._today())
+        session.opened(token, self._now(), today=self._today(), ticket=ticket)
         self._writer = asyncio.create_task(self._write(), name="aquilia client: writer")
         self._step()
         try:

@@ -18,7 +18,7 @@ from aquilia.client.steps import Answered, CallFailed, Phase, TokenWanted
 from aquilia.client.streams import Arrival, Signal
 from aquilia.clock import Clock
 
-__all__ = ["Driving", "Token"]
+__all__ = ["Driving", "Ticket", "Token"]
 
 logger = logging.getLogger("aquilia.client")
 
@@ -27,6 +27,8 @@ LONGEST_TIMER = 3600.0
 
 Token = str | Callable[[], str | Awaitable[str | None] | None] | None
 """A token, or what gives one for each attempt to connect."""
+Ticket = Callable[[], str | Awaitable[str | None] | None] | None
+"""What gives a ticket for each attempt to connect: it is for one handshake."""
 
 
 class _NoToken(TypeError):
@@ -37,6 +39,7 @@ class Driving(Listening):
     """What goes on in a client by itself, from `connect` to `close`."""
 
     _token: Token
+    _ticket: Ticket
     _shown: str | None
     """The token for the next attempt, whatever else there is."""
     _clock: Clock
@@ -133,27 +136,31 @@ class Driving(Listening):
 
     async def _attempt(self) -> None:
         try:
-            token = None if self._shown else await self._fresh_token()
+            token = None if self._shown or self._ticket else await self._fresh_token()
+            ticket = None if self._shown else await self._fresh_ticket()
         except _NoToken as error:
-            self._session.unusable(ConnectionEnded(f"no token was to be had: {error}"), self._now())
+            self._session.unusable(ConnectionEnded(f"no {self._wanted} was to be had: {error}"), self._now())
             return
         except Exception as error:
-            logger.warning("no token was to be had", exc_info=error)
-            self._session.unreachable(f"no token was to be had: {error!r}", self._now(), cause=error)
+            told = f"no {self._wanted} was to be had"
+            logger.warning("%s", told, exc_info=error)
+            self._session.unreachable(f"{told}: {error!r}", self._now(), cause=error)
             return
         link = await self._dialer.dial(self._session)
         if link is not None:
             # Behind the dial: one may have been shown meanwhile.
             token, self._shown = self._shown or token, None
-            await self._converse(link, token)
+            await self._converse(link, token, None if token else ticket)
+
+    @property
+    def _wanted(self) -> str:
+        return "token" if self._ticket is None else "ticket"
 
     async def _fresh_token(self) -> str | None:
-        token = self._token() if callable(self._token) else self._token
-        if inspect.isawaitable(token):
-            token = await token
-        if token is not None and not isinstance(token, str):
-            raise _NoToken(f"its function gives a string, or None, not {type(token).__name__}")
-        return token
+        return await _text(self._token() if callable(self._token) else self._token)
+
+    async def _fresh_ticket(self) -> str | None:
+        return None if self._ticket is None else await _text(self._ticket())
 
     async def _renew(self, link: int) -> None:
         token = None
@@ -164,7 +171,7 @@ class Driving(Listening):
         self._session.renew(link, token, self._now())
         self._pump()
 
-    async def _converse(self, link: Link, token: str | None) -> None:
+    async def _converse(self, link: Link, token: str | None, ticket: str | None) -> None:
         self._conversation = Conversation(
             link,
             self._session,
@@ -177,7 +184,7 @@ class Driving(Listening):
             leave_within=self._close_timeout,
         )
         try:
-            await self._conversation.hold(token)
+            await self._conversation.hold(token, ticket)
         finally:
             if self._renewing is not None:
                 self._renewing.cancel()
@@ -187,3 +194,11 @@ class Driving(Listening):
 
     def _backlog(self) -> float:
         return max([self._desk.backlog(), *(stream._backlog() for stream in self._streams)])
+
+
+async def _text(given: Any) -> str | None:
+    if inspect.isawaitable(given):
+        given = await given
+    if given is not None and not isinstance(given, str):
+        raise _NoToken(f"its function gives a string, or None, not {type(given).__name__}")
+    return given

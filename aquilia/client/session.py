@@ -191,7 +191,9 @@ class Session(Speaking):
         self._ever = self._renewed = False
         self._backoff.reset()
 
-    def opened(self, token: str | None, now: float, *, today: float | None = None) -> None:
+    def opened(
+        self, token: str | None, now: float, *, today: float | None = None, ticket: str | None = None
+    ) -> None:
         """A link is up: `hello` is the first frame on it.
 
         `today` is the same moment in seconds since 1970. Without it no token is renewed.
@@ -206,7 +208,8 @@ class Session(Speaking):
         self._live_since = self._asked_at = None
         self._backoff.met()
         self._verdict = None
-        hello: dict[str, Any] = {} if token is None else {"token": token}
+        shown = {"token": token, "ticket": ticket}
+        hello: dict[str, Any] = {kind: text for kind, text in shown.items() if text is not None}
         self._asked = self._resume is not None
         if self._asked:
             hello["resume"] = {"token": self._resume, "rooms": self.positions.asked()}

@@ -4,8 +4,7 @@
 
     @POST("/login")
     async def login(self, ctx: RequestCtx, body: Credentials) -> None:
-        ctx.session["user"] = await self.users.check(body)
-        ctx.session.rotate()
+        ctx.session.login(await self.users.check(body))
 
 The cookie holds nothing but the session's id, signed; the values are in a `SessionStore`.
 """

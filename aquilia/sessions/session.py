@@ -9,10 +9,15 @@ from typing import Any
 
 import msgspec
 
+from aquilia.clock import now
 from aquilia.faults import Fault, FaultDomain, Severity
+from aquilia.identity import Identity, expiry, packed, unpacked
 from aquilia.sessions.store import SessionStore
 
 __all__ = ["Session", "session_ended"]
+
+_LOGIN = "aquilia.identity"
+"""The key of who is logged in. It is none for handlers: they may put in what a client chose to send."""
 
 
 def session_ended() -> Fault:
@@ -30,7 +35,7 @@ class Session(MutableMapping[str, Any]):
     """What is kept for one client, by names: `ctx.session`, `handshake.session` and `conn.session`.
 
     It is saved by itself when a request, a handshake or a socket's handler is done, by the keys that were changed;
-    a change inside a list or a dict counts as one. An empty session is false.
+    a change inside a list or a dict counts as one. An empty session that nobody is logged in to is false.
 
     Values are plain data, as MessagePack has it: None, bool, int up to 64 bits, float, str, bytes, lists and dicts,
     and times with a zone. What msgspec can write of other types becomes plain at once, a tuple a list. What is put in
@@ -43,8 +48,8 @@ class Session(MutableMapping[str, Any]):
     """
 
     __slots__ = (
-        "_accessed", "_cookie", "_ended", "_kept", "_lock", "_new_id", "_removed", "_sealed", "_stale", "_store",
-        "_stored", "_ttl", "_values", "id",
+        "_accessed", "_cookie", "_ended", "_kept", "_lock", "_login", "_new_id", "_removed", "_sealed", "_stale",
+        "_store", "_stored", "_ttl", "_values", "id",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +74,7 @@ class Session(MutableMapping[str, Any]):
         self._new_id: str | None = None
         self._cookie: bool | None = None  # what the client has to be told: a new cookie, or to drop its own
         self._lock: asyncio.Lock | None = None
+        self._login: tuple[bytes, Identity] | None = None
 
     @property
     def is_new(self) -> bool:
@@ -85,9 +91,50 @@ class Session(MutableMapping[str, Any]):
         """It was ended by another request or connection, or has expired, as a save or `reload` found out."""
         return self._ended
 
+    # A login
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who is logged in; None: nobody, or the identity has expired."""
+        data = self._take(_LOGIN) if self._holds(_LOGIN) else None
+        if data is None:
+            return None
+        if self._login is None or self._login[0] != data:
+            self._login = data, unpacked(data)
+        identity = self._login[1]
+        moment = expiry(identity)
+        return identity if moment is None or now() < moment else None
+
+    def login(self, identity: Identity) -> None:
+        """Keep who the client is, from now on, under a new id: see `rotate`.
+
+        What the session held stays in it, unless it was of somebody else who is logged in.
+
+        Raises:
+            TypeError: for an identity that cannot be kept as it is.
+            RuntimeError: on a connection, where the client cannot be told of the new id.
+            Fault: SESSION_ENDED.
+        """
+        data = packed(identity, issued_at=now())
+        if self._ended:
+            raise session_ended()
+        self.rotate()
+        if self._holds(_LOGIN) and unpacked(self._take(_LOGIN)).id != identity.id:
+            self.clear()
+        self._values[_LOGIN] = data
+        self._removed.discard(_LOGIN)
+
+    async def logout(self) -> None:
+        """End the session: `invalidate`, by the name that goes with `login`."""
+        await self.invalidate()
+
     # The mapping
 
-    def __getitem__(self, key: str) -> Any:
+    def _holds(self, key: str) -> bool:
+        self._accessed = True
+        return key in self._values or (key in self._stored and key not in self._removed)
+
+    def _take(self, key: str) -> Any:
         self._accessed = True
         if key not in self._values:
             if key in self._removed:
@@ -95,10 +142,17 @@ class Session(MutableMapping[str, Any]):
             self._values[key] = msgspec.msgpack.decode(self._stored[key])
         return self._values[key]
 
+    def __getitem__(self, key: str) -> Any:
+        if key == _LOGIN:
+            raise KeyError(key)
+        return self._take(key)
+
     def __setitem__(self, key: str, value: Any) -> None:
         self._accessed = True
         if not isinstance(key, str):
             raise TypeError(f"a session's keys are strings, not {key!r}")
+        if key == _LOGIN:
+            raise TypeError(f"session[{key!r}] is who is logged in: session.login(identity) says that")
         if self._ended:
             raise session_ended()
         if self._sealed and not self._kept:
@@ -119,16 +173,19 @@ class Session(MutableMapping[str, Any]):
             self._removed.add(key)
 
     def __contains__(self, key: object) -> bool:
-        self._accessed = True
-        return key in self._values or (key in self._stored and key not in self._removed)
+        return isinstance(key, str) and key != _LOGIN and self._holds(key)
 
     def __iter__(self) -> Iterator[str]:
         self._accessed = True
         stored = [key for key in self._stored if key not in self._removed]
-        return iter([*stored, *(key for key in self._values if key not in self._stored)])
+        held = [*stored, *(key for key in self._values if key not in self._stored)]
+        return (key for key in held if key != _LOGIN)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def __bool__(self) -> bool:
+        return len(self) > 0 or self._holds(_LOGIN)
 
     def __repr__(self) -> str:  # without the id, which would let its reader in
         return f"<Session of {len(self)} keys{', ended' if self._ended else ''}>"

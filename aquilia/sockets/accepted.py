@@ -17,6 +17,7 @@ from aquilia.sockets.deflate import Compression
 from aquilia.sockets.emits import key_problem, strategy_problem
 from aquilia.sockets.handshake import origin_problem
 from aquilia.sockets.history import Histories, History
+from aquilia.sockets.offered import TICKET_PARAMETER
 from aquilia.sockets.outbox import Backpressure
 
 __all__ = [
@@ -44,9 +45,11 @@ __all__ = [
     "planned",
     "positive",
     "proxies",
+    "query_token",
     "remembering",
     "subprotocols",
     "switch",
+    "tickets",
     "unknown",
 ]
 
@@ -94,6 +97,7 @@ _HOST = re.compile(
 
 
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+_PARAMETER = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 
 
 def unknown(what: str, name: object, known: Sequence[str] | Mapping[str, Any]) -> str:
@@ -356,6 +360,24 @@ def audit(place: Place, value: Any) -> str | None:
     if "\0" in path or path.endswith(("/", ".")):
         raise place.error(f"no file can be called {value!r}")
     return path
+
+
+def tickets(place: Place, value: Any) -> str | None:
+    """Where tickets are given; None: nowhere."""
+    if isinstance(value, bool):
+        return "/ws/ticket" if value else None
+    if isinstance(value, str) and _PATH.fullmatch(value):
+        return value
+    raise place.error(f"True, False, or a path like '/ws/ticket' is needed, not {value!r}")
+
+
+def query_token(place: Place, value: Any) -> str:
+    """The parameter of a handshake's query that is a token."""
+    if not isinstance(value, str) or not _PARAMETER.fullmatch(value):
+        raise place.error(f"the name of a parameter is needed, like 'access_token', not {value!r}")
+    if value == TICKET_PARAMETER:
+        raise place.error(f"{value!r} is where tickets stand; choose another name, like 'access_token'")
+    return value
 
 
 def _strategy(place: Place, value: Any) -> str:

@@ -1,7 +1,7 @@
-"""Whose connection it is to be: the token of a handshake, and of protocol v1's `hello`.
+"""Whose connection it is to be: the token or ticket of a handshake, and of protocol v1's `hello`.
 
-A client of v1 may bring its token in `hello`, which comes behind the upgrade. So where a guard wants to know who it
-is (WS_AUTH_REQUIRED), and the client brought no token to the handshake, the verdict waits for `hello`; until then
+A client of v1 may bring it in `hello`, which comes behind the upgrade. So where a guard wants to know who it
+is (WS_AUTH_REQUIRED), and the client brought none to the handshake, the verdict waits for `hello`; until then
 the connection can do nothing. Guards behind that one may rely on it, so they wait too, but for those on origins.
 """
 
@@ -15,9 +15,10 @@ from aquilia.auth import TOKEN_EXPIRED, Authenticator, Identity, TokenFault, exp
 from aquilia.clock import now
 from aquilia.faults import Fault
 from aquilia.sockets.contract import SocketContract
-from aquilia.sockets.faults import ws_auth_required, ws_token_expired
+from aquilia.sockets.faults import ws_auth_required, ws_handshake_failed, ws_token_expired
 from aquilia.sockets.guards import Check, OriginGuard, guard_checks, passes
-from aquilia.sockets.handshake import Handshake, offered_token
+from aquilia.sockets.handshake import Handshake
+from aquilia.sockets.offered import Credential, offered_credential
 from aquilia.sockets.quotas import Seat
 
 __all__ = [
@@ -70,6 +71,7 @@ class Threshold:
 
     def __init__(self, contract: SocketContract) -> None:
         self.auth = contract.auth
+        self.tickets = contract.tickets
         guards = guard_checks((*contract.chain.guards, *contract.declaration.guards), "check_handshake")
         self._checks = [check for _, check in sorted(guards, key=lambda entry: entry[0])]
         if contract.settings.require_auth:
@@ -78,19 +80,38 @@ class Threshold:
             guard.handler.attribute for guard in contract.guards if guard.declaration.on == "handshake"
         ]
 
+    @property
+    def takes_credentials(self) -> bool:
+        """Whether a client can say who it is."""
+        return self.auth is not None or self.tickets is not None
+
     async def identify(self, handshake: Handshake, subprotocols: Iterable[str]) -> bool:
-        """Authenticate by the token of the handshake, where no middleware has. Whether there was one to look at.
+        """Authenticate by what the handshake brought, where no middleware has. Whether there was something.
 
         Raises:
-            SocketFault: for a token that is not accepted.
+            SocketFault: for a token or ticket that is not accepted.
         """
-        if self.auth is None or handshake.identity is not None:
+        if handshake.identity is not None or not self.takes_credentials:
             return False
-        token = offered_token(handshake.connection, subprotocols)
-        if token is None:
+        offered = offered_credential(handshake.connection, subprotocols, handshake._carried)
+        if offered is None or (offered.kind == "token" and self.auth is None):
             return False
-        handshake.identity = await authenticated(self.auth, token)
+        handshake.identity = await self.identity_of(offered, handshake.namespace)
         return True
+
+    async def identity_of(self, offered: Credential, namespace: str) -> Identity:
+        """Whose token or ticket it is.
+
+        Raises:
+            SocketFault: WS_AUTH_REQUIRED, WS_TOKEN_EXPIRED; WS_HANDSHAKE_FAILED, where there are none of its kind.
+        """
+        if offered.kind == "ticket":
+            if self.tickets is None:
+                raise ws_handshake_failed("this server takes no tickets")
+            return await self.tickets.take(offered.text, namespace)
+        if self.auth is None:
+            raise ws_handshake_failed("this server checks no tokens: it has no AuthManager")
+        return await authenticated(self.auth, offered.text)
 
     async def ask_guards(self, handshake: Handshake, *, may_wait: bool = False) -> Fault | None:
         """Ask the guards in the order of their priorities. With `may_wait` returns a verdict that waits for `hello`.
@@ -138,16 +159,15 @@ class Arrival:
     seat: Seat | None = None
     """What it is counted by."""
 
-    async def identify(self, token: str) -> None:
-        """Authenticate by the token of `hello`; all guards are asked again.
+    async def identify(self, shown: Credential) -> None:
+        """Authenticate by what `hello` brought; all guards are asked again.
 
         Raises:
-            SocketFault: for a token that is not accepted, or is of somebody else than that of the handshake; for an
-                identity that has all the connections that it may have.
+            SocketFault: for what is not accepted, or is of somebody else than that of the handshake; for an identity
+                that has all the connections that it may have.
             Exception: what a guard raised.
         """
-        assert self.threshold.auth is not None
-        identity = await authenticated(self.threshold.auth, token)
+        identity = await self.threshold.identity_of(shown, self.handshake.namespace)
         require_same(self.handshake.identity, identity, "hello")
         if self.seat is not None:
             self.seat.claim(identity)

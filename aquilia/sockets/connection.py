@@ -160,7 +160,7 @@ class Connection(Outbound):
 
     @property
     def query_params(self) -> QueryParams:
-        """The query of the handshake's URL."""
+        """The query of the handshake's URL, without a token or ticket."""
         return QueryParams(self._query)
 
     @property

@@ -32,6 +32,7 @@ from aquilia.sockets.guards import Check, guard_checks, guard_problems
 from aquilia.sockets.middleware import middleware_problems, span_problem
 from aquilia.sockets.schema import PayloadType, SchemaError, payload_type
 from aquilia.sockets.settings import AppChain, NodeSettings, SettingsError, SocketSettings, socket_settings
+from aquilia.sockets.tickets import Tickets
 from aquilia.source import SourceLocation
 
 __all__ = ["EventContract", "HookContract", "SocketContract", "read_contract"]
@@ -91,6 +92,8 @@ class SocketContract:
     emits: dict[str, Emits[Any]] = field(default_factory=dict)
     auth: Authenticator | None = None
     """That of its app; the plan knows it."""
+    tickets: Tickets | None = None
+    """Those of the process, if it gives any."""
 
     @property
     def name(self) -> str:

@@ -5,10 +5,8 @@ Origin checks follow RFC 6455 section 10.2, subprotocol negotiation section 4.2.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -16,29 +14,21 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import HTTPConnection
 
-from aquilia.auth import TokenFault, bearer_token
 from aquilia.sockets.envelope import PLAIN_JSON, PROFILES, Profile
 from aquilia.sockets.faults import SocketFault, ws_handshake_failed, ws_origin_not_allowed
+from aquilia.sockets.offered import CREDENTIALS, Credential
 
 __all__ = [
-    "BEARER",
-    "BEARER64",
     "Handshake",
     "Origin",
     "check_host",
     "check_origin",
     "choose_profile",
-    "offered_token",
     "origin_allowed",
     "origin_problem",
     "read_origin",
     "wants_v1",
 ]
-
-BEARER = "aquilia.bearer."
-BEARER64 = "aquilia.bearer64."
-"""What a browser, which can set no header, puts before its token among the subprotocols."""
-_BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class Origin(NamedTuple):
@@ -97,6 +87,8 @@ class Handshake:
     subprotocol: str | None = None
     identity: Any = None
     session: Any = None
+    _carried: tuple[Credential, ...] = field(default=(), repr=False)
+    """What was taken out of the query."""
 
     @property
     def headers(self) -> Headers:
@@ -105,7 +97,7 @@ class Handshake:
 
     @property
     def query_params(self) -> QueryParams:
-        """The query of the URL."""
+        """The query of the URL, without a token or ticket."""
         return self.connection.query_params
 
     @property
@@ -166,54 +158,19 @@ def choose_profile(offered: Sequence[str], own: Sequence[str]) -> tuple[Profile,
     if not offered:
         return PLAIN_JSON, None
     for subprotocol in offered:
-        if subprotocol.startswith((BEARER, BEARER64)):
-            continue  # a token is never echoed
+        if subprotocol.startswith(CREDENTIALS):
+            continue  # a credential is never echoed
         profile = PROFILES.get(subprotocol)
         if profile is not None:
             return profile, subprotocol
         if subprotocol in own:
             return PLAIN_JSON, subprotocol
     accepted = ", ".join([*PROFILES, *own])
-    if all(entry.startswith((BEARER, BEARER64)) for entry in offered):
+    if all(entry.startswith(CREDENTIALS) for entry in offered):
         raise ws_handshake_failed(
             f"a token is no subprotocol: offer one beside the token (accepted: {accepted})"
         )
     raise ws_handshake_failed(f"no subprotocol of the offered ones is supported (accepted: {accepted})")
-
-
-def offered_token(connection: HTTPConnection, subprotocols: Iterable[str]) -> str | None:
-    """The token that came with a handshake, in `Authorization` or among the subprotocols; never from the query.
-
-    Raises:
-        SocketFault: WS_HANDSHAKE_FAILED, if it is malformed, or there is more than one.
-    """
-    try:
-        in_header = bearer_token(connection)
-    except TokenFault as fault:
-        raise ws_handshake_failed(fault.message) from None
-    entries = [entry for entry in subprotocols if entry.startswith((BEARER, BEARER64))]
-    if len(entries) + (in_header is not None) > 1:
-        raise ws_handshake_failed("more than one token was offered")
-    if not entries:
-        return in_header
-    return _token_of(entries[0])
-
-
-def _token_of(entry: str) -> str:
-    if entry.startswith(BEARER):
-        token = entry.removeprefix(BEARER)
-        if not token:
-            raise ws_handshake_failed("the token among the subprotocols is empty")
-        return token
-    encoded = entry.removeprefix(BEARER64)
-    try:
-        if not _BASE64URL.fullmatch(encoded):
-            raise ValueError
-        return base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
-    except (ValueError, binascii.Error):
-        raise ws_handshake_failed(
-            f"behind {BEARER64!r} comes a token in base64url (RFC 4648 section 5), of UTF-8 and without padding"
-        ) from None
 
 
 def wants_v1(offered: Sequence[str]) -> bool:

@@ -18,6 +18,7 @@ from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import SocketFault, ws_connection_timeout, ws_handshake_failed
 from aquilia.sockets.history import Position
 from aquilia.sockets.hub_port import Recovery
+from aquilia.sockets.offered import Credential, Kind
 from aquilia.sockets.resume import MAX_TOKEN
 from aquilia.sockets.resumption import Resumption, Succession, told
 from aquilia.sockets.settings import NodeSettings
@@ -51,6 +52,7 @@ class HelloExchange:
         messages: Messages,
     ) -> None:
         self._has_auth = contract.auth is not None
+        self._has_tickets = contract.tickets is not None
         self._where = f"hello of {contract.controller.__qualname__}"
         self._timeout = node.handshake_timeout
         self._heartbeat = node.heartbeat
@@ -85,15 +87,14 @@ class HelloExchange:
             self._enqueue(conn, data)
             return
         try:
-            asked = _asked(
-                conn._codec, conn._codec.decode(data), has_auth=self._has_auth, max_rooms=self._max_rooms
-            )
+            asked = _asked(conn._codec, conn._codec.decode(data), max_rooms=self._max_rooms)
+            shown = _shown(asked, has_auth=self._has_auth, has_tickets=self._has_tickets)
         except SocketFault as fault:
             close_with(conn, ws_handshake_failed(fault.message))
             return
         arrival = self._arrivals.pop(conn, None)
-        if arrival is not None and asked.get("token") is not None:
-            self._enqueue(conn, partial(self._identify, arrival=arrival, asked=asked))
+        if arrival is not None and shown is not None:
+            self._enqueue(conn, partial(self._identify, arrival=arrival, asked=asked, shown=shown))
         elif arrival is not None and arrival.verdict is not None:
             self._refuse(conn, arrival.verdict)
         elif self.resumption is not None:
@@ -101,10 +102,12 @@ class HelloExchange:
         else:
             self._welcome(conn, asked)
 
-    async def _identify(self, conn: Connection, *, arrival: Arrival, asked: dict[str, Any]) -> None:
-        """Authenticate by the token in `hello`."""
+    async def _identify(
+        self, conn: Connection, *, arrival: Arrival, asked: dict[str, Any], shown: Credential
+    ) -> None:
+        """Authenticate by the token or ticket in `hello`."""
         try:
-            await arrival.identify(asked["token"])
+            await arrival.identify(shown)
         except (Exception, asyncio.CancelledError) as error:
             self._refuse(conn, own_error(error, meant=conn._close is not None))
             pass_on(error)
@@ -211,7 +214,7 @@ class HelloExchange:
         conn._system("welcome", welcome)
 
 
-def _asked(codec: Codec, envelope: MessageEnvelope, *, has_auth: bool, max_rooms: int) -> dict[str, Any]:
+def _asked(codec: Codec, envelope: MessageEnvelope, *, max_rooms: int) -> dict[str, Any]:
     """What the first frame of protocol v1 asks for.
 
     Raises:
@@ -223,14 +226,29 @@ def _asked(codec: Codec, envelope: MessageEnvelope, *, has_auth: bool, max_rooms
     if not isinstance(asked, dict | None):
         raise ws_handshake_failed("the payload of hello is a map")
     asked = asked or {}
-    token = asked.get("token")
-    if token is not None and not has_auth:
-        raise ws_handshake_failed("this server checks no tokens: it has no AuthManager")
-    if not isinstance(token, str | None) or token == "":
-        raise ws_handshake_failed("the token in hello is a string")
     if asked.get("resume") is not None:
         asked["resume"] = _wanted(asked["resume"], max_rooms)
     return asked
+
+
+def _shown(asked: dict[str, Any], *, has_auth: bool, has_tickets: bool) -> Credential | None:
+    """The token or ticket in `hello`.
+
+    Raises:
+        SocketFault: for both, for what is none, and where there are none of its kind.
+    """
+    token, ticket = asked.get("token"), asked.get("ticket")
+    if token is not None and not has_auth:
+        raise ws_handshake_failed("this server checks no tokens: it has no AuthManager")
+    if ticket is not None and not has_tickets:
+        raise ws_handshake_failed("this server takes no tickets")
+    if token is not None and ticket is not None:
+        raise ws_handshake_failed("hello has a token or a ticket, not both")
+    kind: Kind = "token" if ticket is None else "ticket"
+    text = token if ticket is None else ticket
+    if not isinstance(text, str | None) or text == "":
+        raise ws_handshake_failed(f"the {kind} in hello is a string")
+    return None if text is None else Credential(kind, text)
 
 
 def _wanted(resume: Any, max_rooms: int) -> dict[str, Any]:

@@ -56,6 +56,7 @@ from aquilia.sockets.home import Home
 from aquilia.sockets.hub import Hub
 from aquilia.sockets.measured import MeasuredConnection
 from aquilia.sockets.namespaces import Namespaces
+from aquilia.sockets.offered import Credential, carriers, withdraw
 from aquilia.sockets.outbox import Outbox
 from aquilia.sockets.quotas import Quotas, Seat
 from aquilia.sockets.rates import bucket_for
@@ -114,6 +115,7 @@ class _Door:
     receive: Receive
     send: Send
     pattern: str
+    carried: tuple[Credential, ...] = ()
 
     @property
     def offered(self) -> list[str]:
@@ -155,6 +157,7 @@ class Entrance:
         self._absence = absence
         """Seconds until the next process serves; None while this one does not leave."""
         self._revocations = revocations
+        self._carriers = carriers(tickets=node.tickets is not None, query_token=node.query_token)
         self._table: PatternTable[_Served] = PatternTable()
         self._served: dict[str, _Served] = {}
 
@@ -177,14 +180,16 @@ class Entrance:
 
     async def turn_away(self, scope: ASGIScope, receive: Receive, send: Send, error: Exception) -> None:
         """Refuse a client, whoever it is."""
+        withdraw(scope, self._carriers)
         await self._turn_away(_Door(scope, receive, send, "none"), error, by_close=False)
 
     async def enter(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """One handshake, whose `websocket.connect` has been received; the connection too, where it takes a task."""
+        carried = withdraw(scope, self._carriers)
         connection = HTTPConnection(scope)
         path = route_path(scope)
         match = self._table.match(path)
-        door = _Door(scope, receive, send, match.pattern.source if match else "none")
+        door = _Door(scope, receive, send, match.pattern.source if match else "none", carried)
         if wait := self._quotas.knock(scope):
             too_often = ws_rate_limit_exceeded("too many handshakes from this address")
             await self._limit(door, "handshake_rate", too_often, retry_after=wait)
@@ -220,7 +225,7 @@ class Entrance:
         except Fault as fault:
             await self._turn_away(door, fault)
             return
-        handshake = Handshake(ctx.request, ctx.path, ctx.path_params, subprotocol)
+        handshake = Handshake(ctx.request, ctx.path, ctx.path_params, subprotocol, _carried=door.carried)
         admission = ctx.state[_ADMISSION] = _Admission(handshake, served, profile.v1)
         admission.seat = self._quotas.seat(door.scope, door.pattern)
         conn = None
@@ -298,7 +303,8 @@ class Entrance:
         self, door: _Door, response: Response, *, by_close: bool = True, identity: Any = None
     ) -> None:
         self._recorder.handshake(door.pattern, code_of(response))
-        note_refusal(self._hub.audit, door.scope, door.pattern, response, identity)
+        carried = bool(door.carried)
+        note_refusal(self._hub.audit, door.scope, door.pattern, response, identity, carried=carried)
         if response.status_code == 503 and (absence := self._absence()) is not None:
             response.headers["retry-after"] = str(math.ceil(absence))  # RFC 9110 section 10.2.3
         await refuse(door.scope, door.send, response, by_close=by_close and wants_v1(door.offered))
@@ -318,7 +324,7 @@ class Entrance:
         admission: _Admission = ctx.state[_ADMISSION]
         self._release(admission)  # a middleware may ask twice
         served, handshake = admission.served, admission.handshake
-        handshake.identity, handshake.session = ctx.identity, ctx.session
+        handshake.identity, handshake.session = ctx._identity, ctx.session
         try:
             async with self._in_time(served):
                 may_wait = await self._identify(ctx, admission)
@@ -349,14 +355,16 @@ class Entrance:
         return admitted()
 
     async def _identify(self, ctx: RequestCtx, admission: _Admission) -> bool:
-        """Authenticate by the token of the handshake. Whether the client may still say in `hello` who it is."""
+        """Authenticate by what the handshake brought. Whether the client may still say in `hello` who it is."""
         threshold, handshake = admission.served.threshold, admission.handshake
         check_identity(handshake.identity)
         had_token = await threshold.identify(handshake, ctx.request.scope.get("subprotocols") or ())
+        if handshake.identity is None:
+            handshake.identity = ctx.identity  # of the session: it gives way to a token
         ctx.identity = handshake.identity
         if self._revocations is not None:
             await self._revocations.require(None if had_token else handshake.identity, handshake.session)
-        return admission.v1 and threshold.auth is not None and not had_token and handshake.identity is None
+        return admission.v1 and threshold.takes_credentials and not had_token and handshake.identity is None
 
     @contextlib.asynccontextmanager
     async def _in_time(self, served: _Served) -> AsyncIterator[None]:
@@ -424,7 +432,7 @@ class Entrance:
             self._hub.add(conn)
         self._recorder.opened(home.pattern)
         arrival = None
-        if profile.v1 and admission.served.threshold.auth is not None:
+        if profile.v1 and admission.served.threshold.takes_credentials:
             arrival = Arrival(
                 admission.served.threshold,
                 admission.handshake,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +63,7 @@ class SocketPlan:
                     continue
                 plan.contracts.append((app, contract))
                 contract.auth = plan.authenticators.get(app.manifest.name)
-                if contract.settings.require_auth and app.auth is None:
+                if contract.settings.require_auth and app.auth is None and app.sessions is None:
                     problems.append(
                         Problem(str(contract.location), _NO_AUTH.format(contract.declaration.path))
                     )
@@ -72,7 +72,17 @@ class SocketPlan:
                 except PatternConflict as error:
                     problems.append(Problem(str(contract.location), str(error)))
         plan.node = NodeSettings(**said)
+        problems += plan._unmet()
         return plan
+
+    def _unmet(self) -> Iterator[Problem]:
+        """Ways to log in that nobody could go."""
+        if self.node.query_token is not None and not self.authenticators:
+            yield Problem("query_token", "it needs an AuthManager, and there is none: give a manifest auth=…")
+        knowing = any(app.auth or app.sessions or app.middleware for app in self.registry.apps)
+        if self.node.tickets is not None and not knowing:
+            lacking = "tickets are for who is logged in, and nobody could be"
+            yield Problem("tickets", f"{lacking}: give a manifest auth=…, sessions=… or middleware=[…]")
 
     @property
     def measured(self) -> bool:
@@ -117,8 +127,8 @@ class SocketPlan:
 
 
 _NO_AUTH = (
-    "@Socket({!r}): require_auth: True needs an AuthManager, and this application declares none; "
-    "give its manifest auth=JWTAuthManager()"
+    "@Socket({!r}): require_auth: True needs an AuthManager or sessions, and this application declares none; "
+    "give its manifest auth=JWTAuthManager() or sessions=SessionEngine()"
 )
 
 

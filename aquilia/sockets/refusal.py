@@ -11,7 +11,7 @@ from starlette.types import Scope, Send
 from aquilia.faults import Fault
 from aquilia.sockets.audit import AuditLog, security_event
 from aquilia.sockets.faults import CLOSE_FOR_STATUS, CloseCode
-from aquilia.sockets.handshake import BEARER, BEARER64
+from aquilia.sockets.offered import CREDENTIALS
 
 __all__ = ["admitted", "code_of", "note_refusal", "refusal", "refuse", "upgrade_headers"]
 
@@ -50,9 +50,15 @@ def code_of(response: Response) -> str:
 
 
 def note_refusal(
-    audit: AuditLog, scope: Scope, pattern: str, response: Response, identity: Any = None
+    audit: AuditLog,
+    scope: Scope,
+    pattern: str,
+    response: Response,
+    identity: Any = None,
+    *,
+    carried: bool = False,
 ) -> None:
-    """Tell the audit that a handshake is refused with this response."""
+    """Tell the audit that a handshake is refused with this response. `carried`: its query had a credential."""
     told = code_of(response)
     fault = Fault(told, _message(response), status=response.status_code)
     event = security_event(fault, opening=True)
@@ -60,7 +66,7 @@ def note_refusal(
         return
     reason = fault.message
     if event == "authentication.failed":  # whoever looked at the token may have put it there
-        reason = f"{'a' if _had_token(scope) else 'no'} token was offered"
+        reason = f"{'a' if carried or _had_credential(scope) else 'no'} token was offered"
     audit.note(event, scope, outcome="refused", code=told, identity=identity, reason=reason, pattern=pattern)
 
 
@@ -72,10 +78,10 @@ def _message(response: Response) -> str:
         return ""
 
 
-def _had_token(scope: Scope) -> bool:
+def _had_credential(scope: Scope) -> bool:
     offered = scope.get("subprotocols") or ()
     return any(name == b"authorization" for name, _ in scope["headers"]) or any(
-        entry.startswith((BEARER, BEARER64)) for entry in offered
+        entry.startswith(CREDENTIALS) for entry in offered
     )
 
 

@@ -50,6 +50,8 @@ from aquilia.sockets.revoking_hub import RevokingHub, watch
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.spool import Spool
 from aquilia.sockets.tasks import TaskSet
+from aquilia.sockets.ticket_office import open_ticket_office
+from aquilia.sockets.tickets import Tickets
 
 if TYPE_CHECKING:
     from aquilia.sockets.metrics import Metrics
@@ -159,6 +161,10 @@ class AquilaSockets:
                 where = f"health and metrics are both served at {self.plan.node.health}"
                 raise BootError([Problem("health", f"{where}: give one of the two another path")])
             self._endpoints[self.plan.node.health] = self.health
+        tickets = Tickets(self._adapter.store, clock)
+        if self.plan.node.revocation:
+            tickets.revoked = self.revocations.revoked
+        open_ticket_office(self.plan, tickets, self._engine, self._endpoints, self._ready)
         self._starting = asyncio.Lock()
         self._started = False
         for app, contract in self.plan.contracts:
@@ -378,18 +384,21 @@ class AquilaSockets:
             await refusal(fault)(scope, receive, send)
 
     def endpoint_for(self, scope: ASGIScope) -> ASGIApp | None:
-        """What answers this request, if it is for the path of the settings `metrics` or `health`."""
+        """What answers this request, if it is for the path of the setting `metrics`, `health` or `tickets`."""
         return self._endpoints.get(route_path(scope)) if self._endpoints and scope["type"] == "http" else None
+
+    async def _ready(self) -> None:
+        if self._drain.draining:
+            raise ws_overloaded("the server stops")
+        await self._start()  # nothing new, but in a host without a lifespan
 
     async def _serve(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect
-        if self._drain.draining:
-            await self._entrance.turn_away(scope, receive, send, ws_overloaded("the server stops"))
-            return
         try:
-            await self._start()  # nothing new, but in a host without a lifespan
+            await self._ready()
         except Exception as error:
-            logger.error("the sockets cannot start: %s", error)
+            if not self._drain.draining:
+                logger.error("the sockets cannot start: %s", error)
             await self._entrance.turn_away(scope, receive, send, error)
         else:
             await self._entrance.enter(scope, receive, send)

@@ -35,9 +35,11 @@ from aquilia.sockets.accepted import (
     planned,
     positive,
     proxies,
+    query_token,
     remembering,
     subprotocols,
     switch,
+    tickets,
     unknown,
 )
 from aquilia.sockets.declaration import SocketDeclaration
@@ -120,6 +122,10 @@ class NodeSettings:
     allowed_hosts: tuple[str, ...] | None = None
     trusted_proxies: tuple[str, ...] = ()
     """Addresses and networks whose word on who their client is counts."""
+    tickets: str | None = None
+    """The path at which who is logged in gets a ticket for one handshake."""
+    query_token: str | None = None
+    """The parameter of a handshake's query that is a token."""
     heartbeat: float = 25.0
     handshake_timeout: float = 10.0
     handler_timeout: float | None = None
@@ -243,6 +249,8 @@ _RULES: dict[str, Rule] = {
     "allowed_hosts": or_none(hosts),
     "trusted_proxies": proxies,
     "require_auth": boolean,
+    "tickets": tickets,
+    "query_token": or_none(query_token),
     "compression": compression,
     "heartbeat": positive,
     "handshake_timeout": positive,

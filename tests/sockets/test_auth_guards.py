@@ -245,7 +245,7 @@ def test_a_guard_that_could_not_mean_anything_is_refused_when_it_is_made(make: A
 
 
 def test_to_require_authentication_needs_a_manager() -> None:
-    told = r"@Socket\('/x'\): require_auth: True needs an AuthManager"
+    told = r"@Socket\('/x'\): require_auth: True needs an AuthManager or sessions"
     with pytest.raises(BootError, match=told):
         AquilaSockets.from_controllers([controller(require_auth=True)])
     with pytest.raises(BootError, match=told):

@@ -1,0 +1,183 @@
+"""The HTTP endpoint of the setting `tickets`: who is logged in gets a ticket for one handshake."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from difflib import get_close_matches
+from typing import NamedTuple
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as ASGIScope
+
+from aquilia.aquilary import BootError, Problem
+from aquilia.auth import TokenFault
+from aquilia.controller import RequestCtx, media_type_of
+from aquilia.exchange import bounded, route_path
+from aquilia.faults import Fault, FaultEngine
+from aquilia.http_faults import http_invalid_input, http_unsupported_media_type
+from aquilia.middleware import Endpoint, compose, split
+from aquilia.patterns import Match, PatternTable
+from aquilia.responses import fault_response, json_response
+from aquilia.sockets.contract import SocketContract
+from aquilia.sockets.faults import SocketFault, ws_auth_required, ws_internal_error, ws_namespace_not_found
+from aquilia.sockets.handshake import check_host, check_origin, origin_allowed
+from aquilia.sockets.plan import SocketPlan
+from aquilia.sockets.tickets import TICKET_TTL, Tickets
+from aquilia.validation import InvalidValue, JsonReader
+
+__all__ = ["TicketOffice", "open_ticket_office"]
+
+MAX_BODY = 16_384
+"""Bytes of a request: a namespace is part of an URL."""
+_WANTED = "aquilia.ticket.namespace"
+
+
+class _Asked(msgspec.Struct):
+    namespace: str
+
+
+class _Target(NamedTuple):
+    """A controller that tickets open, and what stands before it."""
+
+    contract: SocketContract
+    endpoint: Endpoint
+
+
+def open_ticket_office(
+    plan: SocketPlan,
+    tickets: Tickets,
+    engine: FaultEngine,
+    endpoints: dict[str, ASGIApp],
+    ready: Callable[[], Awaitable[None]],
+) -> None:
+    """Give and take tickets, if the setting says so.
+
+    Raises:
+        BootError: for a path at which something else is served.
+    """
+    path = plan.node.tickets
+    if path is None:
+        return
+    if path in endpoints:
+        told = f"another setting serves at {path} already: give one of the two another path"
+        raise BootError([Problem("tickets", told)])
+    endpoints[path] = TicketOffice(plan, tickets, engine, ready)
+    for _, contract in plan.contracts:
+        contract.tickets = tickets
+
+
+class TicketOffice:
+    """An ASGI application: POST `{"namespace": "/chat/acme"}` answers `{"ticket": "…", "expires_in": 30}`.
+
+    Before it stand the middleware and the AuthManager of the app whose controller serves the namespace, and the
+    origins that this controller allows: no other page makes a ticket of its visitor's cookie. `ready` raises while
+    nobody is served.
+    """
+
+    def __init__(
+        self,
+        plan: SocketPlan,
+        tickets: Tickets,
+        engine: FaultEngine,
+        ready: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._tickets = tickets
+        self._engine = engine
+        self._ready = ready
+        self._hosts = plan.node.allowed_hosts
+        self._table: PatternTable[_Target] = PatternTable()
+        chains: dict[str, Endpoint] = {}
+        for app, contract in plan.contracts:
+            name = app.manifest.name
+            if name not in chains:
+                auth = plan.authenticators.get(name)
+                chain = [*split(app.middleware).chain, *([auth] if auth else [])]
+                chains[name] = compose(chain, self._give, answer=self._answer)
+            self._table.add(
+                contract.declaration.path, _Target(contract, chains[name]), where=str(contract.location)
+            )
+
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["method"] != "POST":
+            response = Response(status_code=405, headers={"allow": "POST"})
+        else:
+            request = Request(scope)
+            request = Request(scope, bounded(receive, request.headers, MAX_BODY), send)
+            try:
+                response = await self._asked(request)
+            except ClientDisconnect:
+                return
+            except Exception as error:
+                response = self._answer(error, "a request for a ticket")
+        response.headers["cache-control"] = "no-store"
+        await response(scope, receive, send)
+
+    async def _asked(self, request: Request) -> Response:
+        await self._ready()
+        check_host(request, self._hosts)
+        namespace = await _namespace(request)
+        match = self._table.match(namespace)
+        if match is None:
+            raise self._unserved(request, namespace)
+        check_origin(request, match.value.contract.settings.allowed_origins)
+        return await self._through(request, match)
+
+    async def _through(self, request: Request, match: Match[_Target]) -> Response:
+        ctx = RequestCtx(request, path=route_path(request.scope))
+        ctx.state[_WANTED] = match.path
+        return await match.value.endpoint(ctx)
+
+    async def _give(self, ctx: RequestCtx) -> Response:
+        """The end of the middleware."""
+        if ctx.identity is None:
+            raise ws_auth_required("a ticket is for who is logged in")
+        ticket = await self._tickets.give(ctx.identity, ctx.state[_WANTED])
+        return json_response({"ticket": ticket, "expires_in": TICKET_TTL})
+
+    def _unserved(self, request: Request, namespace: str) -> SocketFault:
+        """Raises WS_ORIGIN_NOT_ALLOWED for a page that may open nothing here."""
+        targets = [target for _, target in self._table]
+        if not any(origin_allowed(request, each.contract.settings.allowed_origins) for each in targets):
+            check_origin(request, None)
+        fault = ws_namespace_not_found(namespace[:200])
+        near = get_close_matches(
+            namespace[:200], [pattern.source for pattern, _ in self._table], n=1, cutoff=0.4
+        )
+        if near:
+            fault.message += f"; did you mean {near[0]!r}?"
+        return fault
+
+    def _answer(self, error: Exception, where: str) -> Response:
+        if isinstance(error, ClientDisconnect):
+            raise error  # nobody is there to be answered
+        fault: Fault = self._engine.process(error, where, internal=ws_internal_error)
+        headers = dict(error.headers) if isinstance(error, TokenFault) else {}
+        if fault.status == 401:
+            headers.setdefault("www-authenticate", "Bearer")  # RFC 9110 section 15.5.2
+        return fault_response(fault, headers)
+
+
+_read: Callable[[bytes], _Asked] = JsonReader[_Asked](_Asked).read
+
+
+async def _namespace(request: Request) -> str:
+    """What is asked for.
+
+    Raises:
+        Fault: the HTTP_* one for a request that is none.
+    """
+    media_type = media_type_of(request.headers)
+    if media_type != "application/json":  # which no page sends to a foreign server without asking it first
+        raise http_unsupported_media_type(media_type, "application/json")
+    try:
+        namespace = _read(await request.body()).namespace
+    except InvalidValue as error:
+        raise http_invalid_input(error.mistakes) from None
+    if not namespace.startswith("/"):
+        wrong = {"path": "body.namespace", "expected": "str that begins with '/'", "got": "another str"}
+        raise http_invalid_input([wrong])
+    return namespace
