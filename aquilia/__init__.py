@@ -20,7 +20,14 @@ from aquilia.di import service
 from aquilia.faults import Fault, FaultDomain, FaultEngine, Severity
 from aquilia.jwt import JWTAuthManager
 from aquilia.manifest import AppManifest
-from aquilia.sessions import MemorySessionStore, Session, SessionEngine, SessionStore
+from aquilia.sessions import (
+    MemorySessionStore,
+    RedisSessionStore,
+    Session,
+    SessionEngine,
+    SessionStore,
+    SQLSessionStore,
+)
 
 __all__ = [
     "DELETE",
@@ -41,7 +48,9 @@ __all__ = [
     "Identity",
     "JWTAuthManager",
     "MemorySessionStore",
+    "RedisSessionStore",
     "RequestCtx",
+    "SQLSessionStore",
     "Session",
     "SessionEngine",
     "SessionStore",

@@ -17,10 +17,11 @@ from aquilia.clock import Clock
 from aquilia.di import Scope, ScopeContainer, Services
 from aquilia.exchange import route_path
 from aquilia.faults import Fault, FaultEngine
-from aquilia.lifespan import serve_lifespan
+from aquilia.lifespan import serve_lifespan, undone_by
 from aquilia.manifest import AppManifest
 from aquilia.middleware import split
 from aquilia.sessions import SessionEngine
+from aquilia.sessions.life import running
 from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.boot_time import boot_time
@@ -145,6 +146,7 @@ class AquilaSockets:
                 where = f"health and metrics are both served at {self.plan.node.health}"
                 raise BootError([Problem("health", f"{where}: give one of the two another path")])
             self._endpoints[self.plan.node.health] = self.health
+        self._stores = contextlib.AsyncExitStack()  # those of the sessions
         self._starting = asyncio.Lock()
         self._started = False
         for app, contract in self.plan.contracts:
@@ -270,9 +272,11 @@ class AquilaSockets:
             else:
                 self._entrance.apps = dict(apps or {})
             self._tasks.bind(asyncio.get_running_loop())
-            await self.hub.start()
-            if self.metrics is not None:
-                await self.metrics.start()
+            await self._stores.enter_async_context(running(app.sessions for app in self.plan.registry.apps))
+            async with undone_by(self._stores.aclose):
+                await self.hub.start()
+                if self.metrics is not None:
+                    await self.metrics.start()
             self._drain.reset()
             self._entrance.open = self._started = True
 
@@ -322,6 +326,7 @@ class AquilaSockets:
                     rest.push_async_callback(self.services.aclose)
                     for container in self._entrance.apps.values():
                         rest.push_async_callback(container.aclose)
+                rest.push_async_callback(self._stores.aclose)
                 rest.push_async_callback(self.hub.stop)
                 if self.metrics is not None:
                     rest.push_async_callback(self.metrics.stop)
