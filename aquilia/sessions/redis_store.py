@@ -66,8 +66,8 @@ class RedisSessionStore:
     up to `max_session_size` bytes of keys and values. At most `max_connections` are open, and a call takes `timeout`
     seconds. Needs `pip install 'aquilia[redis]'`.
 
-    `cluster` is for Redis Cluster. There a new id may be another node's: a rename takes the session away under the old
-    id, and then puts it under the new one. A process that dies between the two logs its client out.
+    `cluster` is for Redis Cluster. There a new id may be another node's: a rename takes the session away under the
+    old id, and then puts it under the new one. A process that dies between the two logs its client out.
 
     Raises:
         ValueError: for a URL of another kind, or bounds that nothing would fit in.
