@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from ports import reserved_port
 
-PASSWORD = "s3cret-" + secrets.token_hex(4)
+PASSWORD = "s3cret-of-the-tests"
 
 
 class Server:
