@@ -11,7 +11,7 @@ COV ?=
 # Two processes, as many tests wait; who is done takes tests from the other. ARGS='-n 0' has one, for a debugger.
 WORKERS := -n 2 --dist worksteal
 
-SYSTEM_PACKAGES := chromium haproxy nginx-light python3-venv
+SYSTEM_PACKAGES := chromium haproxy nginx-light postgresql python3-venv
 
 PY := '$(VENV)/bin/python'
 PIP := $(PY) -m pip --disable-pip-version-check --no-input

@@ -21,7 +21,14 @@ from aquilia.faults import Fault, FaultDomain, FaultEngine, Severity
 from aquilia.jwks import JWKS
 from aquilia.jwt import JWTAuthManager
 from aquilia.manifest import AppManifest
-from aquilia.sessions import MemorySessionStore, Session, SessionEngine, SessionStore
+from aquilia.sessions import (
+    MemorySessionStore,
+    RedisSessionStore,
+    Session,
+    SessionEngine,
+    SessionStore,
+    SQLSessionStore,
+)
 
 __all__ = [
     "DELETE",
@@ -43,7 +50,9 @@ __all__ = [
     "Identity",
     "JWTAuthManager",
     "MemorySessionStore",
+    "RedisSessionStore",
     "RequestCtx",
+    "SQLSessionStore",
     "Session",
     "SessionEngine",
     "SessionStore",

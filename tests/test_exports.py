@@ -21,6 +21,7 @@ HOST = {
     *("Fault", "FaultDomain", "FaultEngine", "Severity", "__version__"),
     *("Identity", "AuthManager", "JWTAuthManager", "JWKS"),
     *("Session", "SessionEngine", "SessionStore", "MemorySessionStore"),
+    *("RedisSessionStore", "SQLSessionStore"),
 }
 SOCKETS = {
     *("SocketController", "Socket", "OnConnect", "OnDisconnect", "Event", "AckEvent"),

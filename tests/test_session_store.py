@@ -1,10 +1,11 @@
-"""What every store of sessions promises, and the bounds of the one in memory."""
+"""The promises of stores in memory: ours, and one that a user wrote."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
 import pytest
+from session_store_contract import BOUND, PassTime, SessionStoreContract
 
 from aquilia import MemorySessionStore, SessionStore
 
@@ -32,12 +33,18 @@ class Rows:
         self._rows = {place: value for place, value in self._rows.items() if place[0] != id}
         return False
 
+    def _require_fit(self, values: Mapping[str, bytes]) -> None:
+        size = sum(len(key.encode()) + len(value) for key, value in values.items())
+        if size > BOUND:
+            raise ValueError(f"a session of {size} bytes is above max_session_size, {BOUND}")
+
     async def load(self, id: str) -> Mapping[str, bytes] | None:
         if not self._there(id):
             return None
         return {key: value for (owner, key), value in self._rows.items() if owner == id}
 
     async def create(self, id: str, values: Mapping[str, bytes], ttl: float) -> None:
+        self._require_fit(values)
         self._ends[id] = self._clock() + ttl
         self._rows.update({(id, key): value for key, value in values.items()})
 
@@ -46,6 +53,10 @@ class Rows:
     ) -> int | None:
         if not self._there(id):
             return None
+        left_over = {
+            key: value for (owner, key), value in self._rows.items() if owner == id and key not in removed
+        }
+        self._require_fit(left_over | dict(changes))
         for key in removed:
             self._rows.pop((id, key), None)
         await self.create(id, changes, ttl)
@@ -72,68 +83,29 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=["memory", "rows"])
-def store(request: pytest.FixtureRequest, clock: Clock) -> SessionStore:
-    return MemorySessionStore(clock=clock) if request.param == "memory" else Rows(clock)
+class _InMemory(SessionStoreContract):
+    @pytest.fixture
+    def other(self, store: SessionStore) -> SessionStore:
+        return store
+
+    @pytest.fixture
+    def pass_time(self, clock: Clock) -> PassTime:
+        async def pass_time(seconds: float) -> None:
+            clock.now += seconds
+
+        return pass_time
 
 
-async def test_what_was_created_is_loaded(store: SessionStore) -> None:
-    await store.create("a", {"x": b"1", "y": b"2"}, 10)
-    assert await store.load("a") == {"x": b"1", "y": b"2"}
-    assert await store.load("b") is None
+class TestMemory(_InMemory):
+    @pytest.fixture
+    def store(self, clock: Clock) -> SessionStore:
+        return MemorySessionStore(max_session_size=BOUND, clock=clock)
 
 
-async def test_an_update_changes_its_keys_and_no_others(store: SessionStore) -> None:
-    await store.create("a", {"x": b"1", "y": b"2", "z": b"3"}, 10)
-    assert await store.update("a", {"x": b"4", "n": b"5"}, {"z", "unknown"}, 10) == 3
-    assert await store.load("a") == {"x": b"4", "y": b"2", "n": b"5"}
-
-
-async def test_a_session_without_keys_is_deleted(store: SessionStore) -> None:
-    await store.create("a", {"x": b"1"}, 10)
-    assert await store.update("a", {}, {"x"}, 10) == 0
-    assert await store.load("a") is None
-
-
-async def test_no_update_brings_back_what_is_gone(store: SessionStore) -> None:
-    await store.create("a", {"x": b"1"}, 10)
-    await store.delete("a")
-    assert await store.update("a", {"y": b"2"}, (), 10) is None
-    assert await store.load("a") is None
-    await store.delete("a")
-
-
-async def test_a_renamed_session_has_one_id(store: SessionStore) -> None:
-    await store.create("a", {"x": b"1"}, 10)
-    assert await store.rename("a", "b", 10)
-    assert await store.load("a") is None
-    assert await store.load("b") == {"x": b"1"}
-    assert not await store.rename("a", "c", 10)
-    assert await store.load("c") is None
-
-
-async def test_a_session_ends_when_it_was_not_written_for_its_time(store: SessionStore, clock: Clock) -> None:
-    await store.create("a", {"x": b"1"}, 10)
-    clock.now += 9
-    assert await store.update("a", {}, (), 10) == 1
-    clock.now += 9
-    assert await store.rename("a", "b", 10)
-    clock.now += 9
-    assert await store.load("b") == {"x": b"1"}
-    clock.now += 1
-    assert await store.load("b") is None
-    assert await store.update("b", {"x": b"1"}, (), 10) is None
-    assert not await store.rename("b", "c", 10)
-
-
-async def test_what_was_loaded_is_the_callers_own(store: SessionStore) -> None:
-    values = {"x": b"1"}
-    await store.create("a", values, 10)
-    values["x"] = b"2"
-    loaded = await store.load("a")
-    await store.update("a", {"y": b"3"}, (), 10)
-    assert loaded == {"x": b"1"}
-    assert await store.load("a") == {"x": b"1", "y": b"3"}
+class TestRows(_InMemory):
+    @pytest.fixture
+    def store(self, clock: Clock) -> SessionStore:
+        return Rows(clock)
 
 
 async def test_the_memory_makes_room_by_what_would_expire_first(clock: Clock) -> None:

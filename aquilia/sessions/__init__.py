@@ -12,12 +12,16 @@ The cookie holds nothing but the session's id, signed; the values are in a `Sess
 from __future__ import annotations
 
 from aquilia.sessions.engine import SESSION_SECRET, SessionEngine
+from aquilia.sessions.redis_store import RedisSessionStore
 from aquilia.sessions.session import Session, session_ended
+from aquilia.sessions.sql_store import SQLSessionStore
 from aquilia.sessions.store import MemorySessionStore, SessionStore
 
 __all__ = [
     "SESSION_SECRET",
     "MemorySessionStore",
+    "RedisSessionStore",
+    "SQLSessionStore",
     "Session",
     "SessionEngine",
     "SessionStore",

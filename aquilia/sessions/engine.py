@@ -15,6 +15,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from aquilia.clock import now
+from aquilia.sessions.lifetime import LimitedStore
 from aquilia.sessions.session import Session
 from aquilia.sessions.store import MemorySessionStore, SessionStore
 
@@ -40,8 +41,9 @@ class SessionEngine:
 
     `secret` signs the cookies: 32 bytes or more, by default from the environment's AQ_SESSION_SECRET. Of several the
     first signs, and all are accepted, so that a new one can be put before the old. A session lives `max_age` seconds
-    after its last use; that is noted when a tenth of it is over. `secure=None` sets Secure when the request came by
-    https or wss. `clock` tells the seconds since 1970.
+    after its last use; that is noted when a tenth of it is over. `max_lifetime` seconds after it began it ends,
+    whatever its use, and however often it was rotated; None is never. `secure=None` sets Secure when the request came
+    by https or wss. `clock` tells the seconds since 1970.
 
     It also serves applications of other frameworks: `load` a session, and `finish` with the response.
 
@@ -56,6 +58,7 @@ class SessionEngine:
         store: SessionStore | None = None,
         cookie: str = "aquilia_session",
         max_age: int = 14 * 24 * 3600,
+        max_lifetime: int | None = None,
         path: str = "/",
         domain: str | None = None,
         secure: bool | None = None,
@@ -64,6 +67,7 @@ class SessionEngine:
         clock: Callable[[], float] = now,
     ) -> None:
         self.cookie, self.max_age, self.path, self.domain = cookie, max_age, path, domain
+        self.max_lifetime = max_lifetime
         self.secure = True if same_site == "none" and secure is None else secure
         self.http_only, self.same_site = http_only, same_site
         self.store: SessionStore = MemorySessionStore(clock=clock) if store is None else store
@@ -73,6 +77,7 @@ class SessionEngine:
             raise ValueError(f"SessionEngine: secret: {problem}")
         if problem := self._cookie_problem():
             raise ValueError(f"SessionEngine: {problem}")
+        self._kept_in = self.store if max_lifetime is None else LimitedStore(self.store, max_lifetime, clock)
 
     def __repr__(self) -> str:
         return f"<SessionEngine cookie={self.cookie!r} store={type(self.store).__qualname__}>"
@@ -100,10 +105,14 @@ class SessionEngine:
         Without one, with one that is forged or too old, or whose session is gone: a new and empty session.
         """
         id, age = self._read(connection.cookies.get(self.cookie, ""))
-        if id is not None and (stored := await self.store.load(id)) is not None:
+        if id is not None and (stored := await self._kept_in.load(id)) is not None:
             stale = age > self.max_age * _RENEWED_AFTER
-            return Session(self.store, self.max_age, id=id, stored=stored, stale=stale)
-        return Session(self.store, self.max_age)
+            return Session(self._kept_in, self.max_age, id=id, stored=stored, stale=stale, clock=self._clock)
+        return self.begin()
+
+    def begin(self) -> Session:
+        """A new and empty session, which no client has yet."""
+        return Session(self._kept_in, self.max_age, clock=self._clock)
 
     async def finish(self, session: Session, connection: HTTPConnection, response: Response) -> Response:
         """Save the changes, unless the status is 500 or above; the response with what the client is to be told.
@@ -168,6 +177,9 @@ class SessionEngine:
             return f"cookie: a name of letters, digits and signs such as '_' is needed, not {name!r}"
         if not isinstance(self.max_age, int) or isinstance(self.max_age, bool) or self.max_age < 1:
             return f"max_age: a whole number of seconds above 0 is needed, not {self.max_age!r}"
+        limit = self.max_lifetime
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+            return f"max_lifetime: a whole number of seconds above 0, or None, is needed, not {limit!r}"
         if not isinstance(self.path, str) or self.path[:1] != "/" or not _ATTRIBUTE.fullmatch(self.path):
             return f"path: a path that begins with '/' is needed, not {self.path!r}"
         if self.domain is not None and not (

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import msgspec
@@ -12,6 +11,7 @@ import msgspec
 from aquilia.clock import now
 from aquilia.faults import Fault, FaultDomain, Severity
 from aquilia.identity import Identity, expiry, packed, unpacked
+from aquilia.sessions.lifetime import new_id, next_id
 from aquilia.sessions.store import SessionStore
 
 __all__ = ["Session", "session_ended"]
@@ -48,8 +48,8 @@ class Session(MutableMapping[str, Any]):
     """
 
     __slots__ = (
-        "_accessed", "_cookie", "_ended", "_kept", "_lock", "_login", "_new_id", "_removed", "_sealed", "_stale",
-        "_store", "_stored", "_ttl", "_values", "id",
+        "_accessed", "_clock", "_cookie", "_ended", "_kept", "_lock", "_login", "_new_id", "_removed", "_sealed",
+        "_stale", "_store", "_stored", "_ttl", "_values", "id",
     )  # fmt: skip
 
     def __init__(
@@ -60,10 +60,12 @@ class Session(MutableMapping[str, Any]):
         id: str | None = None,
         stored: Mapping[str, bytes] | None = None,
         stale: bool = False,
+        clock: Callable[[], float] = now,
     ) -> None:
-        self.id = id or _new_id()
+        self.id = id or new_id(clock())
         """Its name in the store: a secret between client and server, so do not show it."""
         self._store = store
+        self._clock = clock
         self._ttl = ttl
         self._stored: Mapping[str, bytes] = stored or {}  # as the store has it
         self._values: dict[str, Any] = {}  # what was read or written since
@@ -103,7 +105,7 @@ class Session(MutableMapping[str, Any]):
             self._login = data, unpacked(data)
         identity = self._login[1]
         moment = expiry(identity)
-        return identity if moment is None or now() < moment else None
+        return identity if moment is None or self._clock() < moment else None
 
     def login(self, identity: Identity) -> None:
         """Keep who the client is, from now on, under a new id: see `rotate`.
@@ -115,7 +117,7 @@ class Session(MutableMapping[str, Any]):
             RuntimeError: on a connection, where the client cannot be told of the new id.
             Fault: SESSION_ENDED.
         """
-        data = packed(identity, issued_at=now())
+        data = packed(identity, issued_at=self._clock())
         if self._ended:
             raise session_ended()
         self.rotate()
@@ -245,9 +247,9 @@ class Session(MutableMapping[str, Any]):
                 "a session is rotated in an HTTP request or a handshake: here is no cookie to set"
             )
         if self._kept:
-            self._new_id = _new_id()
+            self._new_id = next_id(self.id)
         else:
-            self.id = _new_id()
+            self.id = next_id(self.id)
 
     async def reload(self) -> None:
         """Read it again, as other requests and connections left it; own changes that are not saved stay.
@@ -325,11 +327,7 @@ class Session(MutableMapping[str, Any]):
         if self._kept:
             self._cookie = False
         self._forget()
-        self.id = _new_id()
-
-
-def _new_id() -> str:
-    return secrets.token_urlsafe(32)
+        self.id = new_id(self._clock())
 
 
 def _plain(key: str, value: Any) -> Any:

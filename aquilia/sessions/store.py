@@ -9,7 +9,7 @@ from typing import Protocol
 
 from aquilia.clock import now
 
-__all__ = ["MemorySessionStore", "SessionStore"]
+__all__ = ["MemorySessionStore", "SessionStore", "SessionTooLarge", "require_fit", "too_large"]
 
 
 class SessionStore(Protocol):
@@ -19,6 +19,9 @@ class SessionStore(Protocol):
     long is gone, as if it had been deleted. Each call is atomic: of two that run at once, neither sees or undoes half
     of the other. Of several changes to one key the last holds; changes of different keys all hold, so that two tabs
     of a browser do not undo what the other did. What cannot be done is raised: the engine answers for it.
+
+    A store may also have `async start()` and `async stop()`: the application awaits them when it starts and stops.
+    What `start` raises keeps it from starting.
     """
 
     async def load(self, id: str) -> Mapping[str, bytes] | None:
@@ -49,6 +52,29 @@ class SessionStore(Protocol):
     async def delete(self, id: str) -> None:
         """Forget a session. One that is not there is no error."""
         ...
+
+
+class SessionTooLarge(ValueError):
+    """A session is above the bound of its store."""
+
+
+def require_fit(values: Mapping[str, bytes], bound: int) -> None:
+    """Refuse more than `bound` bytes of keys and values.
+
+    Raises:
+        SessionTooLarge: above it.
+    """
+    size = sum(len(key.encode()) + len(value) for key, value in values.items())
+    if size > bound:
+        raise too_large(size, bound)
+
+
+def too_large(size: int, bound: int) -> SessionTooLarge:
+    """What is raised for a session of so many bytes."""
+    return SessionTooLarge(
+        f"a session of {size} bytes is above max_session_size, {bound}: keep large data elsewhere, and its key in "
+        "the session"
+    )
 
 
 @dataclass(slots=True)
@@ -100,7 +126,7 @@ class MemorySessionStore:
         Raises:
             ValueError: above `max_session_size`.
         """
-        self._require_fit(values)
+        require_fit(values, self._max_session_size)
         self._make_room()
         self._sessions[id] = _Kept(dict(values), self._clock() + ttl)
 
@@ -116,7 +142,7 @@ class MemorySessionStore:
         if kept is None:
             return None
         values = {key: value for key, value in kept.values.items() if key not in removed} | dict(changes)
-        self._require_fit(values)
+        require_fit(values, self._max_session_size)
         if values:
             kept.values, kept.expires = values, self._clock() + ttl
             self._sessions.move_to_end(id)
@@ -155,11 +181,3 @@ class MemorySessionStore:
                     return
                 self.evicted += 1
             del self._sessions[id]
-
-    def _require_fit(self, values: Mapping[str, bytes]) -> None:
-        size = sum(len(key.encode()) + len(value) for key, value in values.items())
-        if size > self._max_session_size:
-            raise ValueError(
-                f"a session of {size} bytes is above max_session_size, {self._max_session_size}: keep large data "
-                "elsewhere, and its key in the session"
-            )

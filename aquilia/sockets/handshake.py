@@ -24,6 +24,7 @@ __all__ = [
     "check_host",
     "check_origin",
     "choose_profile",
+    "credible",
     "origin_allowed",
     "origin_problem",
     "read_origin",
@@ -132,6 +133,21 @@ def origin_allowed(connection: HTTPConnection, allowed: Sequence[str] | None) ->
     if origin is None:
         return True
     return _same_origin(connection, origin) if allowed is None else _listed(origin, allowed)
+
+
+def credible(connection: HTTPConnection, allowed: Sequence[str] | None) -> HTTPConnection:
+    """The handshake as the application sees it: without cookies, where nothing but `"*"` let the page in.
+
+    A browser sends its visitor's cookies for a page of any origin, and who allows all of them has vouched for none.
+    """
+    if allowed is None or "*" not in allowed:
+        return connection
+    origin = connection.headers.get("origin")
+    named = [entry for entry in allowed if entry != "*"]
+    if origin is None or _same_origin(connection, origin) or _listed(origin, named):
+        return connection
+    kept = [field for field in connection.scope["headers"] if field[0].lower() != b"cookie"]
+    return HTTPConnection({**connection.scope, "headers": kept})
 
 
 def check_host(connection: HTTPConnection, allowed: Sequence[str] | None) -> None:

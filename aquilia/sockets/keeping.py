@@ -32,18 +32,18 @@ def saving(
         session = visitor.session
         if not isinstance(session, Session):  # a middleware put one of its own kind there
             return await handle(visitor, *more, **names)
+        refused: Fault | None = None
         try:
             try:
                 result = await handle(visitor, *more, **names)
-            except Fault:
-                await session.save()
-                raise
+            except Fault as fault:
+                refused = fault
             await session.save()
-        except Fault:
-            raise
-        except BaseException:
+        except BaseException:  # a fault of the store too
             session._undo()
             raise
+        if refused is not None:
+            raise refused
         return result
 
     return saved

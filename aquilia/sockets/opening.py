@@ -49,6 +49,7 @@ from aquilia.sockets.handshake import (
     Handshake,
     check_host,
     check_origin,
+    credible,
     origin_allowed,
     wants_v1,
 )
@@ -197,7 +198,9 @@ class Entrance:
         try:
             check_host(connection, self._node.allowed_hosts)
             if match is not None:
-                check_origin(connection, match.value.contract.settings.allowed_origins)
+                origins = match.value.contract.settings.allowed_origins
+                check_origin(connection, origins)
+                connection = credible(connection, origins)
             elif not any(
                 origin_allowed(connection, served.contract.settings.allowed_origins)
                 for served in self._served.values()

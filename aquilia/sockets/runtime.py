@@ -19,10 +19,11 @@ from aquilia.di import Scope, ScopeContainer, Services
 from aquilia.exchange import route_path
 from aquilia.faults import Fault, FaultEngine
 from aquilia.forwarded import TrustedProxies
-from aquilia.lifespan import serve_lifespan
+from aquilia.lifespan import serve_lifespan, undone_by
 from aquilia.manifest import AppManifest
 from aquilia.middleware import split
 from aquilia.sessions import Session, SessionEngine
+from aquilia.sessions.life import running
 from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.audit_trail import AuditTrail
@@ -165,6 +166,7 @@ class AquilaSockets:
         if self.plan.node.revocation:
             tickets.revoked = self.revocations.revoked
         open_ticket_office(self.plan, tickets, self._engine, self._endpoints, self._ready)
+        self._stores = contextlib.AsyncExitStack()  # those of the sessions
         self._starting = asyncio.Lock()
         self._started = False
         for app, contract in self.plan.contracts:
@@ -307,9 +309,11 @@ class AquilaSockets:
             else:
                 self._entrance.apps = dict(apps or {})
             self._tasks.bind(asyncio.get_running_loop())
-            await self.hub.start()
-            if self.metrics is not None:
-                await self.metrics.start()
+            await self._stores.enter_async_context(running(app.sessions for app in self.plan.registry.apps))
+            async with undone_by(self._stores.aclose):
+                await self.hub.start()
+                if self.metrics is not None:
+                    await self.metrics.start()
             self._drain.reset()
             self._entrance.open = self._started = True
 
@@ -360,6 +364,7 @@ class AquilaSockets:
                     for container in self._entrance.apps.values():
                         rest.push_async_callback(container.aclose)
                 rest.push_async_callback(self.audit.stop)
+                rest.push_async_callback(self._stores.aclose)
                 rest.push_async_callback(self.hub.stop)
                 if self.metrics is not None:
                     rest.push_async_callback(self.metrics.stop)

@@ -13,7 +13,7 @@ from aquilia.aquilary import App, Registry
 from aquilia.asgi import Application
 from aquilia.auth import AuthManager
 from aquilia.manifest import AppManifest
-from aquilia.sessions import Session, SessionEngine
+from aquilia.sessions import SessionEngine
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.faults import CloseCode
@@ -94,7 +94,7 @@ class SocketsTest:
         given = {name.lower(): value for name, value in headers.items()}
         cookies = [given["cookie"]] if "cookie" in given else []
         for engine in engines.values():
-            session = Session(engine.store, engine.max_age)
+            session = engine.begin()
             session.update(values)
             await session.save()
             cookies.append(f"{engine.cookie}={engine.sign(session.id)}")
