@@ -92,6 +92,10 @@ soak: $(INSTALLED)-test ## Kill servers and the broker under load: nothing may b
 simulate: $(INSTALLED)-test ## Run whole nodes and clients by seeds, on a simulated network (ARGS='--seed 4711': one)
 	@PYTHONPATH=tests $(PY) -m simulation $(ARGS)
 
+.PHONY: conformance
+conformance: $(INSTALLED)-test ## Run the Autobahn suite on both transports (ARGS=--write: into docs/CONFORMANCE.md)
+	@PYTHONPATH=tests:tests/sockets $(PY) -m conformance $(ARGS)
+
 .PHONY: bench
 bench: $(INSTALLED)-test ## Measure the speed beside other servers, for half an hour (ARGS=--quick: a first look)
 	@if command -v npm >/dev/null && ! test -d benchmarks/servers/node_modules/ws; then \
