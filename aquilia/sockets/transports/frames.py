@@ -28,6 +28,8 @@ CLOSE_TIMEOUT = 5.0
 MAX_FRAGMENTS = 4096
 """Fragments of one message, unless they have MIN_FRAGMENT bytes on average: each takes 50 bytes more than its own."""
 MIN_FRAGMENT = 16
+MAX_REASON = 123
+"""Bytes of a close frame's reason (RFC 6455 section 5.5)."""
 TURN = 64
 """Frames of one connection that are handled in one turn of the loop; what else came with them waits for the next."""
 
@@ -259,7 +261,10 @@ class NativeTransport(WSListener):
 
     def _write_close(self, body: bytes) -> None:
         self._line = None
-        self._wire.write(frame_header(_CLOSE, len(body)) + body)
+        if body:  # by picows: else it says goodbye itself, behind ours, when it meets a broken frame now
+            self._websocket.send_close(int.from_bytes(body[:2], "big"), body[2:])
+        else:
+            self._wire.write(frame_header(_CLOSE, 0))
         patience = CLOSE_TIMEOUT * uniform(1, 1.2)
         self._close_timer = asyncio.get_running_loop().call_later(patience, self._wire.abort)
 
@@ -342,7 +347,8 @@ class NativeTransport(WSListener):
             return
         self._closing = (code, reason)
         self.resume_reading()  # the peer's close frame has to be read
-        self._write_close(code.to_bytes(2, "big") + reason.encode())
+        text = reason.encode()[:MAX_REASON].decode(errors="ignore")  # a whole number of characters
+        self._write_close(code.to_bytes(2, "big") + text.encode())
 
     def abort(self) -> None:
         """See `Transport`."""
