@@ -96,6 +96,10 @@ simulate: $(INSTALLED)-test ## Run whole nodes and clients by seeds, on a simula
 conformance: $(INSTALLED)-test ## Run the Autobahn suite on both transports (ARGS=--write: into docs/CONFORMANCE.md)
 	@PYTHONPATH=tests:tests/sockets $(PY) -m conformance $(ARGS)
 
+.PHONY: abuse
+abuse: $(INSTALLED)-test ## Set clients that mean harm on a server: nothing may stay behind (ARGS='--seconds 600')
+	@PYTHONPATH=tests:tests/sockets $(PY) -m abuse $(ARGS)
+
 .PHONY: fuzz
 fuzz: $(INSTALLED)-fuzz ## Feed hostile bytes to what reads them (ARGS='--seconds 600 --only frames')
 	@PYTHONPATH=tests:tests/sockets $(PY) -m fuzzing $(ARGS)
