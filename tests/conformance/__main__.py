@@ -5,7 +5,7 @@
     make conformance                                  # all cases, on both transports
     make conformance ARGS=--write                     # the same, into docs/CONFORMANCE.md
     make conformance ARGS="--cases 6.*,7.1.2 --transports native"
-    make conformance ARGS=--compression               # groups 12 and 13 on the native transport
+    make conformance ARGS=--compression               # with it on, for a kosoku that can run groups 12 and 13
 """
 
 from __future__ import annotations
