@@ -92,6 +92,18 @@ soak: $(INSTALLED)-test ## Kill servers and the broker under load: nothing may b
 simulate: $(INSTALLED)-test ## Run whole nodes and clients by seeds, on a simulated network (ARGS='--seed 4711': one)
 	@PYTHONPATH=tests $(PY) -m simulation $(ARGS)
 
+.PHONY: conformance
+conformance: $(INSTALLED)-test ## Run the Autobahn suite on both transports (ARGS=--write: into docs/CONFORMANCE.md)
+	@PYTHONPATH=tests:tests/sockets $(PY) -m conformance $(ARGS)
+
+.PHONY: abuse
+abuse: $(INSTALLED)-test ## Set clients that mean harm on a server: nothing may stay behind (ARGS='--seconds 600')
+	@PYTHONPATH=tests:tests/sockets $(PY) -m abuse $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(INSTALLED)-fuzz ## Feed hostile bytes to what reads them (ARGS='--seconds 600 --only frames')
+	@PYTHONPATH=tests:tests/sockets $(PY) -m fuzzing $(ARGS)
+
 .PHONY: bench
 bench: $(INSTALLED)-test ## Measure the speed beside other servers, for half an hour (ARGS=--quick: a first look)
 	@if command -v npm >/dev/null && ! test -d benchmarks/servers/node_modules/ws; then \
@@ -108,7 +120,7 @@ clean: ## Remove everything that these commands made, environments too
 
 # The environments. One is made once, and filled again when pyproject.toml has changed; a stamp for each
 # set of packages tells. Old versions of pip know no dependency groups (PEP 735): hence the first install.
-$(INSTALLED) $(INSTALLED)-test $(INSTALLED)-check: pyproject.toml | $(VENV)/bin/python
+$(INSTALLED) $(INSTALLED)-test $(INSTALLED)-check $(INSTALLED)-fuzz: pyproject.toml | $(VENV)/bin/python
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null
 	@$(PIP) install --quiet 'pip>=25.1'
 	@echo "Installing aquilia$(if $(group), and what its $(group)s need,) into $(VENV) …"
@@ -117,6 +129,7 @@ $(INSTALLED) $(INSTALLED)-test $(INSTALLED)-check: pyproject.toml | $(VENV)/bin/
 
 $(INSTALLED)-test: group := test
 $(INSTALLED)-check: group := check
+$(INSTALLED)-fuzz: group := fuzz
 
 $(VENV)/bin/python:
 	@pythons=$$(sh scripts/pythons.sh $(if $(PYTHON),'$(PYTHON)')) || exit 1; \

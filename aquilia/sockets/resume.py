@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from aquilia.sockets.codecs.base import WRITE_FAILURES
+from aquilia.sockets.explanation import READ_FAILURES
 from aquilia.sockets.history import Position
 
 __all__ = ["Record", "Ticket", "Tokens", "packed_state", "unpacked_state"]
@@ -101,7 +102,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
         """The record that was packed; None for one of a later version."""
         try:
             record = _read_record(data)
-        except msgspec.MsgspecError:
+        except READ_FAILURES:
             return None
         return record if record.version == VERSION else None
 

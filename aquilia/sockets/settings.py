@@ -77,7 +77,8 @@ class SocketSettings:
     idle_timeout: float | None = None
     max_message_size: int = 65_536
     compression: Compression | None = None
-    max_fragments: int = 4096
+    max_fragments: int | None = None
+    """Frames of one message; None: 4096, or as many as have 16 bytes on average."""
     backpressure: Backpressure = field(default_factory=Backpressure)
     allowed_origins: tuple[str, ...] | None = None
     max_rooms: int = 100
@@ -242,7 +243,7 @@ _RULES: dict[str, Rule] = {
     "message_rate_limit": or_none(positive),
     "byte_rate_limit": or_none(positive),
     "idle_timeout": or_none(positive),
-    "max_fragments": count,
+    "max_fragments": or_none(count),
     "max_message_size": message_size,
     "backpressure": backpressure,
     "allowed_origins": or_none(origins),

@@ -134,6 +134,7 @@ async def test_a_ping_within_a_fragmented_message_is_answered_at_once(raw: RawSo
         ([frame(CLOSE, b"\x03\xe8\xff")], 1007),
         ([frame(CLOSE, b"\x03")], 1002),
         ([frame(CLOSE, b"\x03\xed")], 1002),
+        ([frame(CLOSE, b"\x03\xee")], 1002),
         ([frame(TEXT, b"x" * 2001)], 1009),
         ([frame(TEXT, b"x" * 1500, final=False), frame(CONTINUATION, b"x" * 501)], 1009),
         ([frame(BINARY, b"{}")], 1003),
@@ -162,6 +163,32 @@ async def test_nothing_follows_the_close_of_who_broke_the_protocol(
         assert (await publisher.request("tell", 3))["status"] == "ok"
         raw.send(frame(CLOSE, b"\x03\xea"))
         assert await asyncio.wait_for(raw.reader.read(), 10) == b""
+
+
+async def test_text_that_is_not_utf8_ends_the_connection_at_the_fragment_that_shows_it(
+    raw: RawSocket,
+) -> None:
+    raw.send(frame(TEXT, b'"\xe2', final=False), frame(CONTINUATION, b"\x28", final=False))
+    assert await raw.closed() == 1007
+
+
+async def test_a_binary_message_in_fragments_may_hold_anything(raw: RawSocket) -> None:
+    # After a text that stopped within a character there is nothing left of it.
+    raw.send(frame(TEXT, message("ä")[:-3], final=False), frame(CONTINUATION, message("ä")[-3:]))
+    assert await echoed(raw) == "ä"
+    raw.send(frame(BINARY, b"\xff", final=False), frame(CONTINUATION, b"\xff"))
+    assert await raw.closed() == 1003  # plain JSON is text
+
+
+async def test_a_message_may_have_as_many_fragments_as_its_bytes_are_worth() -> None:
+    app = AquilaSockets.from_controllers([Raw], max_message_size=2**20)
+    data = message("x" * 500_000)
+    parts = [data[at : at + 64] for at in range(0, len(data), 64)]
+    assert len(parts) > frames_module.MAX_FRAGMENTS
+    async with serving(app, ws=NativeProtocol) as base, RawSocket.open(f"{base}/raw") as raw:
+        raw.send(frame(TEXT, parts[0], final=False))
+        raw.send(*(frame(CONTINUATION, part, final=False) for part in parts[1:]), frame(CONTINUATION))
+        assert await echoed(raw) == "x" * 500_000
 
 
 async def test_endless_empty_fragments_are_refused(raw: RawSocket) -> None:

@@ -111,6 +111,7 @@ def test_a_record_of_another_version_or_of_no_version_is_none():
     assert Record.read(Record(VERSION + 1, "live", 0, "o").pack()) is None
     assert Record.read(b"") is None
     assert Record.read(b"\xc0") is None
+    assert Record.read(record.pack().replace(b"away", b"\xffway")) is None
 
 
 def test_state_comes_back_as_it_was_or_not_at_all():

@@ -7,6 +7,7 @@ fragments and their order (5.4), reserved bits (5.2), UTF-8 (8.1), control frame
 from __future__ import annotations
 
 import asyncio
+from codecs import IncrementalDecoder, getincrementaldecoder
 from collections import deque
 from collections.abc import Callable, Sequence
 from random import uniform
@@ -25,9 +26,14 @@ CLOSE_TIMEOUT = 5.0
 1,000 that are shown out at once would hold the loop for 13 ms if they were cut at once.
 """
 MAX_FRAGMENTS = 4096
-"""Frames of one message, if nobody says otherwise."""
+"""Frames of one message, unless told otherwise, or they have MIN_FRAGMENT bytes on average: each takes 50 more."""
+MIN_FRAGMENT = 16
+MAX_REASON = 123
+"""Bytes of a close frame's reason (RFC 6455 section 5.5)."""
 TURN = 64
 """Frames of one connection that are handled in one turn of the loop; what else came with them waits for the next."""
+
+_UTF8 = getincrementaldecoder("utf-8")
 
 TEXT, BINARY = 0x1, 0x2
 _CONTINUATION, _CLOSE, _PING, _PONG = 0x0, 0x8, 0x9, 0xA
@@ -63,8 +69,8 @@ class NativeTransport(WSListener):
     kind = "native"
 
     __slots__ = (
-        "_budget", "_close_timer", "_closing", "_conn", "_events", "_fragments", "_heard", "_kind", "_later", "_line",
-        "_on_gone", "_paused", "_pong", "_silent", "_size", "_stopped", "_websocket", "_wire",
+        "_budget", "_close_timer", "_closing", "_conn", "_decoder", "_events", "_fragments", "_heard", "_kind",
+        "_later", "_line", "_on_gone", "_paused", "_pong", "_silent", "_size", "_stopped", "_websocket", "_wire",
         "_write_paused", "gone", "max_fragments", "max_size", "read_behind",
     )  # fmt: skip
 
@@ -77,13 +83,14 @@ class NativeTransport(WSListener):
         self._silent = 0
         self.max_size = max_size
         """Bytes that one message may have on the wire."""
-        self.max_fragments = MAX_FRAGMENTS
+        self.max_fragments: int | None = None
         """Frames that one message may have."""
         self._on_gone = on_gone
         self._events: TransportEvents | None = None
         self._conn: Any = None
         self._fragments: list[bytes] | None = None
         self._kind = 0
+        self._decoder: IncrementalDecoder | None = None
         self._size = 0
         self._closing: tuple[int, str] | None = None
         self._pong: bytes | None = None
@@ -145,7 +152,9 @@ class NativeTransport(WSListener):
         elif opcode == _CLOSE:
             self._answer_close(transport)
         elif opcode != _PONG:
-            self._on_fragment(int(opcode), frame.get_payload_as_bytes(), bool(frame.fin))
+            data = frame.get_payload_as_bytes()
+            if self._may_be_utf8(int(opcode), data):
+                self._on_fragment(int(opcode), data, bool(frame.fin))
 
     def _on_reserved(self, frame: Any) -> None:
         self._fail(CloseCode.PROTOCOL_ERROR, "a reserved bit is set, and no extension was agreed on")
@@ -183,6 +192,22 @@ class NativeTransport(WSListener):
             else:
                 self._wire.resume_reading()
 
+    def _may_be_utf8(self, opcode: int, data: bytes) -> bool:
+        """Whether the text of which this is a fragment may still be valid (RFC 6455 section 8.1).
+
+        So the connection ends at the first byte that is wrong, and not when the message is complete.
+        """
+        if self._fragments is None:
+            self._decoder = _UTF8() if opcode == TEXT else None
+        if self._decoder is None:
+            return True
+        try:
+            self._decoder.decode(data)
+        except UnicodeDecodeError:
+            self._fail(CloseCode.NOT_UTF8, "a text message is not UTF-8")
+            return False
+        return True
+
     def _on_fragment(self, opcode: int, data: bytes, final: bool) -> None:
         if opcode == _CONTINUATION:
             if self._fragments is None:
@@ -195,14 +220,15 @@ class NativeTransport(WSListener):
             self._fragments, self._kind, self._size = [], opcode, 0
         self._fragments.append(data)
         self._size += len(data)
-        if self._size > self.max_size or len(self._fragments) > self.max_fragments:
+        most = self.max_fragments or max(MAX_FRAGMENTS, self._size // MIN_FRAGMENT)
+        if self._size > self.max_size or len(self._fragments) > most:
             self._fail(CloseCode.TOO_BIG, "the message is too big")
         elif final:
             self._finish_fragments()
 
     def _finish_fragments(self) -> None:
         data = b"".join(self._fragments or ())
-        self._fragments = None
+        self._fragments = self._decoder = None
         binary = self._kind == BINARY
         if self._events is not None and (binary or data.isascii() or self._is_utf8(data)):
             self._events.on_message(self._conn, data, binary=binary)
@@ -226,6 +252,10 @@ class NativeTransport(WSListener):
         handshake = transport.close_handshake.recv
         code = int(handshake.code) if handshake is not None else 0
         reason = (handshake.reason or "") if handshake is not None else ""
+        if (
+            code == CloseCode.ABNORMAL
+        ):  # may not be sent (section 7.4.1), and is the only such code that picows passes
+            code, reason = int(CloseCode.PROTOCOL_ERROR), "the close code 1006 is not to be sent"
         self._closing = (code or CloseCode.NO_STATUS, reason)
         body = code.to_bytes(2, "big") if code else b""
         self._write_close(body)
@@ -233,7 +263,10 @@ class NativeTransport(WSListener):
 
     def _write_close(self, body: bytes) -> None:
         self._line = None
-        self._wire.write(frame_header(_CLOSE, len(body)) + body)
+        if body:  # by picows: else it says goodbye itself, behind ours, when it meets a broken frame now
+            self._websocket.send_close(int.from_bytes(body[:2], "big"), body[2:])
+        else:
+            self._wire.write(frame_header(_CLOSE, 0))
         patience = CLOSE_TIMEOUT * uniform(1, 1.2)
         self._close_timer = asyncio.get_running_loop().call_later(patience, self._wire.abort)
 
@@ -316,7 +349,8 @@ class NativeTransport(WSListener):
             return
         self._closing = (code, reason)
         self.resume_reading()  # the peer's close frame has to be read
-        self._write_close(code.to_bytes(2, "big") + reason.encode())
+        text = reason.encode()[:MAX_REASON].decode(errors="ignore")  # a whole number of characters
+        self._write_close(code.to_bytes(2, "big") + text.encode())
 
     def abort(self) -> None:
         """See `Transport`."""

@@ -23,7 +23,7 @@ from aquilia.sockets.faults import CloseCode
 from aquilia.sockets.heartbeat import HeartbeatWheel
 from aquilia.sockets.transports.base import NATIVE
 from aquilia.sockets.transports.bridge import ASGIBridge
-from aquilia.sockets.transports.frames import MAX_FRAGMENTS, NativeTransport
+from aquilia.sockets.transports.frames import NativeTransport
 from aquilia.sockets.transports.upgrade import upgrade
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class NativeHandover:
         """Bytes; to be set before `websocket.accept`."""
         self.compression: Compression | None = None
         """How to compress if the client wants it; to be set before `websocket.accept`, too."""
-        self.max_fragments = MAX_FRAGMENTS
+        self.max_fragments: int | None = None
         """Frames of one message; likewise."""
 
     def attach(self) -> NativeTransport:

@@ -83,7 +83,7 @@ def upgrade(
     headers: Sequence[tuple[str, str]],
     *,
     max_size: int,
-    max_fragments: int,
+    max_fragments: int | None,
     behind: bytes,
     agreement: Agreement | None,
     on_gone: Callable[[NativeTransport], None],

@@ -1,0 +1,1 @@
+"""The Autobahn test suite: see `__main__.py`."""

@@ -1,0 +1,72 @@
+"""The cases of the Autobahn suite against an echo on one transport, and what is known of them.
+
+The cases are Autobahn's own; kosoku runs them on the Python of today, where `wstest` needs Python 2.7.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from typing import Any
+
+from kosoku import FailureError, run_fuzzingclient
+from wire import TRANSPORTS, serving
+
+VERDICTS = ("OK", "NON-STRICT", "INFORMATIONAL", "FAILED", "UNIMPLEMENTED")
+PROTOCOL = "1.*,2.*,3.*,4.*,5.*,6.*,7.*,9.*,10.*"
+COMPRESSION = ",12.*,13.*"
+
+_BEHIND = "what came just before a broken frame is not answered any more"
+_WHOLE = "text is checked when its frame is complete, not while that still comes"
+KNOWN: dict[str, dict[str, tuple[str, str]]] = {
+    "native": {
+        "3.[234]": ("NON-STRICT", _BEHIND),
+        "4.[12].[345]": ("NON-STRICT", _BEHIND),
+        "5.15": ("NON-STRICT", _BEHIND),
+        "6.4.[34]": ("NON-STRICT", _WHOLE),
+        "7.1.2": (
+            "FAILED",
+            "a second close frame in one read with the first is answered with 1002, by picows",
+        ),
+    },
+    "asgi": {
+        "3.[234]": ("NON-STRICT", _BEHIND),
+        "4.[12].[345]": ("NON-STRICT", _BEHIND),
+        "5.15": ("NON-STRICT", _BEHIND),
+        "6.4.[1234]": ("NON-STRICT", "text is checked when its message is complete, by uvicorn"),
+        "7.1.5": ("FAILED", "a close within a fragmented message is answered with 1002, by uvicorn"),
+    },
+}
+"""The cases that do not have to be OK: by transport and pattern, the worst that they may be, and why."""
+
+
+def verdict(result: Any) -> str:
+    """The worse of what a case says of its messages, and of how the connection closed."""
+    if result.behavior.value == "UNIMPLEMENTED":
+        return "UNIMPLEMENTED"
+    close = result.behavior_close.value
+    words = (result.behavior.value, close if close in VERDICTS else "FAILED")
+    ranks = ("OK", "INFORMATIONAL", "NON-STRICT", "FAILED")
+    return max(words, key=lambda word: ranks.index(word) if word in ranks else len(ranks))
+
+
+def unexpected(transport: str, verdicts: dict[str, str]) -> list[str]:
+    """The cases that are worse than `KNOWN` has them."""
+    found = []
+    for case, word in verdicts.items():
+        known = next((worst for key, (worst, _) in KNOWN[transport].items() if fnmatch(case, key)), "OK")
+        if word not in ("OK", "INFORMATIONAL", "UNIMPLEMENTED", known):
+            found.append(f"{transport} {case}: {word}")
+    return found
+
+
+async def run(transport: str, cases: list[str], path: str = "flow") -> dict[str, str]:
+    """The verdict of each case against an echo on this transport."""
+    from conformance import echo_app  # when the switch is set
+
+    options = {"ws": TRANSPORTS[transport], "ws_max_size": echo_app.MAX_SIZE, "log_level": "critical"}
+    async with serving(echo_app.app, **options) as base:
+        try:
+            results = await run_fuzzingclient(f"{base}/{path}", cases=cases, concurrency=2)
+        except FailureError as failure:
+            results = failure.results
+    return {result.case_id: verdict(result) for result in results}
