@@ -1,8 +1,8 @@
-"""Who a client is behind proxies: `Forwarded` (RFC 7239), and `X-Forwarded-For`, `-Proto` and `-Host`.
+"""Who a client is behind proxies: `Forwarded` (RFC 7239), and `X-Forwarded-For` and `-Proto`.
 
 Anybody can send these headers. They count only where the peer is a proxy that is trusted. Each proxy adds at the
 right end who came to it; so the chain is walked from there, and its first address that is no trusted proxy is the
-client.
+client. `X-Forwarded-Host` has no such chain: most proxies pass on the client's own, so it does not count.
 """
 
 from __future__ import annotations
@@ -82,14 +82,12 @@ class TrustedProxies:
         customary = self._x_forwarded(
             _joined(headers, b"x-forwarded-for"),
             _joined(headers, b"x-forwarded-proto"),
-            _joined(headers, b"x-forwarded-host"),
         )
         if _NOTHING in (standard, customary):
             return standard if customary == _NOTHING else customary
         if standard.client is None or customary.client is None or standard.client[0] != customary.client[0]:
             raise _Malformed  # a proxy wrote one of them, and passed the client's own on as the other
-        secure, host = standard.secure, standard.host
-        if customary.secure not in (secure, None) or customary.host not in (host, None):
+        if customary.secure not in (standard.secure, None):
             raise _Malformed
         return standard
 
@@ -102,14 +100,14 @@ class TrustedProxies:
                 break
         return told
 
-    def _x_forwarded(self, clients: str, schemes: str, hosts: str) -> _Told:
+    def _x_forwarded(self, clients: str, schemes: str) -> _Told:
         node, place = None, 0
         entries = clients.split(",") if clients else []
         for passed, entry in enumerate(reversed(entries)):
             node, place = _node(entry.strip()), passed
             if not self._trusts(node[0]):
                 break
-        return _Told(node, _secure(_from_right(schemes, place)), _host(_from_right(hosts, place)))
+        return _Told(node, _secure(_from_right(schemes, place)), None)
 
     def _trusts(self, host: str) -> bool:
         try:

@@ -63,7 +63,7 @@ UNCHANGED = ["10.0.0.1", "ws", "inside"]
                 ("X-Forwarded-Proto", "https"),
                 ("X-Forwarded-Host", "a.example"),
             ],
-            ["192.0.2.1", "wss", "a.example"],
+            ["192.0.2.1", "wss", "inside"],
         ),
         (
             [
@@ -123,7 +123,6 @@ def test_what_a_client_sent_itself_stands_to_the_left_of_it_and_does_not_count(
             ("X-Forwarded-For", "192.0.2.1"),
             ("X-Forwarded-Proto", "https"),
         ],
-        [("Forwarded", "for=192.0.2.1"), ("X-Forwarded-For", "192.0.2.1"), ("X-Forwarded-Host", "a.example")],
     ],
 )
 def test_headers_that_contradict_each_other_do_not_count(headers: list[Header]) -> None:
@@ -159,7 +158,6 @@ def test_headers_that_contradict_each_other_do_not_count(headers: list[Header]) 
     ]
     + [
         [("X-Forwarded-For", "192.0.2.1"), ("X-Forwarded-Proto", "gopher")],
-        [("X-Forwarded-For", "192.0.2.1"), ("X-Forwarded-Host", "a.example/b")],
         [("X-Forwarded-For", "192.0.2.1, 10.0.0.2, 10.0.0.3"), ("X-Forwarded-Proto", "http, https")],
     ],
 )

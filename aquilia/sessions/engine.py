@@ -70,14 +70,24 @@ class SessionEngine:
         self.max_lifetime = max_lifetime
         self.secure = True if same_site == "none" and secure is None else secure
         self.http_only, self.same_site = http_only, same_site
-        self.store: SessionStore = MemorySessionStore(clock=clock) if store is None else store
         self._clock = clock
+        self.store = MemorySessionStore(clock=clock) if store is None else store
         self._secrets = None if secret is None else [secret] if isinstance(secret, str | bytes) else [*secret]
         if self._secrets is not None and (problem := _secrets_problem(self._secrets)):
             raise ValueError(f"SessionEngine: secret: {problem}")
         if problem := self._cookie_problem():
             raise ValueError(f"SessionEngine: {problem}")
-        self._kept_in = self.store if max_lifetime is None else LimitedStore(self.store, max_lifetime, clock)
+
+    @property
+    def store(self) -> SessionStore:
+        """Where the sessions are kept."""
+        return self._store
+
+    @store.setter
+    def store(self, store: SessionStore) -> None:
+        self._store = store
+        limit = self.max_lifetime
+        self._kept_in = store if limit is None else LimitedStore(store, limit, self._clock)
 
     def __repr__(self) -> str:
         return f"<SessionEngine cookie={self.cookie!r} store={type(self.store).__qualname__}>"

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from os import PathLike, fspath
+from os import PathLike, fsencode, fspath
 from typing import Any
 
 from aquilia.forwarded import TrustedProxies
@@ -256,7 +256,7 @@ def folder(place: Place, value: Any) -> str:
     """Whether it is there, and can be written to, is for the process to say that uses it."""
     if not isinstance(value, str | PathLike) or not (path := fspath(value)) or isinstance(path, bytes):
         raise place.error(f"the path of a folder is needed, not {value!r}")
-    if "\0" in path:
+    if "\0" in path or not _can_be_named(path):
         raise place.error(f"no folder can be called {value!r}")
     return path
 
@@ -357,9 +357,17 @@ def audit(place: Place, value: Any) -> str | None:
         return "artifacts/audit.crous" if value else None
     if not isinstance(value, str | PathLike) or not (path := fspath(value)) or isinstance(path, bytes):
         raise place.error(f"True, False, or the path of a file is needed, not {value!r}")
-    if "\0" in path or path.endswith(("/", ".")):
+    if "\0" in path or path.endswith(("/", ".")) or not _can_be_named(path):
         raise place.error(f"no file can be called {value!r}")
     return path
+
+
+def _can_be_named(path: str) -> bool:
+    try:
+        fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def tickets(place: Place, value: Any) -> str | None:

@@ -21,7 +21,7 @@ from proxies import Place, running
 from workspaces import TIMEOUT, Server, Workspace
 
 AUTHORITY = Authority()
-TRUSTED = {"FORWARDED_ALLOW_IPS": "127.0.0.1"}
+TRUSTED = ("--trusted-proxies", "127.0.0.1")
 """Whose word about its clients `aq serve` takes."""
 CLIENT = "127.0.0.2"
 """An address of this machine that is not the proxy's."""
@@ -107,7 +107,7 @@ class Front:
 def door(empty: Workspace) -> Workspace:
     empty.write("modules/door/manifest.py", MANIFEST.replace("HEARTBEAT", "0.5"))
     empty.write("modules/door/controllers.py", CONTROLLERS)
-    empty.environment |= {**TRUSTED, "AQ_ENV": "development"}
+    empty.environment["AQ_ENV"] = "development"
     return empty
 
 
@@ -115,7 +115,7 @@ def door(empty: Workspace) -> Workspace:
 async def fronted(
     door: Workspace, proxy: str, folder: Path, *words: str, timeout: str = "2s"
 ) -> AsyncIterator[Front]:
-    async with door.serving("--log-level", "warning", *words) as server:
+    async with door.serving("--log-level", "warning", *TRUSTED, *words) as server:
         behind = urlsplit(server.url).port
         assert behind is not None
         with reserved_port() as port, reserved_port() as plain:

@@ -86,7 +86,14 @@ class Visit:
         LOGGER.addHandler(ERRORS)
         LOGGER.setLevel(logging.DEBUG)
         self.transport: NativeTransport = upgrade(
-            self.wire, KEY, [], max_size=max_size, behind=b"", agreement=None, on_gone=self._count
+            self.wire,
+            KEY,
+            [],
+            max_size=max_size,
+            max_fragments=None,
+            behind=b"",
+            agreement=None,
+            on_gone=self._count,
         )
         self.transport.start(self, self)
         self.wire.written = b""

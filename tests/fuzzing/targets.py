@@ -13,7 +13,8 @@ from starlette.requests import HTTPConnection
 from aquilia.patterns import PatternError, PatternTable, compile_pattern
 from aquilia.sockets.codecs import CODECS, Codec
 from aquilia.sockets.faults import SocketFault
-from aquilia.sockets.handshake import check_host, check_origin, choose_profile, offered_token, origin_problem
+from aquilia.sockets.handshake import check_host, check_origin, choose_profile, origin_problem
+from aquilia.sockets.offered import offered_credential
 from aquilia.sockets.resume import Record, Ticket, Tokens
 from aquilia.sockets.schema import Schema, payload_type
 from fuzzing.memory_wire import MAX_SIZE, Visit
@@ -91,7 +92,7 @@ def doors(data: bytes) -> None:
         lambda: check_origin(connection, ["https://example.com", "https://*.example.com:8443"]),
         lambda: check_host(connection, ["example.com", "*.example.com", "[::1]"]),
         lambda: choose_profile(offered, ["own"]),
-        lambda: offered_token(connection, offered),
+        lambda: offered_credential(connection, offered, ()),
     ]
     for check in checks:
         try:

@@ -140,7 +140,7 @@ def sync(conn: Connection, envelope: Any, next: Any) -> Any: ...
         ({"guards": [Door]}, "guards: Door is a class; write Door()"),
         (
             {"guards": [object(), Door]},
-            "is no guard; it needs check_message or check_handshake; Door is a class",
+            "is no guard; it needs check_message, check_handshake or check_room; Door is a class",
         ),
         ({"guards": Door("x")}, "guards: a list is needed, not <"),
         ({"guards": "Door"}, "guards: a list is needed, not 'Door'"),
