@@ -8,11 +8,10 @@ all that the client could see.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -329,11 +328,7 @@ class Entrance:
         served, handshake = admission.served, admission.handshake
         handshake.identity, handshake.session = ctx._identity, ctx.session
         try:
-            async with self._in_time(served):
-                may_wait = await self._identify(ctx, admission)
-                if admission.seat is not None:
-                    admission.seat.claim(handshake.identity)
-                verdict = await served.threshold.ask_guards(handshake, may_wait=may_wait)
+            may_wait = await self._ask(ctx, admission)
             self._require_open()
             admission.home = await self._namespaces.acquire(
                 served.contract,
@@ -343,10 +338,10 @@ class Entrance:
             )
             self._require_open()
             self._require_place(admission.home)
-            if verdict is None:  # else the controller's own guards wait as well
-                controller = admission.home.controller
-                verdict = await served.threshold.ask_methods(handshake, controller, may_wait=may_wait)
-            admission.verdict = verdict
+            if admission.verdict is None:  # else the controller's own guards wait as well
+                admission.verdict = await served.threshold.ask_methods(
+                    handshake, admission.home.controller, may_wait=may_wait
+                )
             if isinstance(served.dispatcher, FlowDispatcher):
                 offered = ctx.request.scope.get("subprotocols") or []
                 admission.request = served.dispatcher.begin(handshake, offered)
@@ -356,6 +351,25 @@ class Entrance:
             where = f"handshake of {served.contract.controller.__qualname__}"
             return self._refusal(own_error(error), where, served, handshake.namespace)
         return admitted()
+
+    async def _ask(self, ctx: RequestCtx, admission: _Admission) -> bool:
+        """Authenticate, and ask the guards: see `_identify`.
+
+        Nobody waits for ever for those who decide: a client on its way in takes the place of another.
+        """
+        threshold, seconds = admission.served.threshold, self._node.handshake_timeout
+        try:
+            async with asyncio.timeout(seconds) as timer:
+                may_wait = await self._identify(ctx, admission)
+                if admission.seat is not None:
+                    admission.seat.claim(admission.handshake.identity)
+                admission.verdict = await threshold.ask_guards(admission.handshake, may_wait=may_wait)
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            where = f"the handshake of {admission.served.contract.controller.__qualname__}"
+            raise ws_overloaded(f"{where} took longer than {seconds:g} s") from None
+        return may_wait
 
     async def _identify(self, ctx: RequestCtx, admission: _Admission) -> bool:
         """Authenticate by what the handshake brought. Whether the client may still say in `hello` who it is."""
@@ -368,19 +382,6 @@ class Entrance:
         if self._revocations is not None:
             await self._revocations.require(None if had_token else handshake.identity, handshake.session)
         return admission.v1 and threshold.takes_credentials and not had_token and handshake.identity is None
-
-    @contextlib.asynccontextmanager
-    async def _in_time(self, served: _Served) -> AsyncIterator[None]:
-        """Do not wait for ever for those who decide: a client on its way in takes the place of another."""
-        seconds = self._node.handshake_timeout
-        try:
-            async with asyncio.timeout(seconds) as timer:
-                yield
-        except TimeoutError:
-            if not timer.expired():
-                raise
-            where = f"the handshake of {served.contract.controller.__qualname__}"
-            raise ws_overloaded(f"{where} took longer than {seconds:g} s") from None
 
     def _release(self, admission: _Admission) -> None:
         request, admission.request = admission.request, None
