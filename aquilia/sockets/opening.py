@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +35,6 @@ from aquilia.sockets.dispatch import Dispatcher
 from aquilia.sockets.envelope import Profile
 from aquilia.sockets.faults import (
     CloseCode,
-    ws_internal_error,
     ws_namespace_not_found,
     ws_overloaded,
     ws_quota_exceeded,
@@ -44,38 +42,29 @@ from aquilia.sockets.faults import (
 )
 from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.flow_request import FlowRequest
-from aquilia.sockets.handshake import (
-    Handshake,
-    check_host,
-    check_origin,
-    credible,
-    origin_allowed,
-    wants_v1,
-)
+from aquilia.sockets.handshake import Handshake, check_host, check_origin, credible, origin_allowed
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub import Hub
 from aquilia.sockets.measured import MeasuredConnection
 from aquilia.sockets.namespaces import Namespaces
-from aquilia.sockets.offered import Credential, carriers, withdraw
+from aquilia.sockets.offered import carriers, withdraw
 from aquilia.sockets.outbox import Outbox
 from aquilia.sockets.quotas import Quotas, Seat
 from aquilia.sockets.rates import bucket_for
 from aquilia.sockets.recorder import Recorder
-from aquilia.sockets.refusal import admitted, code_of, note_refusal, refusal, refuse, upgrade_headers
+from aquilia.sockets.refusal import Door, Refusals, admitted, upgrade_headers
 from aquilia.sockets.revocation import Revocations
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.spooling import SpoolingOutbox
 from aquilia.sockets.tasks import TaskSet, own_error
 from aquilia.sockets.transports.asgi import ASGITransport
-from aquilia.sockets.transports.base import NATIVE, Transport
+from aquilia.sockets.transports.base import Transport
 
 __all__ = ["Entrance"]
 
 logger = logging.getLogger("aquilia.sockets")
 
 _ADMISSION = "aquilia.admission"
-MAX_RETRY_AFTER = 3600
-"""Seconds that a client is asked to wait at most, however slow the rate is."""
 
 
 @dataclass(slots=True)
@@ -107,26 +96,6 @@ class _Admission:
     seat: Seat | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Door:
-    """A handshake that has not been answered yet."""
-
-    scope: ASGIScope
-    receive: Receive
-    send: Send
-    pattern: str
-    carried: tuple[Credential, ...] = ()
-
-    @property
-    def offered(self) -> list[str]:
-        return self.scope.get("subprotocols") or []
-
-    @property
-    def native(self) -> Any:
-        """What takes the connection over from the native transport; None under any other server."""
-        return (self.scope.get("extensions") or {}).get(NATIVE)
-
-
 class Entrance:
     """Where clients come in, for all controllers of the process. It is closed until `open` says otherwise."""
 
@@ -150,8 +119,8 @@ class Entrance:
         self._node = node
         self._hub = hub
         self._namespaces = namespaces
-        self._engine = engine
         self._recorder = recorder
+        self._refusals = Refusals(engine, recorder, hub.audit, absence)
         self._quotas = Quotas(node, hub.clock, recorder)
         self._tasks = tasks
         self._absence = absence
@@ -168,7 +137,7 @@ class Entrance:
             contract,
             dispatcher,
             Threshold(contract),
-            compose(split(app.middleware).chain, self._admit, answer=self._refusal),
+            compose(split(app.middleware).chain, self._admit, answer=self._refusals.response),
         )
         self._namespaces.prepare(contract)
         self._table.add(contract.declaration.path, served, where=str(contract.location))
@@ -181,7 +150,7 @@ class Entrance:
     async def turn_away(self, scope: ASGIScope, receive: Receive, send: Send, error: Exception) -> None:
         """Refuse a client, whoever it is."""
         withdraw(scope, self._carriers)
-        await self._turn_away(_Door(scope, receive, send, "none"), error, by_close=False)
+        await self._refusals.refuse(Door(scope, receive, send, "none"), error, by_close=False)
 
     async def enter(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """One handshake, whose `websocket.connect` has been received; the connection too, where it takes a task."""
@@ -189,10 +158,10 @@ class Entrance:
         connection = HTTPConnection(scope)
         path = route_path(scope)
         match = self._table.match(path)
-        door = _Door(scope, receive, send, match.pattern.source if match else "none", carried)
+        door = Door(scope, receive, send, match.pattern.source if match else "none", carried)
         if wait := self._quotas.knock(scope):
             too_often = ws_rate_limit_exceeded("too many handshakes from this address")
-            await self._limit(door, "handshake_rate", too_often, retry_after=wait)
+            await self._refusals.limit(door, "handshake_rate", too_often, retry_after=wait)
             return
         try:
             check_host(connection, self._node.allowed_hosts)
@@ -206,26 +175,26 @@ class Entrance:
             ):
                 check_origin(connection, None)
         except Fault as fault:
-            await self._turn_away(door, fault, by_close=False)
+            await self._refusals.refuse(door, fault, by_close=False)
             return
         if match is None:
-            await self._turn_away(door, ws_namespace_not_found(path[:200]))
+            await self._refusals.refuse(door, ws_namespace_not_found(path[:200]))
         elif self._is_full(match.value):
-            await self._limit(door, "max_connections", ws_overloaded("too many connections"))
+            await self._refusals.limit(door, "max_connections", ws_overloaded("too many connections"))
         elif self._quotas.is_full(scope):
             too_many = ws_quota_exceeded(f"at most {self._quotas.per_address} connections from one address")
-            await self._limit(door, "max_connections_per_address", too_many)
+            await self._refusals.limit(door, "max_connections_per_address", too_many)
         else:
             await self._let_in(
                 door, match.value, RequestCtx(connection, path=match.path, path_params=match.params)
             )
 
-    async def _let_in(self, door: _Door, served: _Served, ctx: RequestCtx) -> None:
+    async def _let_in(self, door: Door, served: _Served, ctx: RequestCtx) -> None:
         """Ask middleware and guards, upgrade, and serve."""
         try:
             profile, subprotocol = served.dispatcher.negotiate(door.offered)
         except Fault as fault:
-            await self._turn_away(door, fault)
+            await self._refusals.refuse(door, fault)
             return
         handshake = Handshake(ctx.request, ctx.path, ctx.path_params, subprotocol, _carried=door.carried)
         admission = ctx.state[_ADMISSION] = _Admission(handshake, served, profile.v1)
@@ -236,9 +205,9 @@ class Entrance:
             response = await served.chain(ctx)
             if response.status_code == 101 and admission.home is None:
                 error = RuntimeError("a middleware answered 101, which only `call_next` can")
-                response = self._refusal(error, "handshake", served)
+                response = self._refusals.response(error, pattern=door.pattern)
             if response.status_code != 101:
-                await self._refuse(door, response, identity=handshake.identity)
+                await self._refusals.send(door, response, identity=handshake.identity)
                 return
             await self._upgrade(door, admission, response)
             if not self.open:  # the end came while the upgrade was being sent
@@ -269,7 +238,7 @@ class Entrance:
         else:
             await transport.serve(served.dispatcher, subject)
 
-    async def _upgrade(self, door: _Door, admission: _Admission, response: Response) -> None:
+    async def _upgrade(self, door: Door, admission: _Admission, response: Response) -> None:
         if door.native is not None:
             settings = admission.served.contract.settings
             door.native.max_message_size = settings.max_message_size
@@ -285,31 +254,6 @@ class Entrance:
             }
         )
         self._recorder.handshake(door.pattern, "accepted")
-
-    async def _turn_away(self, door: _Door, error: Exception, *, by_close: bool = True) -> None:
-        await self._refuse(door, self._refusal(error, "handshake"), by_close=by_close)
-
-    async def _limit(
-        self, door: _Door, limit: str, fault: Fault, *, retry_after: float | None = None
-    ) -> None:
-        """Refuse a client by a limit, before an upgrade adds to it."""
-        self._recorder.limited(door.pattern, limit)
-        response = self._refusal(fault, "handshake")
-        if retry_after is not None:
-            response.headers["retry-after"] = str(
-                math.ceil(min(retry_after, MAX_RETRY_AFTER))
-            )  # RFC 9110 section 10.2.3
-        await self._refuse(door, response, by_close=False)
-
-    async def _refuse(
-        self, door: _Door, response: Response, *, by_close: bool = True, identity: Any = None
-    ) -> None:
-        self._recorder.handshake(door.pattern, code_of(response))
-        carried = bool(door.carried)
-        note_refusal(self._hub.audit, door.scope, door.pattern, response, identity, carried=carried)
-        if response.status_code == 503 and (absence := self._absence()) is not None:
-            response.headers["retry-after"] = str(math.ceil(absence))  # RFC 9110 section 10.2.3
-        await refuse(door.scope, door.send, response, by_close=by_close and wants_v1(door.offered))
 
     def _is_full(self, served: _Served) -> bool:
         limit = served.contract.settings.max_connections
@@ -349,7 +293,12 @@ class Entrance:
                 self._require_open()
         except (Exception, asyncio.CancelledError) as error:
             where = f"handshake of {served.contract.controller.__qualname__}"
-            return self._refusal(own_error(error), where, served, handshake.namespace)
+            return self._refusals.response(
+                own_error(error),
+                where,
+                pattern=served.contract.declaration.path,
+                namespace=handshake.namespace,
+            )
         return admitted()
 
     async def _ask(self, ctx: RequestCtx, admission: _Admission) -> bool:
@@ -401,13 +350,6 @@ class Entrance:
         if not self.open:
             raise ws_overloaded("the server stops")
 
-    def _refusal(
-        self, error: Exception, where: str, served: _Served | None = None, namespace: str | None = None
-    ) -> Response:
-        about = {"pattern": served.contract.declaration.path if served else None, "namespace": namespace}
-        told = {name: value for name, value in about.items() if value is not None}
-        return refusal(self._engine.process(error, where, internal=ws_internal_error, about=told))
-
     def _outbox(self, home: Home) -> Outbox:
         limits = home.settings.backpressure
         return SpoolingOutbox(limits, self._node.spool_bytes) if home.spools else Outbox(limits)
@@ -452,7 +394,7 @@ def _tell_of_compression(served: _Served) -> None:
     """Under any other server that is the server's matter: nothing is ignored in silence."""
     if served.contract.settings.compression is not None and not served.told:
         served.told = True
-        path = served.contract.declaration.path
         logger.warning(
-            "%s: compression: has no effect under this server, which compresses, or not, by its own", path
+            "%s: compression: has no effect under this server, which compresses, or not, by its own",
+            served.contract.declaration.path,
         )
