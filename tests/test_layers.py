@@ -178,6 +178,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/refusal.py",
         "sockets/boot_time.py",
         "sockets/drain.py",
+        "sockets/endpoints.py",
         "sockets/health.py",
         "sockets/ticket_office.py",
         "sockets/runtime.py",

@@ -33,6 +33,7 @@ from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.dispatch import Dispatcher
 from aquilia.sockets.drain import Drain
+from aquilia.sockets.endpoints import endpoints
 from aquilia.sockets.faults import ws_overloaded
 from aquilia.sockets.figures import Figures
 from aquilia.sockets.flow import FlowDispatcher
@@ -154,18 +155,15 @@ class AquilaSockets:
             connections=lambda: self._entrance.connections,
         )
         """Answers whether new clients should be sent here: an ASGI application."""
-        self._endpoints: dict[str, ASGIApp] = {}
-        if self.metrics is not None and self.plan.node.metrics not in (None, "collect"):
-            self._endpoints[str(self.plan.node.metrics)] = self.metrics
-        if self.plan.node.health is not None:
-            if self.plan.node.health in self._endpoints:
-                where = f"health and metrics are both served at {self.plan.node.health}"
-                raise BootError([Problem("health", f"{where}: give one of the two another path")])
-            self._endpoints[self.plan.node.health] = self.health
         tickets = Tickets(self._adapter.store, clock)
         if self.plan.node.revocation:
             tickets.revoked = self.revocations.revoked
-        open_ticket_office(self.plan, tickets, self._engine, self._endpoints, self._ready)
+        self._endpoints = endpoints(
+            self.plan.node,
+            metrics=self.metrics,
+            health=self.health,
+            tickets=open_ticket_office(self.plan, tickets, self._engine, self._ready),
+        )
         self._stores = contextlib.AsyncExitStack()  # those of the sessions
         self._starting = asyncio.Lock()
         self._started = False

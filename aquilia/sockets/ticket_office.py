@@ -9,10 +9,9 @@ from typing import NamedTuple
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Receive, Send
 from starlette.types import Scope as ASGIScope
 
-from aquilia.aquilary import BootError, Problem
 from aquilia.auth import TokenFault
 from aquilia.controller import RequestCtx, media_type_of
 from aquilia.exchange import bounded, route_path
@@ -47,26 +46,14 @@ class _Target(NamedTuple):
 
 
 def open_ticket_office(
-    plan: SocketPlan,
-    tickets: Tickets,
-    engine: FaultEngine,
-    endpoints: dict[str, ASGIApp],
-    ready: Callable[[], Awaitable[None]],
-) -> None:
-    """Give and take tickets, if the setting says so.
-
-    Raises:
-        BootError: for a path at which something else is served.
-    """
-    path = plan.node.tickets
-    if path is None:
-        return
-    if path in endpoints:
-        told = f"another setting serves at {path} already: give one of the two another path"
-        raise BootError([Problem("tickets", told)])
-    endpoints[path] = TicketOffice(plan, tickets, engine, ready)
+    plan: SocketPlan, tickets: Tickets, engine: FaultEngine, ready: Callable[[], Awaitable[None]]
+) -> TicketOffice | None:
+    """Give and take tickets; None unless the setting says so."""
+    if plan.node.tickets is None:
+        return None
     for _, contract in plan.contracts:
         contract.tickets = tickets
+    return TicketOffice(plan, tickets, engine, ready)
 
 
 class TicketOffice:

@@ -388,7 +388,10 @@ class Hidden(Controller):
 @pytest.mark.parametrize(
     ("declared", "word"),
     [
-        ({"websockets": {"tickets": True, "health": "/ws/ticket"}}, "another setting serves at /ws/ticket"),
+        (
+            {"websockets": {"tickets": True, "health": "/ws/ticket"}},
+            "tickets and health are both served at /ws/ticket",
+        ),
         (
             {"websockets": {"tickets": True}, "controllers": [Chat, Hidden]},
             "where the setting tickets serves",

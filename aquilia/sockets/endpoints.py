@@ -1,0 +1,35 @@
+"""What is served over HTTP beside the sockets, each at the path that its setting names."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp
+
+from aquilia.aquilary import BootError, Problem
+from aquilia.sockets.settings import NodeSettings
+
+__all__ = ["endpoints"]
+
+
+def endpoints(
+    node: NodeSettings, *, metrics: ASGIApp | None, health: ASGIApp, tickets: ASGIApp | None
+) -> dict[str, ASGIApp]:
+    """The endpoints of the settings `metrics`, `health` and `tickets`, by their paths.
+
+    Raises:
+        BootError: two of them have the same path.
+    """
+    offered = (
+        ("metrics", None if node.metrics == "collect" else node.metrics, metrics),
+        ("health", node.health, health),
+        ("tickets", node.tickets, tickets),
+    )
+    found: dict[str, ASGIApp] = {}
+    settings: dict[str, str] = {}
+    for setting, path, endpoint in offered:
+        if path is None or endpoint is None:
+            continue
+        if (other := settings.setdefault(path, setting)) != setting:
+            told = f"{setting} and {other} are both served at {path}: give one of the two another path"
+            raise BootError([Problem(setting, told)])
+        found[path] = endpoint
+    return found
