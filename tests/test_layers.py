@@ -175,6 +175,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
     # assembly
     7: (
         "sockets/__init__.py",  # exports all of its area, so it stands on top of it
+        "sockets/assembly.py",
         "sockets/refusal.py",
         "sockets/boot_time.py",
         "sockets/drain.py",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as ASGIScope
 
-from aquilia.aquilary import App, BootError, Problem, Registry
+from aquilia.aquilary import BootError, Problem, Registry
 from aquilia.auth import AuthManager, Identity
 from aquilia.clock import Clock
 from aquilia.di import Scope, ScopeContainer, Services
@@ -21,25 +21,20 @@ from aquilia.faults import Fault, FaultEngine
 from aquilia.forwarded import TrustedProxies
 from aquilia.lifespan import serve_lifespan, undone_by
 from aquilia.manifest import AppManifest
-from aquilia.middleware import split
 from aquilia.sessions import Session, SessionEngine
 from aquilia.sessions.life import running
-from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.adapters.base import Adapter
+from aquilia.sockets.assembly import adapter_of, hub_of, metrics_of, registry_alone, require_disk
 from aquilia.sockets.audit_trail import AuditTrail
 from aquilia.sockets.boot_time import boot_time
 from aquilia.sockets.connection import Connection
-from aquilia.sockets.controller import SocketController
-from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.dispatch import Dispatcher
 from aquilia.sockets.drain import Drain
 from aquilia.sockets.endpoints import endpoints
 from aquilia.sockets.faults import ws_overloaded
-from aquilia.sockets.figures import Figures
 from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.health import Health
 from aquilia.sockets.home import Home
-from aquilia.sockets.hub import Hub
 from aquilia.sockets.idempotence import Promises
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.opening import Entrance
@@ -48,9 +43,6 @@ from aquilia.sockets.recorder import Counters, Recorder
 from aquilia.sockets.refusal import refusal
 from aquilia.sockets.resumption import Resumption
 from aquilia.sockets.revocation import Revocations
-from aquilia.sockets.revoking_hub import RevokingHub, watch
-from aquilia.sockets.settings import NodeSettings
-from aquilia.sockets.spool import Spool
 from aquilia.sockets.tasks import TaskSet
 from aquilia.sockets.ticket_office import open_ticket_office
 from aquilia.sockets.tickets import Tickets
@@ -110,12 +102,13 @@ class AquilaSockets:
         self.metrics: Metrics | None = None
         """What serves the figures, if any are kept."""
         if self.plan.node.metrics is not None or self.plan.measured:
-            self._measure(recorder)
+            if recorder is not None:
+                raise ValueError(
+                    "recorder: metrics are kept by a recorder of their own; leave one of the two out"
+                )
+            self.recorder, self.metrics = metrics_of(self.plan, lambda: self.hub.homes.values())
         clock = Clock.current()
-        try:
-            self._adapter = adapter or adapter_for(self.plan.node.adapter, self.plan.node.adapter_url, clock)
-        except ValueError as error:
-            raise BootError([Problem("adapter", str(error))]) from error
+        self._adapter = adapter or adapter_of(self.plan.node, clock)
         self._engine = engine or FaultEngine()
         self.audit = AuditTrail(clock, self.plan.node.audit)
         """Is told what touches security: see `AuditLog.note`."""
@@ -125,7 +118,7 @@ class AquilaSockets:
         """What takes access back."""
         self.provided: dict[Any, Any] = {Revocations: self.revocations}
         """What services of the scope APP may ask for."""
-        self.hub = self._hub(clock)
+        self.hub = hub_of(self.plan, self._adapter.broker, self.revocations, self._tasks, clock, self.audit)
         self._resumption = Resumption(self._adapter, self.hub, self.recorder, clock=clock, tasks=self._tasks)
         promises = Promises(self._adapter.store, ttl=self.plan.node.idempotence_ttl)
         self._namespaces = Namespaces(
@@ -186,51 +179,6 @@ class AquilaSockets:
                 dispatcher.keep_sessions(self._resumption)
             self._entrance.serve(app, contract, dispatcher)
 
-    def _hub(self, clock: Clock) -> Hub:
-        node = self.plan.node
-        options: dict[str, Any] = {
-            "clock": clock,
-            "outbox_bytes": node.outbox_bytes,
-            "spool": self._spool(node) if self.plan.spools else None,
-            "audit": self.audit,
-        }
-        broker = self._adapter.broker
-        if not node.revocation:
-            return Hub(broker, **options)
-        watch(self.plan, self.revocations)
-        return RevokingHub(broker, self.revocations, self._tasks, opening=node.handshake_timeout, **options)
-
-    def _measure(self, recorder: Recorder | None) -> None:
-        # Not imported by those who do not measure: prometheus-client takes 60 ms.
-        from aquilia.sockets.metrics import Metrics
-        from aquilia.sockets.shared_files import multiprocess_problem
-
-        if recorder is not None:
-            raise ValueError(
-                "recorder: metrics are kept by a recorder of their own; leave one of the two out"
-            )
-        if problem := multiprocess_problem():
-            raise BootError([Problem("metrics", problem)])
-        figures = self.recorder = Figures()
-        for _, contract in self.plan.contracts:
-            figures.add(contract.declaration.path, contract.events, contract.emits)
-        self.metrics = Metrics(figures, lambda: self.hub.homes.values())
-
-    def _spool(self, node: NodeSettings) -> Spool:
-        return Spool(node.spool_dir, limit=node.spool_total_bytes, unwritten_limit=node.outbox_bytes // 8)
-
-    def _require_disk(self) -> None:
-        """When it starts, and not before: who compiles has not the machine that serves."""
-        if self.hub.spool is None:
-            return
-        try:
-            self.hub.spool.require_folder()
-        except OSError as error:
-            folder = self.plan.node.spool_dir
-            where = "the system's folder for temporary files" if folder is None else repr(folder)
-            told = f"{where} takes no files ({error.strerror}): the strategy 'spool' needs a folder that does"
-            raise BootError([Problem("spool_dir", told)]) from error
-
     @classmethod
     def from_controllers(
         cls,
@@ -260,9 +208,7 @@ class AquilaSockets:
             auth=auth,
             websockets=settings,
         )
-        registry = Registry.build([manifest])
-        if problems := _misplaced(registry.apps[0]):
-            raise BootError(problems)
+        registry = registry_alone(manifest, "AquilaSockets.from_controllers")
         return cls(registry, development=development)
 
     # The life of the application
@@ -295,7 +241,7 @@ class AquilaSockets:
                 return
             if not self._owns_services and apps is None:
                 raise ws_overloaded("the application is not running: was its lifespan run?")
-            self._require_disk()
+            require_disk(self.hub.spool, self.plan.node)
             self.audit.start()
             if self._owns_services:
                 await self.services.open()
@@ -434,20 +380,3 @@ class AquilaSockets:
             "rooms": sum(len(home.rooms) for home in homes),
             "tasks": len(self._tasks),
         }
-
-
-def _misplaced(app: App) -> list[Problem]:
-    """What is given to the sockets alone, and would be left out in silence."""
-    where = "AquilaSockets.from_controllers"
-    middleware = split(app.middleware, f"{where}: middleware")
-    problems = [
-        Problem(where, f"{each.__qualname__} is no SocketController with @Socket(path)")
-        for each in app.controllers
-        if socket_declaration(each) is None and not issubclass(each, SocketController)
-    ]
-    problems += middleware.problems
-    for entry in middleware.asgi:
-        problems.append(
-            Problem(where, f"{entry.cls!r} is pure ASGI middleware: give it to the host application")
-        )
-    return problems

@@ -1,0 +1,131 @@
+"""The parts that an `AquilaSockets` is made of, as the settings choose them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from aquilia.aquilary import App, BootError, Problem, Registry
+from aquilia.clock import Clock
+from aquilia.manifest import AppManifest
+from aquilia.middleware import split
+from aquilia.sockets.adapters import adapter_for
+from aquilia.sockets.adapters.base import Adapter, Broker
+from aquilia.sockets.audit import AuditLog
+from aquilia.sockets.controller import SocketController
+from aquilia.sockets.declaration import socket_declaration
+from aquilia.sockets.figures import Figures
+from aquilia.sockets.home import Home
+from aquilia.sockets.hub import Hub
+from aquilia.sockets.plan import SocketPlan
+from aquilia.sockets.revocation import Revocations
+from aquilia.sockets.revoking_hub import RevokingHub, watch
+from aquilia.sockets.settings import NodeSettings
+from aquilia.sockets.spool import Spool
+from aquilia.sockets.tasks import TaskSet
+
+if TYPE_CHECKING:
+    from aquilia.sockets.metrics import Metrics
+
+__all__ = ["adapter_of", "hub_of", "metrics_of", "registry_alone", "require_disk"]
+
+
+def registry_alone(manifest: AppManifest, where: str) -> Registry:
+    """The registry of a manifest that no host serves.
+
+    Raises:
+        BootError: for what the host would have to serve: HTTP controllers, and pure ASGI middleware.
+    """
+    registry = Registry.build([manifest])
+    if problems := _misplaced(registry.apps[0], where):
+        raise BootError(problems)
+    return registry
+
+
+def _misplaced(app: App, where: str) -> list[Problem]:
+    """What is given to the sockets alone, and would be left out in silence."""
+    middleware = split(app.middleware, f"{where}: middleware")
+    problems = [
+        Problem(where, f"{each.__qualname__} is no SocketController with @Socket(path)")
+        for each in app.controllers
+        if socket_declaration(each) is None and not issubclass(each, SocketController)
+    ]
+    problems += middleware.problems
+    for entry in middleware.asgi:
+        problems.append(
+            Problem(where, f"{entry.cls!r} is pure ASGI middleware: give it to the host application")
+        )
+    return problems
+
+
+def adapter_of(node: NodeSettings, clock: Clock) -> Adapter:
+    """The adapter of the settings.
+
+    Raises:
+        BootError: its URL is wrong, or what it needs is not installed.
+    """
+    try:
+        return adapter_for(node.adapter, node.adapter_url, clock)
+    except ValueError as error:
+        raise BootError([Problem("adapter", str(error))]) from error
+
+
+def metrics_of(plan: SocketPlan, homes: Callable[[], Iterable[Home]]) -> tuple[Figures, Metrics]:
+    """The recorder that keeps the figures of all controllers, and what serves them.
+
+    Raises:
+        BootError: the folder that workers share them in cannot be used.
+    """
+    # Not imported by those who do not measure: prometheus-client takes 60 ms.
+    from aquilia.sockets.metrics import Metrics
+    from aquilia.sockets.shared_files import multiprocess_problem
+
+    if problem := multiprocess_problem():
+        raise BootError([Problem("metrics", problem)])
+    figures = Figures()
+    for _, contract in plan.contracts:
+        figures.add(contract.declaration.path, contract.events, contract.emits)
+    return figures, Metrics(figures, homes)
+
+
+def hub_of(
+    plan: SocketPlan,
+    broker: Broker,
+    revocations: Revocations,
+    tasks: TaskSet,
+    clock: Clock,
+    audit: AuditLog,
+) -> Hub:
+    """The hub: with a spool where anything may wait on disk, and a `RevokingHub` by the setting `revocation`."""
+    node = plan.node
+    options: dict[str, Any] = {
+        "clock": clock,
+        "outbox_bytes": node.outbox_bytes,
+        "spool": _spool(node) if plan.spools else None,
+        "audit": audit,
+    }
+    if not node.revocation:
+        return Hub(broker, **options)
+    watch(plan, revocations)
+    return RevokingHub(broker, revocations, tasks, opening=node.handshake_timeout, **options)
+
+
+def _spool(node: NodeSettings) -> Spool:
+    return Spool(node.spool_dir, limit=node.spool_total_bytes, unwritten_limit=node.outbox_bytes // 8)
+
+
+def require_disk(spool: Spool | None, node: NodeSettings) -> None:
+    """When it starts, and not before: who compiles has not the machine that serves.
+
+    Raises:
+        BootError: the setting `spool_dir` names no folder that takes files.
+    """
+    if spool is None:
+        return
+    try:
+        spool.require_folder()
+    except OSError as error:
+        folder = node.spool_dir
+        where = "the system's folder for temporary files" if folder is None else repr(folder)
+        told = f"{where} takes no files ({error.strerror}): the strategy 'spool' needs a folder that does"
+        raise BootError([Problem("spool_dir", told)]) from error
