@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +50,12 @@ def subject(**declared: Any) -> type[SocketController]:
         async def say(self, conn: Connection) -> None: ...
 
     return Subject
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of these values name files, which are then written."""
+    monkeypatch.chdir(tmp_path)
 
 
 async def is_honoured_or_refused(key: str, declared: dict[str, Any], settings: dict[str, Any]) -> None:
