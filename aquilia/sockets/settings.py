@@ -178,18 +178,7 @@ def socket_settings(declared: SocketDeclaration, node: NodeSettings, where: str)
     Raises:
         SettingsError: for the first value that is wrong or not available.
     """
-    merged: dict[str, Any] = {
-        "max_connections_per_namespace": node.sockets.max_connections_per_namespace,
-        "max_message_size": node.sockets.max_message_size,
-        "compression": node.sockets.compression,
-        "message_rate_limit": node.sockets.message_rate_limit,
-        "byte_rate_limit": node.sockets.byte_rate_limit,
-        "idle_timeout": node.sockets.idle_timeout,
-        "max_fragments": node.sockets.max_fragments,
-        "backpressure": node.sockets.backpressure,
-        "allowed_origins": node.sockets.allowed_origins,
-        "require_auth": node.sockets.require_auth,
-    }
+    merged: dict[str, Any] = {key: getattr(node.sockets, key) for key in _SOCKET_KEYS}
     for key, rule in _DECLARED.items():
         value = getattr(declared, key)
         if value is not None:
@@ -208,20 +197,19 @@ def _guard_problems(guards: Sequence[Any]) -> Iterable[str]:
     return guard_problems(guards, of_event=False)
 
 
-_SOCKET_KEYS = frozenset(
-    {
-        "message_rate_limit",
-        "byte_rate_limit",
-        "idle_timeout",
-        "max_fragments",
-        "max_message_size",
-        "compression",
-        "max_connections_per_namespace",
-        "backpressure",
-        "allowed_origins",
-        "require_auth",
-    }
+_SOCKET_KEYS = (
+    "allowed_origins",
+    "max_connections_per_namespace",
+    "message_rate_limit",
+    "byte_rate_limit",
+    "idle_timeout",
+    "max_fragments",
+    "max_message_size",
+    "compression",
+    "require_auth",
+    "backpressure",
 )
+"""What a manifest says for its controllers, and each of them may say for itself."""
 _CHAIN_KEYS = frozenset(AppChain.__dataclass_fields__)
 _NODE_KEYS = frozenset(NodeSettings.__dataclass_fields__)
 
@@ -277,18 +265,9 @@ def _mistaken(key: str) -> str | None:
 
 
 _DECLARED: dict[str, Rule] = {
-    "allowed_origins": origins,
+    **{key: _RULES[key] for key in _SOCKET_KEYS},
     "max_connections": count,
-    "max_connections_per_namespace": count,
-    "message_rate_limit": positive,
-    "byte_rate_limit": positive,
-    "idle_timeout": positive,
-    "max_fragments": count,
-    "max_message_size": message_size,
-    "compression": compression,
     "subprotocols": subprotocols,
-    "require_auth": boolean,
-    "backpressure": backpressure,
     "history": history,
     "presence": switch("presence"),
     "resume": boolean,
