@@ -34,12 +34,11 @@ __all__ = [
     "chain_of",
     "compression",
     "count",
+    "endpoint",
     "folder",
-    "health",
     "history",
     "hosts",
     "message_size",
-    "metrics",
     "or_none",
     "origins",
     "planned",
@@ -49,7 +48,6 @@ __all__ = [
     "remembering",
     "subprotocols",
     "switch",
-    "tickets",
     "unknown",
 ]
 
@@ -94,8 +92,6 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOST = re.compile(
     r"(\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\]|[0-9A-Fa-f.]*(:[0-9A-Fa-f.]*){2,}"
 )
-
-
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _PARAMETER = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 
@@ -254,11 +250,33 @@ def switch(feature: str) -> Rule:
 
 def folder(place: Place, value: Any) -> str:
     """Whether it is there, and can be written to, is for the process to say that uses it."""
-    if not isinstance(value, str | PathLike) or not (path := fspath(value)) or isinstance(path, bytes):
-        raise place.error(f"the path of a folder is needed, not {value!r}")
-    if "\0" in path or not _can_be_named(path):
-        raise place.error(f"no folder can be called {value!r}")
+    return _path(place, value, "folder", "the path of a folder")
+
+
+def audit(place: Place, value: Any) -> str | None:
+    """The file of the audit; None: the log alone."""
+    if isinstance(value, bool):
+        return "artifacts/audit.crous" if value else None
+    path = _path(place, value, "file", "True, False, or the path of a file")
+    if path.endswith(("/", ".")):
+        raise place.error(f"no file can be called {value!r}")
     return path
+
+
+def _path(place: Place, value: Any, kind: str, wanted: str) -> str:
+    if not isinstance(value, str | PathLike) or not (path := fspath(value)) or isinstance(path, bytes):
+        raise place.error(f"{wanted} is needed, not {value!r}")
+    if "\0" in path or not _can_be_named(path):
+        raise place.error(f"no {kind} can be called {value!r}")
+    return path
+
+
+def _can_be_named(path: str) -> bool:
+    try:
+        fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def planned(feature: str) -> Rule:
@@ -331,52 +349,20 @@ def backpressure(place: Place, value: Any) -> Backpressure:
     return Backpressure(**checked)
 
 
-def metrics(place: Place, value: Any) -> str | None:
-    """Where metrics are served; None: nowhere."""
-    if value is False:
-        return None
-    if value is True:
-        return "/metrics"
-    if value == "collect" or (isinstance(value, str) and _PATH.fullmatch(value)):
-        return str(value)
-    raise place.error(f"True, False, a path like '/internal/metrics', or 'collect' is needed, not {value!r}")
+def endpoint(default: str, example: str, *, also: str | None = None) -> Rule:
+    """The path at which something is served over HTTP; None: nowhere. `also` is a word that may be in its place."""
+    accepted = f"True, False, or a path like {example!r}"
+    if also is not None:
+        accepted = f"True, False, a path like {example!r}, or {also!r}"
 
+    def check(place: Place, value: Any) -> str | None:
+        if isinstance(value, bool):
+            return default if value else None
+        if isinstance(value, str) and (value == also or _PATH.fullmatch(value)):
+            return value
+        raise place.error(f"{accepted} is needed, not {value!r}")
 
-def health(place: Place, value: Any) -> str | None:
-    """Where load balancers ask; None: nowhere."""
-    if isinstance(value, bool):
-        return "/health" if value else None
-    if isinstance(value, str) and _PATH.fullmatch(value):
-        return value
-    raise place.error(f"True, False, or a path like '/internal/health' is needed, not {value!r}")
-
-
-def audit(place: Place, value: Any) -> str | None:
-    """The file of the audit; None: the log alone."""
-    if isinstance(value, bool):
-        return "artifacts/audit.crous" if value else None
-    if not isinstance(value, str | PathLike) or not (path := fspath(value)) or isinstance(path, bytes):
-        raise place.error(f"True, False, or the path of a file is needed, not {value!r}")
-    if "\0" in path or path.endswith(("/", ".")) or not _can_be_named(path):
-        raise place.error(f"no file can be called {value!r}")
-    return path
-
-
-def _can_be_named(path: str) -> bool:
-    try:
-        fsencode(path)
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def tickets(place: Place, value: Any) -> str | None:
-    """Where tickets are given; None: nowhere."""
-    if isinstance(value, bool):
-        return "/ws/ticket" if value else None
-    if isinstance(value, str) and _PATH.fullmatch(value):
-        return value
-    raise place.error(f"True, False, or a path like '/ws/ticket' is needed, not {value!r}")
+    return check
 
 
 def query_token(place: Place, value: Any) -> str:
