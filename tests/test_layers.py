@@ -194,6 +194,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "__init__.py",
         "asgi.py",
         "server.py",
+        "listening.py",
         "tls.py",
         "client/",
         "testing/",
