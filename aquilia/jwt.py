@@ -97,8 +97,17 @@ class JWTAuthManager:
     @property
     def algorithms(self) -> tuple[str, ...]:
         """What a token may be signed with: by the keys that there are now, where somebody else publishes them."""
-        trusted = self._given if self._source is None else self._source.trusted
+        trusted = self._trusted
         return (self._allowed or ()) if trusted is None else trusted.algorithms
+
+    @property
+    def secrets(self) -> list[bytes]:
+        """The shared secrets among the keys that it was given: `aq doctor` looks at them. Do not show them."""
+        return [] if self._given is None else self._given.secrets
+
+    @property
+    def _trusted(self) -> TrustedKeys | None:
+        return self._given if self._source is None else self._source.trusted
 
     async def load_keys(self) -> None:
         """Have the keys of `jwks`: the app awaits this when it starts.
@@ -179,7 +188,7 @@ class JWTAuthManager:
             or not 0 < lifetime < float("inf")
         ):
             raise wrong("lifetime", f"a number of seconds above 0 is needed, not {lifetime!r}")
-        trusted = self._given if self._source is None else self._source.trusted
+        trusted = self._trusted
         if trusted is None:
             raise ValueError("JWTAuthManager: there are no keys yet: they are had when the app starts")
         issued = now()

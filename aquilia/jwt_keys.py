@@ -74,6 +74,11 @@ class TrustedKeys:
         self._verify_with: Any = KeySet(list(keys)) if named else keys[0]
         self._kids = {key.kid for key in keys} if named else None
 
+    @property
+    def secrets(self) -> list[bytes]:
+        """Those that are shared secrets, and no key pairs. Do not show them."""
+        return [key.raw_value for key in self._keys if isinstance(key, OctKey)]
+
     def knows(self, kid: str | None) -> bool:
         """Whether there is a key for tokens that name this one."""
         return kid is None or self._kids is None or kid in self._kids

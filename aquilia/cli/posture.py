@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -156,18 +155,15 @@ def _secrets(booted: Booted) -> Iterator[tuple[str, str]]:
                 yield name, text.strip()
     for app in booted.application.registry.apps:
         if isinstance(app.sessions, SessionEngine):
-            for secret in app.sessions._secrets or ():
+            for secret in app.sessions.secrets:
                 yield f"SessionEngine of {app.manifest.name}", _text(secret)
         if isinstance(app.auth, JWTAuthManager):
-            given = app.auth._given  # None where somebody else publishes the keys
-            for key in () if given is None else given._keys:
-                raw = getattr(key, "raw_value", None)
-                if isinstance(raw, bytes):  # a shared secret, and no key pair
-                    yield f"JWTAuthManager of {app.manifest.name}", _text(raw)
+            for secret in app.auth.secrets:
+                yield f"JWTAuthManager of {app.manifest.name}", _text(secret)
 
 
-def _text(secret: Any) -> str:
-    return secret.decode(errors="replace") if isinstance(secret, bytes) else str(secret)
+def _text(secret: str | bytes) -> str:
+    return secret.decode(errors="replace") if isinstance(secret, bytes) else secret
 
 
 def _judged(name: str, text: str, root: Path) -> SecretPosture:

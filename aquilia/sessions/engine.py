@@ -89,6 +89,11 @@ class SessionEngine:
         limit = self.max_lifetime
         self._kept_in = store if limit is None else LimitedStore(store, limit, self._clock)
 
+    @property
+    def secrets(self) -> list[str | bytes]:
+        """Those that it was given, and not those of the environment: `aq doctor` looks at them. Do not show them."""
+        return list(self._secrets or ())
+
     def __repr__(self) -> str:
         return f"<SessionEngine cookie={self.cookie!r} store={type(self.store).__qualname__}>"
 
