@@ -28,7 +28,7 @@ from aquilia.sockets.declaration import (
     socket_declaration,
 )
 from aquilia.sockets.emits import Emits
-from aquilia.sockets.guards import Check, guard_checks, guard_problems
+from aquilia.sockets.guards import CHECK_ARGUMENTS, Check, guard_checks, guard_problems
 from aquilia.sockets.middleware import middleware_problems, span_problem
 from aquilia.sockets.schema import PayloadType, SchemaError, payload_type
 from aquilia.sockets.settings import AppChain, NodeSettings, SettingsError, SocketSettings, socket_settings
@@ -38,8 +38,6 @@ from aquilia.source import SourceLocation
 __all__ = ["EventContract", "HookContract", "SocketContract", "read_contract"]
 
 ANY_PAYLOAD = payload_type(None)
-_GUARDED = {"message": ("conn", "envelope"), "handshake": ("handshake",), "room": ("conn", "room")}
-"""What a `@Guard()` method takes."""
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -229,7 +227,7 @@ class _Reader:
                 handler.location, f"{name} hides SocketController.{name}; give the method another name"
             )
         elif isinstance(declaration, GuardDeclaration):
-            if self._takes(handler, len(_GUARDED[declaration.on])):
+            if self._takes(handler, len(CHECK_ARGUMENTS[f"check_{declaration.on}"])):
                 contract.guards.append(GuardContract(handler, declaration))
         elif not inspect.iscoroutinefunction(handler.function):
             self._problem(handler.location, f"{handler.attribute} is not async; write `async def`")
@@ -344,7 +342,7 @@ class _Reader:
         }
         declared = handler.declaration
         if isinstance(declared, GuardDeclaration):
-            wanted = f"(self, {', '.join(_GUARDED[declared.on])})"
+            wanted = f"(self, {', '.join(CHECK_ARGUMENTS[f'check_{declared.on}'])})"
         else:
             wanted = hooks[type(declared)]
         self._problem(handler.location, f"{handler.attribute} must take {wanted}")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aquilia.sockets.envelope import MessageEnvelope
 
 __all__ = [
+    "CHECK_ARGUMENTS",
     "Check",
     "OriginGuard",
     "RateLimitGuard",
@@ -128,11 +129,12 @@ class RoomGuard(SocketGuard):
             await passes(check, conn, room)
 
 
-_ARGUMENTS = {
+CHECK_ARGUMENTS = {
     "check_message": ("conn", "envelope"),
     "check_handshake": ("handshake",),
     "check_room": ("conn", "room"),
 }
+"""What each check of a guard takes; a `@Guard()` method takes what the check of its moment does."""
 
 
 def guard_checks(guards: Sequence[Any], check: str) -> list[tuple[int, Check]]:
@@ -143,7 +145,7 @@ def guard_checks(guards: Sequence[Any], check: str) -> list[tuple[int, Check]]:
 def guard_problems(guards: Sequence[Any], *, of_event: bool) -> Iterator[str]:
     """Why these could not guard a controller, or one of its events: a guard is never passed over in silence."""
     for guard in guards:
-        checks = [check for check in _ARGUMENTS if _has(guard, check)]
+        checks = [check for check in CHECK_ARGUMENTS if _has(guard, check)]
         name = guard.__qualname__ if isinstance(guard, type) else type(guard).__qualname__
         if not checks:
             yield f"guards: {guard!r} is no guard; it needs check_message, check_handshake or check_room"
@@ -175,7 +177,7 @@ def _misfits(guard: Any, name: str, checks: Sequence[str]) -> Iterator[str]:
     if not is_priority(priority):
         yield f"guards: {name}: priority is a number, not {priority!r}"
     for check in checks:
-        arguments = _ARGUMENTS[check]
+        arguments = CHECK_ARGUMENTS[check]
         if not accepts(getattr(guard, check), len(arguments)):
             yield f"guards: {name}.{check} must take ({', '.join(arguments)})"
 
