@@ -303,13 +303,17 @@ class Outbound:
         self.phase = ConnectionState.CLOSED
         self._idle = False
         self._cancel_timer()
-        if unread := len(self._outbox):
-            self._home.recorder.dropped(self._home.pattern, "disconnected", unread)
-        self._outbox.clear()
+        self._discard()
         if self._weight:
             self._hub.weigh(self)
         self._wake()
         return self._close
+
+    def _discard(self) -> None:
+        """What waits is not written any more."""
+        if unread := len(self._outbox):
+            self._home.recorder.dropped(self._home.pattern, "disconnected", unread)
+        self._outbox.clear()
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

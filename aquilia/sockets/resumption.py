@@ -436,9 +436,7 @@ class Resumption:
         self._disown(conn)
         if resumable is not None and resumable.log is not None:
             self.logs.drop(resumable.log)
-        if unread := len(conn._outbox):
-            self._recorder.dropped(conn._home.pattern, "disconnected", unread)
-        conn._outbox.clear()
+        conn._discard()
         fault = ws_taken_over()
         conn._end(CloseCode.TAKEN_OVER, fault.message)
         if conn._blocked and conn.phase is not ConnectionState.CLOSED:  # there is nothing to wait for

@@ -169,9 +169,7 @@ class RevokingHub(Hub):
 
     def _end(self, conn: Connection) -> None:
         """What waits for it is not for it any more."""
-        if unread := len(conn._outbox):
-            conn._home.recorder.dropped(conn._home.pattern, "disconnected", unread)
-        conn._outbox.clear()
+        conn._discard()
         close_with(conn, ws_auth_required(ACCESS_REVOKED))
         if conn._blocked:
             self.show_out(conn)
