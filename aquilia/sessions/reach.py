@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from aquilia.faults import Fault, FaultDomain, Severity
 from aquilia.sessions.store import SessionTooLarge
 
-__all__ = ["Reach", "require_numbers", "session_store_unavailable"]
+__all__ = ["Reach", "session_store_unavailable"]
 
 logger = logging.getLogger("aquilia.sessions")
 
@@ -78,17 +78,3 @@ class Reach:
             return f"no answer within {self._timeout:g} seconds"
         told = " ".join(str(found).split()) or type(found).__name__
         return told.replace(self._secret, "***") if self._secret else told
-
-
-def require_numbers(store: str, **bounds: float) -> None:
-    """Refuse what bounds nothing, by its name.
-
-    Raises:
-        ValueError: for one that is no number above 0.
-    """
-    for name, bound in bounds.items():
-        whole = name != "timeout"
-        kinds = int if whole else (int, float)
-        if not isinstance(bound, kinds) or isinstance(bound, bool) or not 0 < bound < float("inf"):
-            kind = "a whole number" if whole else "a number of seconds"
-            raise ValueError(f"{store}: {name}: {kind} above 0 is needed, not {bound!r}")

@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from aquilia.sessions.reach import Reach, require_numbers
-from aquilia.sessions.store import require_fit, too_large
+from aquilia.sessions.reach import Reach
+from aquilia.sessions.store import require_fit, require_numbers, too_large
 
 __all__ = ["RedisSessionStore"]
 

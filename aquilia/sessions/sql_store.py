@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aquilia.clock import now
-from aquilia.sessions.reach import Reach, require_numbers
-from aquilia.sessions.store import require_fit
+from aquilia.sessions.reach import Reach
+from aquilia.sessions.store import require_fit, require_numbers
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

@@ -9,7 +9,14 @@ from typing import Protocol
 
 from aquilia.clock import now
 
-__all__ = ["MemorySessionStore", "SessionStore", "SessionTooLarge", "require_fit", "too_large"]
+__all__ = [
+    "MemorySessionStore",
+    "SessionStore",
+    "SessionTooLarge",
+    "require_fit",
+    "require_numbers",
+    "too_large",
+]
 
 
 class SessionStore(Protocol):
@@ -77,6 +84,20 @@ def too_large(size: int, bound: int) -> SessionTooLarge:
     )
 
 
+def require_numbers(store: str, **bounds: float) -> None:
+    """Refuse what bounds nothing, by its name.
+
+    Raises:
+        ValueError: for one that is no number above 0.
+    """
+    for name, bound in bounds.items():
+        whole = name != "timeout"
+        kinds = int if whole else (int, float)
+        if not isinstance(bound, kinds) or isinstance(bound, bool) or not 0 < bound < float("inf"):
+            kind = "a whole number" if whole else "a number of seconds"
+            raise ValueError(f"{store}: {name}: {kind} above 0 is needed, not {bound!r}")
+
+
 @dataclass(slots=True)
 class _Kept:
     values: dict[str, bytes]
@@ -100,11 +121,7 @@ class MemorySessionStore:
         max_session_size: int = 65_536,
         clock: Callable[[], float] = now,
     ) -> None:
-        for name, bound in (("max_sessions", max_sessions), ("max_session_size", max_session_size)):
-            if not isinstance(bound, int) or isinstance(bound, bool) or bound < 1:
-                raise ValueError(
-                    f"MemorySessionStore: {name}: a whole number above 0 is needed, not {bound!r}"
-                )
+        require_numbers("MemorySessionStore", max_sessions=max_sessions, max_session_size=max_session_size)
         self.evicted = 0
         self._max_sessions = max_sessions
         self._max_session_size = max_session_size
