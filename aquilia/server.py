@@ -53,6 +53,7 @@ __all__ = [
     "create_application",
     "listening",
     "serve",
+    "websocket_options",
 ]
 
 logger = logging.getLogger("aquilia.sockets")
@@ -187,6 +188,17 @@ def configuration(
     )
 
 
+def websocket_options(plan: SocketPlan) -> dict[str, Any]:
+    """What uvicorn is to know of an application's sockets."""
+    sizes = [contract.settings.max_message_size for _, contract in plan.contracts]
+    return {
+        "ws_max_size": max(sizes, default=0) + 1,  # a message one byte beyond a bound is ours to refuse
+        "ws_ping_interval": plan.node.heartbeat,
+        "ws_ping_timeout": plan.node.heartbeat,
+        "ws_per_message_deflate": False,
+    }
+
+
 def serve(
     application: Application,
     sockets: Sequence[socket.socket],
@@ -215,19 +227,14 @@ def serve(
     if trusted_proxies is not None:
         application.sockets.proxies = TrustedProxies(trusted_proxies)
     plan = application.sockets.plan
-    sizes = [contract.settings.max_message_size for _, contract in plan.contracts]
     config = configuration(
         _AccessLog(application),
         log_level,
         certificate.context if certificate is not None else None,
         transport=transport,
         log_format=log_format,
-        ws_ping_interval=plan.node.heartbeat,
-        ws_ping_timeout=plan.node.heartbeat,
-        # A message one byte beyond a controller's bound is ours to refuse.
-        ws_max_size=max(sizes, default=0) + 1,
-        ws_per_message_deflate=False,
         h11_max_incomplete_event_size=max_header_size,
+        **websocket_options(plan),
     )
     if transport == "asgi":
         _tell_of_compression(plan)

@@ -12,6 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from aquilia.asgi import Application
+from aquilia.server import websocket_options
 from aquilia.sockets.runtime import AquilaSockets
 from aquilia.sockets.transports.http import HTTPProtocol
 from aquilia.sockets.transports.native import NativeProtocol
@@ -68,7 +69,7 @@ def live_server(app: ASGIApp) -> Iterator[str]:
                 ws=NativeProtocol,
                 log_config=None,
                 timeout_graceful_shutdown=GRACE,
-                **_websockets(app),
+                **_options(app),
             )
         )
         thread = threading.Thread(target=server.serve_on, args=(listener,), name="live_server", daemon=True)
@@ -81,19 +82,12 @@ def live_server(app: ASGIApp) -> Iterator[str]:
             _stop(server, thread)
 
 
-def _websockets(app: ASGIApp) -> dict[str, Any]:
-    """What `aq serve` sets from the application's own settings."""
+def _options(app: ASGIApp) -> dict[str, Any]:
+    """What `aq serve` sets for an application of ours."""
     sockets = app.sockets if isinstance(app, Application) else app
     if not isinstance(sockets, AquilaSockets):
         return {}
-    sizes = [contract.settings.max_message_size for _, contract in sockets.plan.contracts]
-    heartbeat = sockets.plan.node.heartbeat
-    return {
-        "proxy_headers": False,
-        "ws_max_size": max(sizes, default=0) + 1,
-        "ws_ping_interval": heartbeat,
-        "ws_ping_timeout": heartbeat,
-    }
+    return {"proxy_headers": False, **websocket_options(sockets.plan)}
 
 
 def _stop(server: _Server, thread: threading.Thread) -> None:
