@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import ipaddress
 import socket
 import ssl
 import urllib.error
 import urllib.request
 from typing import Any
 from urllib.parse import urljoin, urlsplit
+
+from aquilia.loopback import is_loopback
 
 __all__ = ["MAX_BYTES", "Fetch", "FetchError", "url_problem"]
 
@@ -36,16 +37,9 @@ def url_problem(url: str) -> str | None:
         return "it has a login, which would be in the log"
     if parts.fragment:
         return "it has a fragment (#…)"
-    if parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host)):
+    if parts.scheme == "https" or (parts.scheme == "http" and is_loopback(host)):
         return None
     return "https:// is needed: else whoever is on the way gives keys of his own (http:// is for loopback)"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Fetch:
@@ -115,7 +109,7 @@ class Fetch:
     def _opener(self, url: str) -> urllib.request.OpenerDirector:
         """What speaks HTTP and HTTPS and nothing else; through the proxy of the environment, but not to loopback."""
         opener = urllib.request.OpenerDirector()
-        local = _is_loopback(urlsplit(url).hostname or "")
+        local = is_loopback(urlsplit(url).hostname or "")
         opener.add_handler(urllib.request.ProxyHandler({} if local else None))
         opener.add_handler(_Http(self))
         opener.add_handler(_Https(self, context=ssl.create_default_context()))

@@ -47,6 +47,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "http_faults.py",
         "lifespan.py",
         "logs.py",
+        "loopback.py",
         "middleware.py",
         "responses.py",
         "source.py",

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from aquilia.jwt import KEY_VARIABLE, JWTAuthManager
+from aquilia.loopback import is_loopback
 from aquilia.server import Booted
 from aquilia.sessions.engine import SESSION_SECRET, SessionEngine
 from aquilia.sockets.adapters import ADAPTER_URL
@@ -134,15 +135,11 @@ def adapter_posture(url: str | None) -> AdapterPosture:
     names = [urlsplit(server).hostname or "" for server in target.servers]
     return AdapterPosture(
         host=", ".join(names),
-        loopback=all(_is_loopback(name) for name in names),
+        loopback=all(not name or is_loopback(name) for name in names),
         tls=target.tls or not target.files.keys().isdisjoint({"ca", "cert"}),
         login=bool(target.user or target.token)
         or not target.files.keys().isdisjoint({"creds", "nkey", "token_file", "password_file", "cert"}),
     )
-
-
-def _is_loopback(host: str) -> bool:
-    return host in ("", "localhost", "::1") or host.startswith("127.")
 
 
 def _secrets(booted: Booted) -> Iterator[tuple[str, str]]:

@@ -85,6 +85,7 @@ def test_every_check_is_shown_here_and_in_the_guide() -> None:
         ("nats://a.example", adapter(host="a.example", tls=False, login=False)),
         ("tls://me:word@a.example,127.0.0.1", adapter(host="a.example, 127.0.0.1")),
         ("nats://a.example?creds=/f", adapter(host="a.example", tls=False)),
+        ("nats://127.example.com", adapter(host="127.example.com", tls=False, login=False)),
     ],
 )
 def test_an_adapters_url_is_read_without_its_password(url: str | None, expected: AdapterPosture) -> None:
