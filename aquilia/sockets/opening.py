@@ -293,12 +293,8 @@ class Entrance:
                 self._require_open()
         except (Exception, asyncio.CancelledError) as error:
             where = f"handshake of {served.contract.controller.__qualname__}"
-            return self._refusals.response(
-                own_error(error),
-                where,
-                pattern=served.contract.declaration.path,
-                namespace=handshake.namespace,
-            )
+            about = {"pattern": served.contract.declaration.path, "namespace": handshake.namespace}
+            return self._refusals.response(own_error(error), where, **about)
         return admitted()
 
     async def _ask(self, ctx: RequestCtx, admission: _Admission) -> bool:
@@ -378,14 +374,9 @@ class Entrance:
             self._hub.add(conn)
         self._recorder.opened(home.pattern)
         arrival = None
-        if profile.v1 and admission.served.threshold.takes_credentials:
-            arrival = Arrival(
-                admission.served.threshold,
-                admission.handshake,
-                home.controller,
-                admission.verdict,
-                admission.seat,
-            )
+        threshold, handshake = admission.served.threshold, admission.handshake
+        if profile.v1 and threshold.takes_credentials:
+            arrival = Arrival(threshold, handshake, home.controller, admission.verdict, admission.seat)
         admission.served.dispatcher.on_open(conn, arrival)
         return conn
 
