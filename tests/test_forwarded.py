@@ -177,6 +177,18 @@ def test_no_header_takes_long_to_read() -> None:
         assert time.perf_counter() - began < 1
 
 
+def test_forwarded_may_have_4_kib() -> None:
+    first, hop = "for=192.0.2.1", ",for=10.0.0.9"
+    chain = first + hop * ((4096 - len(first)) // len(hop))
+    assert seen(("Forwarded", chain)) == ["192.0.2.1", "ws", "inside"]
+    assert seen(("Forwarded", chain + hop)) == UNCHANGED
+    assert seen(("Forwarded", chain), ("Forwarded", hop)) == UNCHANGED
+
+
+def test_what_a_client_sends_as_x_forwarded_for_is_never_too_long_for_what_the_proxy_adds() -> None:
+    assert seen(("X-Forwarded-For", "x" * 60_000 + ", 192.0.2.1")) == ["192.0.2.1", "ws", "inside"]
+
+
 def test_a_socket_for_both_kinds_of_addresses_has_the_same_proxies() -> None:
     assert seen(("X-Forwarded-For", "192.0.2.1"), peer=("::ffff:10.0.0.1", 1))[0] == "192.0.2.1"
     assert seen(("X-Forwarded-For", "192.0.2.1"), peer=("2001:db8:ff::1", 1))[0] == "192.0.2.1"

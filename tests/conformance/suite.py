@@ -23,10 +23,6 @@ KNOWN: dict[str, dict[str, tuple[str, str]]] = {
         "4.[12].[345]": ("NON-STRICT", _BEHIND),
         "5.15": ("NON-STRICT", _BEHIND),
         "6.4.[34]": ("NON-STRICT", _WHOLE),
-        "7.1.2": (
-            "FAILED",
-            "a second close frame in one read with the first is answered with 1002, by picows",
-        ),
     },
     "asgi": {
         "3.[234]": ("NON-STRICT", _BEHIND),

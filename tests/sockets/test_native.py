@@ -213,6 +213,14 @@ async def test_a_clients_close_is_answered_and_told(raw: RawSocket, body: bytes)
     assert ENDS[0].text == body[2:].decode()
 
 
+async def test_what_comes_behind_a_clients_close_changes_nothing(raw: RawSocket) -> None:
+    raw.send(frame(CLOSE, b"\x0f\xa0"), frame(CLOSE, b"\x0f\xa1"), frame(11, b"x"))
+    assert await raw.read() == (CLOSE, b"\x0f\xa0")
+    assert await asyncio.wait_for(raw.reader.read(), 10) == b""
+    await eventually(lambda: ENDS)
+    assert ENDS[0].code == 4000
+
+
 async def test_a_handler_closes_and_the_wire_ends_when_the_client_has_answered(raw: RawSocket) -> None:
     raw.send(frame(TEXT, message(None, "end")))
     assert await raw.closed() == 4001

@@ -108,17 +108,18 @@ class NatsConnection:
         """End it, and every call on it. Safe to call twice."""
         self._stopped = True
         self.connected = False
-        client, self._client = self._client, None
+        for call in self._calls.values():
+            call.fail("the connection to NATS was closed")
         if self._restoring is not None:
             self._restoring.cancel()
             await asyncio.wait([self._restoring])
+        self.connected = False
+        client, self._client = self._client, None
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None
         if self._repeating is not None:
             self._repeating.cancel()
-        for call in self._calls.values():
-            call.fail("the connection to NATS was closed")
         self._subscribers.clear()
         self._subscriptions.clear()
         if client is not None:
@@ -142,8 +143,9 @@ class NatsConnection:
             self._subscriptions[subject] = await client.subscribe(subject, future=_Sink(receive))
         while unsent := [call for call in self._calls.values() if not call.sent and not call.future.done()]:
             for call in unsent:
-                await self._write_waiting(client, call)
-            if client is not self._client:  # it broke meanwhile
+                if not call.future.done():
+                    await self._write_waiting(client, call)
+            if client is not self._client or client.is_closed:  # it broke meanwhile
                 raise ConnectionError("the connection was lost again")
         self.connected = client is self._client
 
@@ -156,7 +158,7 @@ class NatsConnection:
         for call in self._calls.values():
             if call.sent and not call.again:
                 call.fail("the connection to NATS was lost: whether it has the message is not known")
-            call.sent, call.resent = False, call.sent
+            call.sent, call.resent = False, call.resent or call.sent
             call.replies.clear()
         if self._restoring is None or self._restoring.done():
             self._restoring = asyncio.get_running_loop().create_task(self._come_back(client))
@@ -180,6 +182,8 @@ class NatsConnection:
             else:
                 if self.connected:
                     break
+            if self._stopped:  # while it waits for a server to read, nats-py swallows a cancellation
+                return
             await asyncio.sleep(wait * random.uniform(0.5, 1))
             wait = min(longest, wait * 2)
         logger.warning("connected to NATS at %s again", self.target)

@@ -21,6 +21,8 @@ NEXT_HOST = 2.0
 """Seconds after which the next of several hosts is tried."""
 CLOSE = 2.0
 """Seconds that a connection may take to end before it is cut."""
+FLUSH = 0.5
+"""Seconds that what is said waits where 2 MiB wait already. nats-py's own wait does not end with the connection."""
 PING = 5
 """Seconds between pings; a server that leaves two of them without answer is given up."""
 OLDEST = (2, 11)
@@ -101,6 +103,7 @@ async def _connect(
                 reconnect_time_wait=0,
                 connect_timeout=int(CONNECT_TIMEOUT),
                 ping_interval=PING,
+                flush_timeout=FLUSH,
                 **options,
             )
             if not client.is_connected:  # nats-py takes an end behind the login for a success

@@ -134,7 +134,7 @@ class NativeTransport(WSListener):
             self._put_off(frame)
             return
         self._budget = TURN if frame.last_in_buffer else budget - 1
-        if self._closing is not None or events is None or transport.is_close_frame_sent:
+        if self._closing is not None or events is None:
             if frame.msg_type == _CLOSE:
                 self._wire.close()
             return
@@ -263,12 +263,22 @@ class NativeTransport(WSListener):
 
     def _write_close(self, body: bytes) -> None:
         self._line = None
-        if body:  # by picows: else it says goodbye itself, behind ours, when it meets a broken frame now
-            self._websocket.send_close(int.from_bytes(body[:2], "big"), body[2:])
-        else:
-            self._wire.write(frame_header(_CLOSE, 0))
+        self._wire.write(frame_header(_CLOSE, len(body)) + body)
         patience = CLOSE_TIMEOUT * uniform(1, 1.2)
         self._close_timer = asyncio.get_running_loop().call_later(patience, self._wire.abort)
+
+    def on_goodbye(self) -> None:
+        """picows would say goodbye: it met a broken frame, or an exception of ours.
+
+        It reads a frame ahead. What it read before comes now, and may be a close that is to be answered as such; so
+        it is said a turn later, and by us.
+        """
+        asyncio.get_running_loop().call_soon(self._say_goodbye)
+
+    def _say_goodbye(self) -> None:
+        if not self.gone:
+            sent = self._websocket.close_handshake.sent
+            self._fail(int(sent.code), sent.reason or "")
 
     def _fail(self, code: int, reason: str) -> None:
         """The peer broke the protocol (RFC 6455 section 7.1.7)."""
@@ -279,12 +289,10 @@ class NativeTransport(WSListener):
         """The wire is gone."""
         if self._close_timer is not None:
             self._close_timer.cancel()
-        sent = transport.close_handshake.sent if transport.close_handshake is not None else None
-        if self._closing is None and sent is not None:
-            self._closing = (int(sent.code), sent.reason or "")  # picows met a broken frame
         code, reason = self._closing = self._closing or (CloseCode.ABNORMAL, "")
         self._line = None
         self.gone = True
+        self._websocket = None  # which leads back to here
         self._on_gone(self)
         events, self._events = self._events, None
         self._later = None
@@ -322,12 +330,11 @@ class NativeTransport(WSListener):
     @property
     def line(self) -> Callable[[bytes], object] | None:
         """See `Transport`."""
-        # picows may have said goodbye by itself, to a peer that broke the framing.
-        return None if self._websocket.is_close_frame_sent else self._line
+        return self._line
 
     def write(self, frames: Sequence[bytes]) -> bool:
         """See `Transport`."""
-        if self._closing is None and not self._websocket.is_close_frame_sent:
+        if self._closing is None:
             self._wire.write(frames[0] if len(frames) == 1 else b"".join(frames))
         return not self._write_paused
 

@@ -55,14 +55,25 @@ class _Wire:
     Nor does it write to the socket beside the wire, which TLS would not survive: it is told that there is TLS. Nor
     does the kernel acknowledge at once (TCP_QUICKACK), a packet of its own for what our answer acknowledges.
     TCP_NODELAY is set by asyncio and uvloop themselves.
+
+    It writes the answer to the handshake. The only other thing that it writes by itself is a close frame, and that is
+    for the transport to say.
     """
 
-    __slots__ = ("abort", "close", "get_write_buffer_size", "write", "writelines")
+    __slots__ = ("_transport", "_write", "abort", "close", "get_write_buffer_size")
 
-    def __init__(self, wire: asyncio.Transport) -> None:
+    def __init__(self, wire: asyncio.Transport, transport: NativeTransport) -> None:
         self.abort, self.close = wire.abort, wire.close
-        self.write, self.writelines = wire.write, wire.writelines
         self.get_write_buffer_size = wire.get_write_buffer_size
+        self._write: Callable[[bytes], object] | None = wire.write
+        self._transport = transport
+
+    def write(self, data: bytes) -> None:
+        if self._write is not None:
+            self._write(data)
+            self._write = None
+        else:
+            self._transport.on_goodbye()
 
     def get_extra_info(self, name: str) -> Any:
         return self if name in ("socket", "ssl_object") else None
@@ -118,7 +129,7 @@ def upgrade(
         extra_headers=None,
         read_buffer_init_size=0,
     )
-    websocket.connection_made(_Wire(wire))
+    websocket.connection_made(_Wire(wire, transport))
     # The head that picows answers is one of our own: only the key matters to it, and long ones overflow it.
     _feed(websocket, _MINIMAL_HEAD % key.encode())
     wire.pause_reading()
