@@ -82,8 +82,8 @@ class Posture(msgspec.Struct, frozen=True, kw_only=True):
     address: str = "127.0.0.1"
     """Where `aq serve` is to listen: `--host`, or `unix` with `--uds`."""
     certificate: bool = False
-    trusted_proxies: str = ""
-    """uvicorn's `--forwarded-allow-ips`, or FORWARDED_ALLOW_IPS."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Those of the setting, or of `aq serve --trusted-proxies`."""
 
 
 def posture_of(booted: Booted, root: Path) -> Posture:
@@ -103,6 +103,7 @@ def posture_of(booted: Booted, root: Path) -> Posture:
         audit=node.audit,
         audit_secret=bool(os.environ.get(AUDIT_SECRET)),
         adapter=adapter_posture(url),
+        trusted_proxies=node.trusted_proxies,
         secrets=tuple(_judged(name, text, root) for name, text in _secrets(booted)),
     )
 
