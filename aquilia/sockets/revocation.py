@@ -115,6 +115,8 @@ class Revocations:
         self._enabled = enabled
         self.tell: Callable[[Revocation], Awaitable[None]] | None = None
         """Ends who is connected, on all nodes. Set by the hub."""
+        self.remembered = REMEMBERED
+        """Seconds for which it is, where nobody says until when: no session lives longer unused."""
 
     async def revoke(
         self,
@@ -127,9 +129,10 @@ class Revocations:
         """Take access back: of one token, of an identity by all tokens that it has so far, or of one session.
 
         Connections with it end with 4401, on every node; who comes with it is refused until `until`, in seconds since
-        1970. That is the token's expiry where `token_id` is the `Identity` that it gave, and else 24 hours from now:
-        say a later moment if tokens or sessions live longer. Of an identity, tokens that were issued later are good.
-        Those say so in whole seconds, so one from the very second of the revocation is refused as well.
+        1970. That is the token's expiry where `token_id` is the `Identity` that it gave, and else 24 hours from now,
+        or the `max_age` of sessions if that is more: say a later moment if tokens live longer. Of an identity, tokens
+        that were issued later are good. Those say so in whole seconds, so one from the very second of the revocation
+        is refused as well.
 
         Raises:
             RuntimeError: the setting `revocation` is not on.
@@ -141,7 +144,7 @@ class Revocations:
         kind, name, known = _asked(token_id, identity, session)
         now = self._clock.time()
         if until is None:
-            until = known if known is not None else now + REMEMBERED
+            until = known if known is not None else now + self.remembered
         elif isinstance(until, bool) or not isinstance(until, int | float) or not isfinite(until):
             raise ValueError(f"revoke: until: seconds since 1970 are needed, not {until!r}")
         until = min(max(until, now + AT_LEAST), now + LONGEST)
@@ -194,6 +197,14 @@ class Revocations:
         known = isinstance(session, Session) and not session.is_new
         if (known and await self.session_revoked(session_name(session.id))) or await self.revoked(identity):
             raise ws_auth_required(ACCESS_REVOKED)
+
+    async def shut_out(self, session: Session) -> bool:
+        """Whether a session was revoked, or the identity that is logged in to it.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE: nobody knows.
+        """
+        return await self.session_revoked(session_name(session.id)) or await self.revoked(session.identity)
 
     async def session_revoked(self, name: str) -> bool:
         """Whether the session of this `session_name` was revoked.
