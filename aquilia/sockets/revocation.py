@@ -20,6 +20,7 @@ from aquilia.clock import Clock
 from aquilia.sessions import Session
 from aquilia.sessions.store import SessionStore
 from aquilia.sockets.adapters.base import Store
+from aquilia.sockets.audit import AuditLog
 from aquilia.sockets.faults import ws_auth_required, ws_overloaded
 
 __all__ = [
@@ -42,6 +43,11 @@ TRIES = 16
 """So often it is written where others write the same at the same time."""
 
 Kind = Literal["token", "identity", "session"]
+_REASONS: dict[Kind, str] = {
+    "token": "a token",
+    "identity": "all that it has so far",
+    "session": "a session",
+}
 
 
 class Revocation(msgspec.Struct, array_like=True, frozen=True):
@@ -109,9 +115,10 @@ class Revocations:
     It needs the setting `revocation=True`, and works while the application is served.
     """
 
-    def __init__(self, store: Store, clock: Clock, *, enabled: bool) -> None:
+    def __init__(self, store: Store, clock: Clock, audit: AuditLog, *, enabled: bool) -> None:
         self._store = store
         self._clock = clock
+        self._audit = audit
         self._enabled = enabled
         self.tell: Callable[[Revocation], Awaitable[None]] | None = None
         """Ends who is connected, on all nodes. Set by the hub."""
@@ -142,6 +149,16 @@ class Revocations:
         """
         self._require_enabled()
         kind, name, known = _asked(token_id, identity, session)
+        await self._revoke(kind, name, known, until)
+        whose = identity if token_id is None else token_id if isinstance(token_id, Identity) else None
+        whose = getattr(whose, "id", whose)
+        self._audit.note("credentials.revoked", outcome="done", identity=whose, reason=_REASONS[kind])
+
+    async def end_session(self, id: str) -> None:
+        """What `revoke(session=id)` does, for a logout: a client may do that all day, so no audit is told."""
+        await self._revoke("session", session_name(id), None, None)
+
+    async def _revoke(self, kind: Kind, name: str, known: float | None, until: float | None) -> None:
         now = self._clock.time()
         if until is None:
             until = known if known is not None else now + self.remembered
@@ -227,7 +244,7 @@ class WatchedSessions:
 
     async def delete(self, id: str) -> None:
         """See `SessionStore`. A session whose connections cannot be ended is not deleted: the caller hears of it."""
-        await self.revocations.revoke(session=id)
+        await self.revocations.end_session(id)
         await self.inner.delete(id)
 
 

@@ -205,6 +205,21 @@ async def test_a_request_with_a_revoked_token_is_refused_and_di_provides_what_re
         assert (answer.status_code, answer.json()["message"]) == (401, "access was revoked")
 
 
+async def test_what_is_taken_back_is_audited_without_its_secrets(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="aquilia.audit")
+    async with sockets_test(desk()) as t:
+        await t.application.sockets.revoke(identity="ann")
+        await t.application.sockets.revoke(token_id=Identity("ben", token_id="the token's"))
+        await t.application.sockets.revoke(session="the session's")
+
+    told = [(record.event, getattr(record, "identity", ""), record.reason) for record in caplog.records]
+    assert told == [
+        ("credentials.revoked", "ann", "all that it has so far"),
+        ("credentials.revoked", "ben", "a token"),
+        ("credentials.revoked", "", "a session"),
+    ]
+
+
 # Sessions
 
 
