@@ -168,6 +168,16 @@ def _limits(posture: Posture) -> Iterator[_Found]:
             )
 
 
+@_check("door", "warning")
+def _door(posture: Posture) -> Iterator[_Found]:
+    if posture.sockets and not posture.door:
+        yield _Found(
+            "handshake_rate",
+            "one address may knock as often as it likes, and take all the connections that there are",
+            "set handshake_rate and max_connections_per_address, unless a proxy has such bounds",
+        )
+
+
 @_check("heartbeat", "warning")
 def _heartbeat(posture: Posture) -> Iterator[_Found]:
     if posture.heartbeat > LONG_HEARTBEAT:
@@ -226,6 +236,16 @@ def _development(posture: Posture) -> Iterator[_Found]:
             "AQ_ENV",
             "it is 'development': clients are told the names of events, and the artifact is not checked",
             "leave it out where clients are served",
+        )
+
+
+@_check("revocation", "note")
+def _revocation(posture: Posture) -> Iterator[_Found]:
+    if posture.sockets and not posture.takes_back:
+        yield _Found(
+            "revocation",
+            "a stolen token or session is good until it expires, and a logout ends no open connection",
+            "set revocation to True",
         )
 
 

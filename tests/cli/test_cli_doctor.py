@@ -55,6 +55,7 @@ UNSAFE: list[tuple[str, dict[str, Any]]] = [
     ("hosts", {"allowed_hosts": None}),
     ("hosts", {"allowed_hosts": ("*",)}),
     ("limits", {"sockets": socket(message_rate_limit=None)}),
+    ("door", {"door": False}),
     ("heartbeat", {"heartbeat": 3600.0}),
     ("proxy", {"certificate": False}),
     ("proxy", {"certificate": False, "trusted_proxies": ("127.0.0.1",), "address": "unix"}),
@@ -63,6 +64,7 @@ UNSAFE: list[tuple[str, dict[str, Any]]] = [
     ("audit", {"audit": None}),
     ("audit", {"audit_secret": False}),
     ("development", {"environment": "development"}),
+    ("revocation", {"takes_back": False}),
     ("health", {"health": "/health"}),
 ]
 
@@ -120,7 +122,7 @@ def test_a_workspace_is_examined_and_production_ends_with_1(echo: Workspace) -> 
     checks = [finding["check"] for finding in listed]
     assert checks == [
         *("auth", "origins", "secrets", "source", "source", "proxies", "adapter"),
-        *("hosts", "limits", "metrics", "audit"),
+        *("hosts", "limits", "door", "metrics", "audit", "revocation"),
     ]
     by_check = {finding["check"]: finding for finding in listed}
     assert by_check["auth"]["where"].startswith("modules/echo/controllers.py:")
@@ -143,7 +145,7 @@ def test_in_development_errors_are_told_and_end_with_0(echo: Workspace) -> None:
 def test_what_is_meant_so_can_be_accepted(echo: Workspace) -> None:
     shown = echo.done("doctor", "--accept", "auth", "--accept", "limits")
     assert "auth" not in shown
-    assert shown.endswith("3 warnings\n")
+    assert shown.endswith("4 warnings\n")
     assert "did you mean 'auth'?" in echo.refused("doctor", "--accept", "auht", code=2)
 
 
