@@ -28,7 +28,9 @@ def doctor_command(
         list[str] | None,
         typer.Option("--accept", metavar="CHECK", help="Leave out this check: what it finds is meant so."),
     ] = None,
-    host: Annotated[str, typer.Option(help="The --host that you serve with.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="The --host that you serve with.")
+    ] = "127.0.0.1",
     uds: Annotated[bool, typer.Option("--uds", help="You serve on a Unix socket.")] = False,
     tls: Annotated[bool, typer.Option("--tls", help="You serve with --ssl-certfile.")] = False,
     trusted_proxies: ProxiesOption = None,

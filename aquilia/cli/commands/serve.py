@@ -68,11 +68,14 @@ class _Options:
 def serve_command(
     app: AppOption = None,
     host: Annotated[
-        str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")
+        str | None,
+        typer.Option(metavar="ADDRESS", help="The address to listen on.", show_default="127.0.0.1"),
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="The port; 0 is any free one.", show_default="8000"),
+        typer.Option(
+            min=0, max=65535, metavar="PORT", help="The port; 0 is any free one.", show_default="8000"
+        ),
     ] = None,
     uds: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Listen on a Unix socket instead of host and port.")
@@ -120,7 +123,9 @@ def serve_command(
     max_header_size: Annotated[
         int, typer.Option(min=1024, metavar="BYTES", help="Of a request's line and headers; beyond it 431.")
     ] = MAX_HEAD,
-    workers: Annotated[int, typer.Option(min=1, help="How many processes; this version has one.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, metavar="NUMBER", help="How many processes; this version has one.")
+    ] = 1,
 ) -> None:
     """Serve the workspace in this folder, as compiled."""
     if workers > 1:
