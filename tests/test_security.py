@@ -12,7 +12,6 @@ import aquilia
 import aquilia.sockets
 
 ROWS = table("Checklist", "concern", "what is done", "setting", "tests")
-ENVIRONMENT = {"FORWARDED_ALLOW_IPS"}
 UNSAFE = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "jsonpickle"}
 
 
@@ -35,7 +34,7 @@ def functions(file: Path) -> set[str]:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["concern"])
 def test_what_protects_is_a_setting_and_is_tested(row: dict[str, str]) -> None:
-    known = settings() | ENVIRONMENT | set(aquilia.__all__) | set(aquilia.sockets.__all__)
+    known = settings() | set(aquilia.__all__) | set(aquilia.sockets.__all__)
 
     assert set(names(row["setting"])) <= known
     assert names(row["tests"])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from aquilia.cli.posture import Posture
+from aquilia.forwarded import UNIX
 
 __all__ = ["CHECKS", "Check", "Finding", "findings"]
 
@@ -116,19 +118,21 @@ def _tls(posture: Posture) -> Iterator[_Found]:
     if not posture.certificate and not posture.trusted_proxies and not _is_local(posture.address):
         yield _Found(
             f"--host {posture.address}",
-            "it is reached from other machines without TLS, and no proxy is declared: tokens and cookies can be read",
-            "give --ssl-certfile, or listen on 127.0.0.1 behind a proxy that has TLS",
+            "it is reached from other machines without TLS, and no proxy is trusted: tokens and cookies can be read",
+            "give --ssl-certfile (here: --tls), or name the proxy that has TLS in the setting trusted_proxies",
         )
 
 
 @_check("proxies", "error")
 def _proxies(posture: Posture) -> Iterator[_Found]:
-    if "*" in posture.trusted_proxies.replace(" ", "").split(",") and posture.address != "unix":
-        yield _Found(
-            "FORWARDED_ALLOW_IPS",
-            "every client may say which address and scheme it has: limits and the audit believe it",
-            "name the addresses of your proxies instead of *",
-        )
+    for entry in posture.trusted_proxies:
+        if entry != UNIX and _is_wide(ip_network(entry)):
+            yield _Found(
+                "trusted_proxies",
+                f"whoever connects from {entry} may say which address, scheme and host it has: limits, origins and "
+                "the audit believe it",
+                "name the addresses of your proxies, or the network that they alone are in",
+            )
 
 
 @_check("adapter", "error")
@@ -164,6 +168,16 @@ def _limits(posture: Posture) -> Iterator[_Found]:
             )
 
 
+@_check("door", "warning")
+def _door(posture: Posture) -> Iterator[_Found]:
+    if posture.sockets and not posture.door:
+        yield _Found(
+            "handshake_rate",
+            "one address may knock as often as it likes, and take all the connections that there are",
+            "set handshake_rate and max_connections_per_address, unless a proxy has such bounds",
+        )
+
+
 @_check("heartbeat", "warning")
 def _heartbeat(posture: Posture) -> Iterator[_Found]:
     if posture.heartbeat > LONG_HEARTBEAT:
@@ -171,6 +185,23 @@ def _heartbeat(posture: Posture) -> Iterator[_Found]:
             "heartbeat",
             f"clients that have vanished are held for up to {2 * posture.heartbeat:g} seconds",
             "leave it out: 25 seconds is the default",
+        )
+
+
+@_check("proxy", "warning")
+def _proxy(posture: Posture) -> Iterator[_Found]:
+    if posture.certificate or not _is_local(posture.address):
+        return
+    if posture.address == UNIX:
+        trusted, name = UNIX in posture.trusted_proxies, UNIX
+    else:
+        trusted, name = any(entry != UNIX for entry in posture.trusted_proxies), "127.0.0.1"
+    if not trusted:
+        yield _Found(
+            posture.address,
+            "a proxy in front of it is not trusted: all clients share its address and its limits, and pages that it "
+            "serves by https are refused as foreign",
+            f"name it in the setting trusted_proxies, or with --trusted-proxies {name}",
         )
 
 
@@ -208,6 +239,16 @@ def _development(posture: Posture) -> Iterator[_Found]:
         )
 
 
+@_check("revocation", "note")
+def _revocation(posture: Posture) -> Iterator[_Found]:
+    if posture.sockets and not posture.takes_back:
+        yield _Found(
+            "revocation",
+            "a stolen token or session is good until it expires, and a logout ends no open connection",
+            "set revocation to True",
+        )
+
+
 @_check("health", "note")
 def _health(posture: Posture) -> Iterator[_Found]:
     if posture.health is not None:
@@ -218,15 +259,9 @@ def _health(posture: Posture) -> Iterator[_Found]:
         )
 
 
-@_check("proxy", "note")
-def _proxy(posture: Posture) -> Iterator[_Found]:
-    if not posture.certificate and not posture.trusted_proxies and _is_local(posture.address):
-        yield _Found(
-            posture.address,
-            "it has no TLS itself: a proxy on this machine has to",
-            "if its address is not 127.0.0.1, name it in FORWARDED_ALLOW_IPS",
-        )
+def _is_wide(network: IPv4Network | IPv6Network) -> bool:
+    return network.prefixlen < (8 if network.version == 4 else 16)
 
 
 def _is_local(address: str) -> bool:
-    return address in ("unix", "localhost", "::1") or address.startswith("127.")
+    return address in (UNIX, "localhost", "::1") or address.startswith("127.")

@@ -82,8 +82,12 @@ class Posture(msgspec.Struct, frozen=True, kw_only=True):
     address: str = "127.0.0.1"
     """Where `aq serve` is to listen: `--host`, or `unix` with `--uds`."""
     certificate: bool = False
-    trusted_proxies: str = ""
-    """uvicorn's `--forwarded-allow-ips`, or FORWARDED_ALLOW_IPS."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Those of the setting, or of `aq serve --trusted-proxies`."""
+    door: bool = True
+    """Whether an address is limited in its handshakes or connections."""
+    takes_back: bool = True
+    """Whether access can be taken back, where anybody has any."""
 
 
 def posture_of(booted: Booted, root: Path) -> Posture:
@@ -103,6 +107,10 @@ def posture_of(booted: Booted, root: Path) -> Posture:
         audit=node.audit,
         audit_secret=bool(os.environ.get(AUDIT_SECRET)),
         adapter=adapter_posture(url),
+        trusted_proxies=node.trusted_proxies,
+        door=node.handshake_rate is not None or node.max_connections_per_address is not None,
+        takes_back=node.revocation
+        or not any(app.auth or app.sessions for app in booted.application.registry.apps),
         secrets=tuple(_judged(name, text, root) for name, text in _secrets(booted)),
     )
 

@@ -77,6 +77,8 @@ class SessionEngine:
             raise ValueError(f"SessionEngine: secret: {problem}")
         if problem := self._cookie_problem():
             raise ValueError(f"SessionEngine: {problem}")
+        self.revoked: Callable[[Session], Awaitable[bool]] | None = None
+        """Asked of each session whether it, or who is logged in, was shut out; None: nobody ever is."""
 
     @property
     def store(self) -> SessionStore:
@@ -122,7 +124,15 @@ class SessionEngine:
         id, age = self._read(connection.cookies.get(self.cookie, ""))
         if id is not None and (stored := await self._kept_in.load(id)) is not None:
             stale = age > self.max_age * _RENEWED_AFTER
-            return Session(self._kept_in, self.max_age, id=id, stored=stored, stale=stale, clock=self._clock)
+            session = Session(
+                self._kept_in, self.max_age, id=id, stored=stored, stale=stale, clock=self._clock
+            )
+            if self.revoked is None or not await self.revoked(session):
+                session._accessed = False  # a handler may still not look
+                return session
+            await self._kept_in.delete(id)  # else it would be good again when the revocation is forgotten
+            if connection.scope["type"] == "websocket":
+                return session  # by which the handshake is refused
         return self.begin()
 
     def begin(self) -> Session:

@@ -322,7 +322,8 @@ def compression(place: Place, value: Any) -> Compression | None:
     if value is False:
         return None
     if not isinstance(value, Compression):
-        raise place.error(f"True, False, or Compression(mode=…) is needed, not {value!r}")
+        given = dict(value) if isinstance(value, Mapping) else value
+        raise place.error(f"True, False, or Compression(mode=…) is needed, not {given!r}")
     return value
 
 

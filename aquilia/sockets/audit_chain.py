@@ -70,7 +70,9 @@ def read_line(line: bytes, secret: bytes | None) -> Line | str:
     if not hmac.compare_digest(told, _hash(secret, content)):
         if secret is not None and told == _hash(None, content):
             return "it was written without the secret"
-        return "its hash is not that of its text" + ("" if secret else ", or it was written with a secret")
+        return (
+            f"its hash is not that of its text, or it was written with a{'nother' if secret else ''} secret"
+        )
     try:
         read = msgspec.json.decode(content + b"}", type=dict[str, Any])
     except msgspec.DecodeError:

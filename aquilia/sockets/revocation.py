@@ -20,6 +20,7 @@ from aquilia.clock import Clock
 from aquilia.sessions import Session
 from aquilia.sessions.store import SessionStore
 from aquilia.sockets.adapters.base import Store
+from aquilia.sockets.audit import AuditLog
 from aquilia.sockets.faults import ws_auth_required, ws_overloaded
 
 __all__ = [
@@ -42,6 +43,11 @@ TRIES = 16
 """So often it is written where others write the same at the same time."""
 
 Kind = Literal["token", "identity", "session"]
+_REASONS: dict[Kind, str] = {
+    "token": "a token",
+    "identity": "all that it has so far",
+    "session": "a session",
+}
 
 
 class Revocation(msgspec.Struct, array_like=True, frozen=True):
@@ -109,12 +115,15 @@ class Revocations:
     It needs the setting `revocation=True`, and works while the application is served.
     """
 
-    def __init__(self, store: Store, clock: Clock, *, enabled: bool) -> None:
+    def __init__(self, store: Store, clock: Clock, audit: AuditLog, *, enabled: bool) -> None:
         self._store = store
         self._clock = clock
+        self._audit = audit
         self._enabled = enabled
         self.tell: Callable[[Revocation], Awaitable[None]] | None = None
         """Ends who is connected, on all nodes. Set by the hub."""
+        self.remembered = REMEMBERED
+        """Seconds for which it is, where nobody says until when: no session lives longer unused."""
 
     async def revoke(
         self,
@@ -127,9 +136,10 @@ class Revocations:
         """Take access back: of one token, of an identity by all tokens that it has so far, or of one session.
 
         Connections with it end with 4401, on every node; who comes with it is refused until `until`, in seconds since
-        1970. That is the token's expiry where `token_id` is the `Identity` that it gave, and else 24 hours from now:
-        say a later moment if tokens or sessions live longer. Of an identity, tokens that were issued later are good.
-        Those say so in whole seconds, so one from the very second of the revocation is refused as well.
+        1970. That is the token's expiry where `token_id` is the `Identity` that it gave, and else 24 hours from now,
+        or the `max_age` of sessions if that is more: say a later moment if tokens live longer. Of an identity, tokens
+        that were issued later are good. Those say so in whole seconds, so one from the very second of the revocation
+        is refused as well.
 
         Raises:
             RuntimeError: the setting `revocation` is not on.
@@ -139,9 +149,19 @@ class Revocations:
         """
         self._require_enabled()
         kind, name, known = _asked(token_id, identity, session)
+        await self._revoke(kind, name, known, until)
+        whose = identity if token_id is None else token_id if isinstance(token_id, Identity) else None
+        whose = getattr(whose, "id", whose)
+        self._audit.note("credentials.revoked", outcome="done", identity=whose, reason=_REASONS[kind])
+
+    async def end_session(self, id: str) -> None:
+        """What `revoke(session=id)` does, for a logout: a client may do that all day, so no audit is told."""
+        await self._revoke("session", session_name(id), None, None)
+
+    async def _revoke(self, kind: Kind, name: str, known: float | None, until: float | None) -> None:
         now = self._clock.time()
         if until is None:
-            until = known if known is not None else now + REMEMBERED
+            until = known if known is not None else now + self.remembered
         elif isinstance(until, bool) or not isinstance(until, int | float) or not isfinite(until):
             raise ValueError(f"revoke: until: seconds since 1970 are needed, not {until!r}")
         until = min(max(until, now + AT_LEAST), now + LONGEST)
@@ -195,6 +215,14 @@ class Revocations:
         if (known and await self.session_revoked(session_name(session.id))) or await self.revoked(identity):
             raise ws_auth_required(ACCESS_REVOKED)
 
+    async def shut_out(self, session: Session) -> bool:
+        """Whether a session was revoked, or the identity that is logged in to it.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE: nobody knows.
+        """
+        return await self.session_revoked(session_name(session.id)) or await self.revoked(session.identity)
+
     async def session_revoked(self, name: str) -> bool:
         """Whether the session of this `session_name` was revoked.
 
@@ -216,7 +244,7 @@ class WatchedSessions:
 
     async def delete(self, id: str) -> None:
         """See `SessionStore`. A session whose connections cannot be ended is not deleted: the caller hears of it."""
-        await self.revocations.revoke(session=id)
+        await self.revocations.end_session(id)
         await self.inner.delete(id)
 
 

@@ -59,6 +59,8 @@ def watch(plan: SocketPlan, revocations: Revocations) -> None:
         if app.sessions is not None:
             kept = app.sessions.store
             inner = kept.inner if isinstance(kept, WatchedSessions) else kept  # by a former application
+            app.sessions.revoked = revocations.shut_out
+            revocations.remembered = max(revocations.remembered, app.sessions.max_age)
             app.sessions.store = WatchedSessions(inner, revocations)
 
 

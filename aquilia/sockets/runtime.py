@@ -114,7 +114,9 @@ class AquilaSockets:
         """Is told what touches security: see `AuditLog.note`."""
         self._adapter.broker.on_foreign = partial(self.recorder.dropped, "none", "foreign", 1)
         self._tasks = TaskSet()
-        self.revocations = Revocations(self._adapter.store, clock, enabled=self.plan.node.revocation)
+        self.revocations = Revocations(
+            self._adapter.store, clock, self.audit, enabled=self.plan.node.revocation
+        )
         """What takes access back."""
         self.provided: dict[Any, Any] = {Revocations: self.revocations}
         """What services of the scope APP may ask for."""

@@ -251,7 +251,12 @@ async def test_verify_tells_the_first_bad_line_and_knows_what_it_cannot_know(vau
     edited = vault.aq("ws", "audit", "verify", FILE)
     assert edited.returncode == 1
     assert f"{FILE}:2: its hash is not that of its text" in edited.stdout
-    assert "the 1 line before verify" in edited.stdout
+    assert "before that: 1 line as written" in edited.stdout
+    vault.environment["AQ_AUDIT_SECRET"] = "another secret than that of who wrote it"
+    other = vault.aq("ws", "audit", "verify", FILE)
+    assert other.returncode == 1
+    assert f"{FILE}:1: " in other.stdout
+    assert "before that" not in other.stdout
 
 
 def test_verify_refuses_what_it_cannot_read(vault: Workspace) -> None:

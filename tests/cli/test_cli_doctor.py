@@ -36,8 +36,9 @@ def test_what_is_safe_is_left_in_peace() -> None:
     assert found(sockets=(), allowed_hosts=None) == []
     assert found(adapter=REMOTE) == []
     assert found(adapter=adapter(loopback=True, tls=False, login=False)) == []
-    assert found(certificate=False, trusted_proxies="10.0.0.1", address="0.0.0.0") == []
-    assert found(trusted_proxies="*", address="unix") == []
+    assert found(certificate=False, trusted_proxies=("10.0.0.1",), address="0.0.0.0") == []
+    assert found(certificate=False, trusted_proxies=("127.0.0.0/8",)) == []
+    assert found(certificate=False, trusted_proxies=("unix",), address="unix") == []
 
 
 UNSAFE: list[tuple[str, dict[str, Any]]] = [
@@ -47,19 +48,24 @@ UNSAFE: list[tuple[str, dict[str, Any]]] = [
     ("secrets", {"secrets": (SecretPosture(name="AQ_AUTH_KEY", looks_default=True),)}),
     ("source", {"secrets": (SecretPosture(name="AQ_AUTH_KEY", in_source="manifest.py:3"),)}),
     ("tls", {"certificate": False, "address": "0.0.0.0"}),
-    ("proxies", {"trusted_proxies": "10.0.0.1, *"}),
+    ("proxies", {"trusted_proxies": ("10.0.0.1", "0.0.0.0/0")}),
+    ("proxies", {"trusted_proxies": ("::/0",)}),
     ("adapter", {"adapter": adapter(tls=False)}),
     ("adapter", {"adapter": adapter(login=False)}),
     ("hosts", {"allowed_hosts": None}),
     ("hosts", {"allowed_hosts": ("*",)}),
     ("limits", {"sockets": socket(message_rate_limit=None)}),
+    ("door", {"door": False}),
     ("heartbeat", {"heartbeat": 3600.0}),
+    ("proxy", {"certificate": False}),
+    ("proxy", {"certificate": False, "trusted_proxies": ("127.0.0.1",), "address": "unix"}),
+    ("proxy", {"certificate": False, "trusted_proxies": ("unix",)}),
     ("metrics", {"metrics": "/metrics"}),
     ("audit", {"audit": None}),
     ("audit", {"audit_secret": False}),
     ("development", {"environment": "development"}),
+    ("revocation", {"takes_back": False}),
     ("health", {"health": "/health"}),
-    ("proxy", {"certificate": False}),
 ]
 
 
@@ -109,14 +115,14 @@ manifest = AppManifest(
 
 def test_a_workspace_is_examined_and_production_ends_with_1(echo: Workspace) -> None:
     echo.write("modules/echo/manifest.py", UNSAFE_MANIFEST)
-    done = echo.aq("doctor", "--host", "0.0.0.0", "--forwarded-allow-ips", "10.0.0.1,*", "--json")
+    done = echo.aq("doctor", "--host", "0.0.0.0", "--trusted-proxies", "10.0.0.1,0.0.0.0/0", "--json")
     listed = json.loads(done.stdout)["findings"]
 
     assert done.returncode == 1
     checks = [finding["check"] for finding in listed]
     assert checks == [
         *("auth", "origins", "secrets", "source", "source", "proxies", "adapter"),
-        *("hosts", "limits", "metrics", "audit"),
+        *("hosts", "limits", "door", "metrics", "audit", "revocation"),
     ]
     by_check = {finding["check"]: finding for finding in listed}
     assert by_check["auth"]["where"].startswith("modules/echo/controllers.py:")
@@ -139,8 +145,23 @@ def test_in_development_errors_are_told_and_end_with_0(echo: Workspace) -> None:
 def test_what_is_meant_so_can_be_accepted(echo: Workspace) -> None:
     shown = echo.done("doctor", "--accept", "auth", "--accept", "limits")
     assert "auth" not in shown
-    assert shown.endswith("2 warnings, 1 note\n")
+    assert shown.endswith("4 warnings\n")
     assert "did you mean 'auth'?" in echo.refused("doctor", "--accept", "auht", code=2)
+
+
+def test_proxies_are_those_of_the_setting_or_of_the_option(echo: Workspace) -> None:
+    echo.edit(
+        "modules/echo/manifest.py",
+        'version="1.2.3"',
+        'version="1.2.3", websockets={"trusted_proxies": ["::/0"]}',
+    )
+
+    def told(*words: str) -> set[str]:
+        return {each["check"] for each in json.loads(echo.aq("doctor", "--json", *words).stdout)["findings"]}
+
+    assert "proxies" in told()
+    assert not told("--trusted-proxies", "127.0.0.1") & {"proxies", "proxy"}
+    assert "'proxy.example'" in echo.refused("doctor", "--trusted-proxies", "proxy.example", code=2)
 
 
 def test_secrets_of_the_environment_are_looked_at_and_missing_ones_are_told(echo: Workspace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import time
 from typing import Any
 
 import pytest
@@ -204,6 +205,21 @@ async def test_a_request_with_a_revoked_token_is_refused_and_di_provides_what_re
         assert (answer.status_code, answer.json()["message"]) == (401, "access was revoked")
 
 
+async def test_what_is_taken_back_is_audited_without_its_secrets(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="aquilia.audit")
+    async with sockets_test(desk()) as t:
+        await t.application.sockets.revoke(identity="ann")
+        await t.application.sockets.revoke(token_id=Identity("ben", token_id="the token's"))
+        await t.application.sockets.revoke(session="the session's")
+
+    told = [(record.event, getattr(record, "identity", ""), record.reason) for record in caplog.records]
+    assert told == [
+        ("credentials.revoked", "ann", "all that it has so far"),
+        ("credentials.revoked", "ben", "a token"),
+        ("credentials.revoked", "", "a session"),
+    ]
+
+
 # Sessions
 
 
@@ -243,6 +259,72 @@ async def test_a_session_can_be_shut_out_by_its_id() -> None:
         assert await revoked(first)
         with pytest.raises(HandshakeRefused, match="access was revoked"):
             await t.connect("/desk", headers={"cookie": f"{sessions.cookie}={sessions.sign(id)}"})
+
+
+class Site(Controller):
+    def __init__(self, revocations: Revocations) -> None:
+        self.revocations = revocations
+
+    @POST("/login/:user", status=204)
+    async def login(self, ctx: RequestCtx, user: str) -> None:
+        ctx.session.login(Identity(user))
+
+    @GET("/me")
+    async def me(self, ctx: RequestCtx) -> list[str | None]:
+        return [None if ctx.identity is None else ctx.identity.id, *ctx.session.values()]
+
+    @POST("/everywhere/:user", status=204)
+    async def everywhere(self, user: str) -> None:
+        await self.revocations.revoke(identity=user)
+
+    @POST("/shut/:id", status=204)
+    async def shut(self, id: str) -> None:
+        await self.revocations.revoke(session=id)
+
+
+async def test_who_is_logged_out_everywhere_is_nobody_over_http_too_for_as_long_as_a_session_lives() -> None:
+    ahead = 0.0
+    sessions = SessionEngine("a secret of these tests: 32 bytes or more", clock=lambda: time() + ahead)
+    settings = {"revocation": True, "require_auth": True}
+    manifest = AppManifest("desk", controllers=[Desk, Site], sessions=sessions, websockets=settings)
+    async with sockets_test(manifest) as t:
+
+        def browser() -> AsyncClient:
+            return AsyncClient(transport=ASGITransport(app=t.application), base_url="http://localhost")
+
+        async with browser() as laptop, browser() as phone, browser() as tablet, browser() as other:
+            for each in (laptop, phone, tablet):
+                await each.post("/login/ann")
+            await other.post("/login/ben")
+            await t.clock.advance(1)
+            ahead += 1
+
+            await laptop.post("/everywhere/ann")
+
+            assert (await phone.get("/me")).json() == [None]
+            assert (await other.get("/me")).json() == ["ben"]
+            await t.clock.advance(13 * 24 * 3600)
+            ahead += 13 * 24 * 3600
+            cookie = {"cookie": "; ".join(f"{name}={value}" for name, value in tablet.cookies.items())}
+            with pytest.raises(HandshakeRefused, match="access was revoked"):
+                await t.connect("/desk", headers=cookie)
+            assert (await tablet.get("/me")).json() == [None]
+            await phone.post("/login/ann")
+            assert (await phone.get("/me")).json() == ["ann"]
+
+
+async def test_a_session_that_is_shut_out_by_its_id_is_nobodys_over_http_too() -> None:
+    sessions = SessionEngine("a secret of these tests: 32 bytes or more")
+    manifest = AppManifest(
+        "desk", controllers=[Desk, Site], sessions=sessions, websockets={"revocation": True}
+    )
+    async with (
+        sockets_test(manifest) as t,
+        AsyncClient(transport=ASGITransport(app=t.application), base_url="http://localhost") as http,
+    ):
+        await http.post("/login/ann")
+        await http.post(f"/shut/{http.cookies[sessions.cookie].partition('.')[0]}")
+        assert (await http.get("/me")).json() == [None]
 
 
 # What is asked for wrongly

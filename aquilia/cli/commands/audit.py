@@ -69,7 +69,8 @@ def _show(file: Path, verdict: Verdict, *, keyed: bool) -> None:
     if verdict.problem is not None:
         wrong = Text.assemble((f"{file}:{verdict.line}: ", "bold red"), verdict.problem)
         stdout.print(wrong, soft_wrap=True)
-        stdout.print(f"  the {count(verdict.lines, 'line')} before verify", soft_wrap=True)
+        if verdict.lines:
+            stdout.print(f"  before that: {count(verdict.lines, 'line')} as written", soft_wrap=True)
         return
     how = "HMAC-SHA-256" if keyed else "SHA-256"
     stdout.print(

@@ -14,6 +14,7 @@ from rich.text import Text
 from aquilia.cli.checks import CHECKS, Finding, findings
 from aquilia.cli.commands.compile import AppOption
 from aquilia.cli.console import count, note_printed, print_json, relative, show_problems, stdout
+from aquilia.cli.proxies import ProxiesOption, named_proxies
 
 __all__ = ["doctor_command"]
 
@@ -27,17 +28,12 @@ def doctor_command(
         list[str] | None,
         typer.Option("--accept", metavar="CHECK", help="Leave out this check: what it finds is meant so."),
     ] = None,
-    host: Annotated[str, typer.Option(help="The --host that you serve with.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="The --host that you serve with.")
+    ] = "127.0.0.1",
     uds: Annotated[bool, typer.Option("--uds", help="You serve on a Unix socket.")] = False,
     tls: Annotated[bool, typer.Option("--tls", help="You serve with --ssl-certfile.")] = False,
-    forwarded_allow_ips: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESSES",
-            envvar="FORWARDED_ALLOW_IPS",
-            help="The proxies that uvicorn trusts to say where clients are.",
-        ),
-    ] = None,
+    trusted_proxies: ProxiesOption = None,
 ) -> None:
     """Name what is unsafe in the workspace in this folder, and what to do about it.
 
@@ -52,6 +48,7 @@ def doctor_command(
             raise typer.BadParameter(
                 f"there is no check {name!r}{hint} (accepted: {', '.join(CHECKS)})", param_hint="--accept"
             )
+    named = named_proxies(trusted_proxies)
     root = Path.cwd()
     found = examine(root, app)
     if not json:
@@ -63,7 +60,7 @@ def doctor_command(
         found.posture,
         address="unix" if uds else host,
         certificate=tls,
-        trusted_proxies=forwarded_allow_ips or "",
+        trusted_proxies=found.posture.trusted_proxies if named is None else named,
     )
     listed = [
         msgspec.structs.replace(finding, where=relative(finding.where, root))

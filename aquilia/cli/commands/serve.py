@@ -21,6 +21,7 @@ from aquilia import __version__
 from aquilia.aquilary import BootError
 from aquilia.cli.commands.compile import AppOption
 from aquilia.cli.console import columns, fail, show_error, show_problems, stderr, stdout
+from aquilia.cli.proxies import ProxiesOption, named_proxies
 from aquilia.cli.reload import Reloader
 from aquilia.logs import LogFormat
 from aquilia.server import (
@@ -33,7 +34,6 @@ from aquilia.server import (
     listening,
     serve,
 )
-from aquilia.sockets.accepted import Place, SettingsError, proxies
 from aquilia.sockets.adapters.local_host import LocalServers
 from aquilia.sockets.artifact import ARTIFACT_PATH, Artifact, ArtifactError, differences, read
 from aquilia.sockets.transports.http import MAX_HEAD
@@ -68,11 +68,14 @@ class _Options:
 def serve_command(
     app: AppOption = None,
     host: Annotated[
-        str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")
+        str | None,
+        typer.Option(metavar="ADDRESS", help="The address to listen on.", show_default="127.0.0.1"),
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(min=0, max=65535, help="The port; 0 is any free one.", show_default="8000"),
+        typer.Option(
+            min=0, max=65535, metavar="PORT", help="The port; 0 is any free one.", show_default="8000"
+        ),
     ] = None,
     uds: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Listen on a Unix socket instead of host and port.")
@@ -116,18 +119,13 @@ def serve_command(
             help="How long only /health says that it stops, before clients are told.",
         ),
     ] = 0.0,
-    trusted_proxies: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESSES",
-            help="Proxies whose Forwarded and X-Forwarded-* count: addresses and networks, by commas.",
-            show_default="the setting trusted_proxies",
-        ),
-    ] = None,
+    trusted_proxies: ProxiesOption = None,
     max_header_size: Annotated[
         int, typer.Option(min=1024, metavar="BYTES", help="Of a request's line and headers; beyond it 431.")
     ] = MAX_HEAD,
-    workers: Annotated[int, typer.Option(min=1, help="How many processes; this version has one.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, metavar="NUMBER", help="How many processes; this version has one.")
+    ] = 1,
 ) -> None:
     """Serve the workspace in this folder, as compiled."""
     if workers > 1:
@@ -152,7 +150,7 @@ def serve_command(
         transport,
         log_format,
         drain_delay,
-        None if trusted_proxies is None else _proxies(trusted_proxies),
+        named_proxies(trusted_proxies),
         max_header_size,
     )
     endpoint = Endpoint(host, 8000 if port is None else port, uds)
@@ -175,15 +173,6 @@ def _files(chain: Path | None, key: Path | None, password: Path | None) -> Files
         if file is not None:
             raise typer.BadParameter("needs --ssl-certfile", param_hint=name)
     return None
-
-
-def _proxies(told: str) -> tuple[str, ...]:
-    try:
-        return proxies(
-            Place("aq serve", "--trusted-proxies"), [entry.strip() for entry in told.split(",") if told]
-        )
-    except SettingsError as error:
-        raise typer.BadParameter(error.problem, param_hint="--trusted-proxies") from None
 
 
 def _serve_compiled(options: _Options, endpoint: Endpoint) -> None:
