@@ -109,6 +109,9 @@ class NodeSettings:
     max_connections: int = 10_000
     max_connections_per_address: int | None = None
     max_connections_per_identity: int | None = None
+    identity_rate_limit: float | None = None
+    """Messages a second of one identity, over all its connections and all nodes."""
+    identity_byte_rate_limit: float | None = None
     handshake_rate: float | None = None
     """Handshakes a second and address."""
     max_namespaces: int = 10_000
@@ -220,6 +223,8 @@ _RULES: dict[str, Rule] = {
     "max_connections_per_address": or_none(count),
     "max_connections_per_identity": or_none(count),
     "max_connections_per_namespace": or_none(count),
+    "identity_rate_limit": or_none(positive),
+    "identity_byte_rate_limit": or_none(positive),
     "handshake_rate": or_none(positive),
     "max_namespaces": count,
     "outbox_bytes": count,
