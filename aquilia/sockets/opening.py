@@ -246,6 +246,7 @@ class Entrance:
             settings = admission.served.contract.settings
             door.native.max_message_size = settings.max_message_size
             door.native.max_fragments = settings.max_fragments
+            door.native.ping_timeout = self._node.ping_timeout
             door.native.compression = settings.compression
         else:
             _tell_of_compression(admission.served)

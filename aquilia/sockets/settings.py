@@ -129,6 +129,8 @@ class NodeSettings:
     query_token: str | None = None
     """The parameter of a handshake's query that is a token."""
     heartbeat: float = 25.0
+    ping_timeout: float | None = None
+    """From a ping that nothing follows to the end of the connection; None: two heartbeats."""
     handshake_timeout: float = 10.0
     handler_timeout: float | None = None
     idempotence_ttl: float = 300.0
@@ -245,6 +247,7 @@ _RULES: dict[str, Rule] = {
     "query_token": or_none(query_token),
     "compression": compression,
     "heartbeat": positive,
+    "ping_timeout": or_none(positive),
     "handshake_timeout": positive,
     "handler_timeout": or_none(positive),
     "idempotence_ttl": remembering,
