@@ -36,6 +36,8 @@ TRIES = 8
 """So often it is written where others write the same at the same time."""
 EXTRA_LIFE = 10.0
 """Seconds that a record is kept beyond the moment at which it says nothing any more."""
+LONGEST = 365 * 24 * 3600.0
+"""Seconds that a store counts without harm."""
 
 
 class IdentityRate:
@@ -118,7 +120,7 @@ class IdentityRate:
             self._ahead = max(self._ahead, found.at - now)
             used = share.used
             level = found.after(self.rate, self._burst, used, now + self._ahead)
-            life = (self._burst - level.tokens) / self.rate + EXTRA_LIFE
+            life = min((self._burst - level.tokens) / self.rate + EXTRA_LIFE, LONGEST)
             if await self._store.compare_and_swap(key, data, level.pack(), life):
                 share.told(level.tokens, used, now)
                 return
