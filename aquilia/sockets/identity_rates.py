@@ -26,9 +26,9 @@ logger = logging.getLogger("aquilia.sockets")
 
 MAX_IDENTITIES = 100_000
 """Identities that are remembered at a time."""
-PATIENCE = 0.5
+PATIENCE = 1.0
 """Seconds that the store may take; then the node goes alone"""
-AWAY = 1.0
+AWAY = 3.0
 """for so many seconds."""
 PAUSE = 0.05
 """Seconds between two questions for one who is at its limit."""
