@@ -194,7 +194,7 @@ def websocket_options(plan: SocketPlan) -> dict[str, Any]:
     return {
         "ws_max_size": max(sizes, default=0) + 1,  # a message one byte beyond a bound is ours to refuse
         "ws_ping_interval": plan.node.heartbeat,
-        "ws_ping_timeout": plan.node.heartbeat,
+        "ws_ping_timeout": plan.node.ping_timeout or plan.node.heartbeat,
         "ws_per_message_deflate": False,
     }
 

@@ -180,11 +180,12 @@ def _door(posture: Posture) -> Iterator[_Found]:
 
 @_check("heartbeat", "warning")
 def _heartbeat(posture: Posture) -> Iterator[_Found]:
-    if posture.heartbeat > LONG_HEARTBEAT:
+    timeout = posture.ping_timeout or 2 * posture.heartbeat
+    if posture.heartbeat > LONG_HEARTBEAT or timeout > 2 * LONG_HEARTBEAT:
         yield _Found(
             "heartbeat",
-            f"clients that have vanished are held for up to {2 * posture.heartbeat:g} seconds",
-            "leave it out: 25 seconds is the default",
+            f"clients that have vanished are held for up to {posture.heartbeat + timeout:g} seconds",
+            "leave out heartbeat and ping_timeout: 25 and 50 seconds are the defaults",
         )
 
 

@@ -73,6 +73,7 @@ class Posture(msgspec.Struct, frozen=True, kw_only=True):
     sockets: tuple[SocketPosture, ...] = ()
     allowed_hosts: tuple[str, ...] | None = ()
     heartbeat: float = 25.0
+    ping_timeout: float | None = None
     metrics: str | None = None
     health: str | None = None
     audit: str | None = "artifacts/audit.crous"
@@ -102,6 +103,7 @@ def posture_of(booted: Booted, root: Path) -> Posture:
         sockets=tuple(_socket(contract) for _, contract in plan.contracts),
         allowed_hosts=node.allowed_hosts,
         heartbeat=node.heartbeat,
+        ping_timeout=node.ping_timeout,
         metrics=None if node.metrics == "collect" else node.metrics,
         health=node.health,
         audit=node.audit,

@@ -43,6 +43,10 @@ class HeartbeatWheel(Generic[T]):
         if place is not None:
             del self._slots[place][member]
 
+    def behind(self, turns: int) -> list[T]:
+        """The members that were due so many turns before the next; 0: those that are due then."""
+        return list(self._slots[(self._at - turns) % len(self._slots)])
+
     def turn(self) -> list[T]:
         """The members that are due now."""
         due = list(self._slots[self._at])

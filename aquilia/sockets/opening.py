@@ -45,6 +45,7 @@ from aquilia.sockets.flow_request import FlowRequest
 from aquilia.sockets.handshake import Handshake, check_host, check_origin, credible, origin_allowed
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub import Hub
+from aquilia.sockets.identity_rates import IdentityRates
 from aquilia.sockets.measured import MeasuredConnection
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.offered import carriers, withdraw
@@ -110,6 +111,7 @@ class Entrance:
         tasks: TaskSet,
         absence: Callable[[], float | None],
         revocations: Revocations | None = None,
+        identity_rates: IdentityRates | None = None,
     ) -> None:
         self.open = False
         self.apps: dict[str, ScopeContainer] = {}
@@ -126,6 +128,7 @@ class Entrance:
         self._absence = absence
         """Seconds until the next process serves; None while this one does not leave."""
         self._revocations = revocations
+        self._identity_rates = identity_rates
         self._carriers = carriers(tickets=node.tickets is not None, query_token=node.query_token)
         self._table: PatternTable[_Served] = PatternTable()
         self._served: dict[str, _Served] = {}
@@ -243,6 +246,7 @@ class Entrance:
             settings = admission.served.contract.settings
             door.native.max_message_size = settings.max_message_size
             door.native.max_fragments = settings.max_fragments
+            door.native.ping_timeout = self._node.ping_timeout
             door.native.compression = settings.compression
         else:
             _tell_of_compression(admission.served)
@@ -365,7 +369,9 @@ class Entrance:
             hub=self._hub,
             home=home,
         )
-        conn._bucket = bucket_for(conn, home.settings.message_rate_limit, home.settings.byte_rate_limit)
+        bucket = bucket_for(conn, home.settings.message_rate_limit, home.settings.byte_rate_limit)
+        rates = self._identity_rates
+        conn._bucket = bucket if rates is None else rates.bucket(conn, bucket)
         if home.spools and self._hub.spool is not None:
             self._hub.spool.attach(conn)
         if profile.v1:

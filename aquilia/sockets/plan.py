@@ -76,7 +76,10 @@ class SocketPlan:
         return plan
 
     def _unmet(self) -> Iterator[Problem]:
-        """Ways to log in that nobody could go."""
+        """Settings that mean nothing without others, or beside them."""
+        if self.node.ping_timeout is not None and self.node.ping_timeout < self.node.heartbeat:
+            least = f"at least the heartbeat is needed, {self.node.heartbeat:g} seconds"
+            yield Problem("ping_timeout", f"{least}, not {self.node.ping_timeout:g}: pings come no sooner")
         if self.node.query_token is not None and not self.authenticators:
             yield Problem("query_token", "it needs an AuthManager, and there is none: give a manifest auth=…")
         knowing = any(app.auth or app.sessions or app.middleware for app in self.registry.apps)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from math import isfinite
+from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.faults import SocketFault, ws_rate_limit_exceeded
 from aquilia.sockets.limits import ByteBucket, Strikes, TokenBucket
 
-__all__ = ["ConnectionRate", "WeighedBucket", "bucket_for", "excess", "over_limit"]
+__all__ = ["Bucket", "ConnectionRate", "WeighedBucket", "bucket_for", "excess", "excess_of", "over_limit"]
 
 STRIKES = 20
 STRIKE_WINDOW = 10.0
@@ -79,9 +80,10 @@ class WeighedBucket:
         return "message_rate_limit", _too_many(self._messages.rate)
 
 
-def bucket_for(
-    conn: Connection, message_rate: float | None, byte_rate: float | None
-) -> TokenBucket | WeighedBucket | None:
+Bucket = TokenBucket | WeighedBucket
+
+
+def bucket_for(conn: Connection, message_rate: float | None, byte_rate: float | None) -> Bucket | None:
     """What counts the messages of a connection; None where nothing limits them."""
     now = conn._hub.clock.monotonic()
     messages = TokenBucket(message_rate, max(1.0, 2 * message_rate), now) if message_rate else None
@@ -92,12 +94,17 @@ def bucket_for(
 
 def excess(conn: Connection) -> str:
     """Count that a limit of the settings has refused a message. What the client is told."""
-    bucket = conn._bucket
-    limit, told = (
-        bucket.excess if isinstance(bucket, WeighedBucket) else ("message_rate_limit", _too_many(bucket.rate))
-    )
+    limit, told = excess_of(conn._bucket)
     conn._home.recorder.limited(conn._home.pattern, limit)
     return told
+
+
+def excess_of(bucket: Any) -> tuple[str, str]:
+    """The setting by which a bucket has refused a message, and what the client is told."""
+    if isinstance(bucket, TokenBucket):
+        return "message_rate_limit", _too_many(bucket.rate)
+    found: tuple[str, str] = bucket.excess
+    return found
 
 
 def over_limit(conn: Connection, now: float) -> SocketFault:

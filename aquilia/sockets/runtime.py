@@ -36,6 +36,7 @@ from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.health import Health
 from aquilia.sockets.home import Home
 from aquilia.sockets.idempotence import Promises
+from aquilia.sockets.identity_rates import IdentityRates
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.opening import Entrance
 from aquilia.sockets.plan import PROVIDED, SocketPlan
@@ -139,6 +140,7 @@ class AquilaSockets:
             tasks=self._tasks,
             absence=lambda: self._drain.absence(),
             revocations=self.revocations if self.plan.node.revocation else None,
+            identity_rates=IdentityRates.of(self.plan.node, self._adapter.store, self._tasks, clock),
         )
         self.on_gone: Callable[[Connection], None] | None = None
         """Called when a connection has given back all that it held: for tests."""

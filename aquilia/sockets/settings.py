@@ -109,6 +109,9 @@ class NodeSettings:
     max_connections: int = 10_000
     max_connections_per_address: int | None = None
     max_connections_per_identity: int | None = None
+    identity_rate_limit: float | None = None
+    """Messages a second of one identity, over all its connections and all nodes."""
+    identity_byte_rate_limit: float | None = None
     handshake_rate: float | None = None
     """Handshakes a second and address."""
     max_namespaces: int = 10_000
@@ -126,6 +129,8 @@ class NodeSettings:
     query_token: str | None = None
     """The parameter of a handshake's query that is a token."""
     heartbeat: float = 25.0
+    ping_timeout: float | None = None
+    """From a ping that nothing follows to the end of the connection; None: two heartbeats."""
     handshake_timeout: float = 10.0
     handler_timeout: float | None = None
     idempotence_ttl: float = 300.0
@@ -220,6 +225,8 @@ _RULES: dict[str, Rule] = {
     "max_connections_per_address": or_none(count),
     "max_connections_per_identity": or_none(count),
     "max_connections_per_namespace": or_none(count),
+    "identity_rate_limit": or_none(positive),
+    "identity_byte_rate_limit": or_none(positive),
     "handshake_rate": or_none(positive),
     "max_namespaces": count,
     "outbox_bytes": count,
@@ -240,6 +247,7 @@ _RULES: dict[str, Rule] = {
     "query_token": or_none(query_token),
     "compression": compression,
     "heartbeat": positive,
+    "ping_timeout": or_none(positive),
     "handshake_timeout": positive,
     "handler_timeout": or_none(positive),
     "idempotence_ttl": remembering,

@@ -18,7 +18,7 @@ from aquilia.sockets import (
 )
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_forbidden
-from aquilia.testing import HandshakeRefused, SocketsTest
+from aquilia.testing import Client, HandshakeRefused, SocketsTest
 
 WHILE = 0.3
 """Seconds within which a bound of 0.05 has shown itself, if it is kept."""
@@ -115,6 +115,20 @@ async def one_message(t: SocketsTest) -> bool:
 async def few_bytes(t: SocketsTest) -> bool:
     client = await t.connect("/hall/a")
     return await refused(client.request("echo", "x" * 200), client.request("echo"))
+
+
+async def two_of_ada(t: SocketsTest) -> list[Client]:
+    return [await t.connect(f"/hall/{name}", identity=Identity("ada")) for name in "ab"]
+
+
+async def one_message_of_ada(t: SocketsTest) -> bool:
+    first, second = await two_of_ada(t)
+    return await refused(first.request("echo"), second.request("echo"))
+
+
+async def few_bytes_of_ada(t: SocketsTest) -> bool:
+    first, second = await two_of_ada(t)
+    return await refused(first.request("echo", "x" * 200), second.request("echo"))
 
 
 async def impatient_with_the_silent(t: SocketsTest) -> bool:

@@ -29,6 +29,16 @@ def test_a_new_member_is_first_due_in_the_last_quarter_of_a_round() -> None:
     assert due == [0] * 30 + [10] * 10
 
 
+def test_it_says_who_was_due_so_many_turns_ago() -> None:
+    wheel: HeartbeatWheel[str] = HeartbeatWheel(4)
+    wheel.add("a")
+    assert [wheel.turn() for _ in range(3)] == [[], [], []]
+    assert wheel.behind(0) == wheel.turn() == ["a"]
+    for turns in (1, 2, 3):
+        assert wheel.behind(turns) == ["a"]
+        assert wheel.turn() == []
+
+
 def test_who_was_removed_is_not_due() -> None:
     wheel: HeartbeatWheel[str] = HeartbeatWheel(2)
     wheel.add("a")

@@ -339,6 +339,7 @@ async def test_a_silent_client_is_given_up_after_two_pings(app: AquilaSockets) -
                 ping = await raw.read()
                 assert ping.opcode == PING
                 raw.send(frame(PONG, ping.payload))
+            assert [(await raw.read()).opcode for _ in range(3)] == [PING, PING, CLOSE]
 
 
 # The head of a request

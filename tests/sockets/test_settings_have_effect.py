@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
-from rawsocket import CLOSE, CONTINUATION, PING, TEXT, RawSocket, frame
+from rawsocket import CLOSE, CONTINUATION, PING, PONG, TEXT, RawSocket, frame
 from showing import (
     WHILE,
     Hall,
     Verdict,
     few_bytes,
+    few_bytes_of_ada,
     forgetful,
     hall,
     impatient_with_slow_readers,
@@ -34,6 +35,7 @@ from showing import (
     one_connection,
     one_member,
     one_message,
+    one_message_of_ada,
     one_namespace,
     one_of_ada,
     one_room,
@@ -84,6 +86,8 @@ ROWS = [
     Row("outbox_bytes", "manifest", 100, 10_000, impatient_with_slow_readers),
     Row("message_rate_limit", "both", 0.01, 100, one_message),
     Row("byte_rate_limit", "both", 50, 5000, few_bytes),
+    Row("identity_rate_limit", "manifest", 0.01, 100, one_message_of_ada),
+    Row("identity_byte_rate_limit", "manifest", 50, 5000, few_bytes_of_ada),
     Row("idle_timeout", "both", 10, 30, impatient_with_the_silent),
     Row("max_message_size", "both", 100, 1000, small_messages),
     Row("backpressure", "both", {"buffer_size": 2}, {"buffer_size": 3}, impatient_with_slow_readers),
@@ -105,6 +109,7 @@ ROWS = [
 ]
 ELSEWHERE = {
     ("heartbeat", "manifest"),
+    ("ping_timeout", "manifest"),
     ("handshake_timeout", "manifest"),
     ("metrics", "manifest"),
     ("health", "manifest"),
@@ -216,6 +221,28 @@ async def test_the_heartbeat_is_that_of_the_manifest() -> None:
             assert (closing.opcode, closing.close_code) == (CLOSE, 4508)
         async with RealClient.connect(f"{url.replace('http', 'ws')}/hall/a", "v1.json") as client:
             assert client.welcome["payload"]["heartbeat"] == 0.2
+
+
+@pytest.mark.parametrize(("seconds", "pings"), [(0.2, 1), (0.3, 2), (0.5, 3), (0.8, 4)])
+async def test_so_long_behind_a_ping_that_nothing_follows_a_client_is_closed(
+    seconds: float, pings: int
+) -> None:
+    app = AquilaSockets.from_controllers([hall()], heartbeat=0.2, ping_timeout=seconds)
+    with live_server(app) as url:
+        async with RawSocket.open(f"{url.replace('http', 'ws')}/hall/a") as raw:
+            for _ in range(2):
+                assert (await raw.read()).opcode == PING
+                raw.send(frame(PONG, b""))
+            began = asyncio.get_running_loop().time()
+            assert [(await raw.read()).opcode for _ in range(pings)] == [PING] * pings
+            assert await raw.closed() == 4508
+            assert asyncio.get_running_loop().time() - began > seconds
+
+
+def test_a_time_for_pings_below_the_heartbeat_is_refused_at_boot() -> None:
+    with pytest.raises(BootError, match="ping_timeout: at least the heartbeat is needed, 25 seconds, not 20"):
+        AquilaSockets.from_controllers([hall()], ping_timeout=20)
+    AquilaSockets.from_controllers([hall()], ping_timeout=20, heartbeat=20)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

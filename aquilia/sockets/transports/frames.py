@@ -79,7 +79,7 @@ class NativeTransport(WSListener):
     ) -> None:
         self._wire = wire
         self._websocket: Any = None
-        self._heard = False
+        self._heard = True
         self._silent = 0
         self.max_size = max_size
         """Bytes that one message may have on the wire."""
@@ -347,6 +347,7 @@ class NativeTransport(WSListener):
         """See `Transport`."""
         if self._paused and self._later is not None:
             asyncio.get_running_loop().call_soon(self._go_on)
+        self._heard = self._heard or self._paused
         self._paused = False
         self._balance_wire()
 
@@ -374,18 +375,21 @@ class NativeTransport(WSListener):
             self.close(CloseCode.RESTART, "")
 
     def beat(self) -> None:
-        """Once per heartbeat: ping the peer, or give it up after two pings that nothing followed.
-
-        While we do not read, its silence says nothing.
-        """
+        """Once per heartbeat: ping the peer."""
         if self._closing is not None:
             return
         self._silent = 0 if self._heard or self._paused else self._silent + 1
         self._heard = False
-        if self._silent > 2:
-            self.close(CloseCode.TIMED_OUT, "no answer to pings")
-        elif not self._write_paused:
+        if not self._write_paused:
             self._wire.write(_PING_FRAME)
+
+    def look(self, silent: int) -> None:
+        """Give the peer up if nothing was heard for so many heartbeats before the last one, nor since.
+
+        While we do not read, its silence says nothing.
+        """
+        if self._closing is None and not self._heard and not self._paused and self._silent >= silent:
+            self.close(CloseCode.TIMED_OUT, "no answer to pings")
 
 
 _PING_FRAME = frame_header(_PING, 0)

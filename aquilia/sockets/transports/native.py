@@ -13,6 +13,7 @@ import asyncio
 import base64
 import binascii
 import logging
+import math
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
@@ -41,13 +42,21 @@ MAX_BEHIND = 65_536
 class _Household:
     """The open connections of one server: uvicorn tells them when it stops, and one timer is there for their pings.
 
-    A wheel spreads those over the interval.
+    A wheel spreads those over the interval. A peer is given up `timeout` seconds after a ping, if nothing came behind
+    it; without, after two intervals.
     """
 
-    def __init__(self, connections: set[Any], interval: float | None) -> None:
+    def __init__(self, connections: set[Any], interval: float | None, timeout: float | None) -> None:
         self._connections = connections
         self._wheel: HeartbeatWheel[NativeTransport] = HeartbeatWheel(PULSE_SLOTS)
         self._step = interval / PULSE_SLOTS if interval else None
+        turns = 2 * PULSE_SLOTS
+        if self._step is not None and timeout is not None:
+            turns = max(1, math.ceil(timeout / self._step))
+        self._late = turns % PULSE_SLOTS
+        """So many turns behind a ping, its peer is looked at: whether it has been silent since the ping,"""
+        self._silent = (turns - 1) // PULSE_SLOTS
+        """and for so many pings before that one."""
         self._timer: asyncio.TimerHandle | None = None
         self.leave = self._remove  # one bound method for all
 
@@ -68,6 +77,8 @@ class _Household:
     def _turn(self) -> None:
         assert self._step is not None
         self._timer = asyncio.get_running_loop().call_later(self._step, self._turn)
+        for transport in self._wheel.behind(self._late):
+            transport.look(self._silent)
         for transport in self._wheel.turn():
             transport.beat()
 
@@ -75,7 +86,7 @@ class _Household:
 class NativeHandover:
     """`scope["extensions"]["aquilia.native"]`: how an application takes an accepted connection over."""
 
-    __slots__ = ("_protocol", "compression", "max_fragments", "max_message_size")
+    __slots__ = ("_protocol", "compression", "max_fragments", "max_message_size", "ping_timeout")
 
     def __init__(self, protocol: NativeProtocol, max_message_size: int) -> None:
         self._protocol: NativeProtocol | None = protocol
@@ -85,6 +96,8 @@ class NativeHandover:
         """How to compress if the client wants it; to be set before `websocket.accept`, too."""
         self.max_fragments: int | None = None
         """Frames of one message; likewise."""
+        self.ping_timeout: float | None = None
+        """Seconds from a ping that nothing follows to the end; likewise. None: two intervals of the pings."""
 
     def attach(self) -> NativeTransport:
         """The connection's transport, to be started at once. Call it right after `websocket.accept`."""
@@ -307,7 +320,7 @@ class NativeProtocol(asyncio.Protocol):
             agreement = agree(handover.compression, self._extensions())
         if agreement is not None:
             headers.append(("Sec-WebSocket-Extensions", agreement.answer))
-        household = _household(self._config, self._state)
+        household = _household(self._config, self._state, handover.ping_timeout)
         self._transport = upgrade(
             self._wire,
             self._key,
@@ -346,14 +359,14 @@ class NativeProtocol(asyncio.Protocol):
         self._wire.close()
 
 
-_households: WeakKeyDictionary[Any, _Household] = WeakKeyDictionary()
+_households: WeakKeyDictionary[Any, dict[float | None, _Household]] = WeakKeyDictionary()
 
 
-def _household(config: Config, state: ServerState) -> _Household:
-    found = _households.get(state)
-    if found is None:
-        found = _households[state] = _Household(cast(Any, state.connections), config.ws_ping_interval)
-    return found
+def _household(config: Config, state: ServerState, timeout: float | None) -> _Household:
+    found = _households.setdefault(state, {})
+    if timeout not in found:
+        found[timeout] = _Household(cast(Any, state.connections), config.ws_ping_interval, timeout)
+    return found[timeout]
 
 
 def _address(info: Any) -> tuple[str, int] | None:
