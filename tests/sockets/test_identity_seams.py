@@ -1,0 +1,107 @@
+"""Tickets, sessions, tokens and revocation together: what one of them takes back, no other gives again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from tokens import Passwords
+from wire import Client, serving
+
+from aquilia import GET, POST, AppManifest, Controller, Identity, RequestCtx, SessionEngine
+from aquilia.aquilary import Registry
+from aquilia.asgi import Application
+from aquilia.sockets import Connection, Event, Revocations, Socket, SocketController
+
+SECRET = "a secret of 32 bytes, or of more"
+
+
+class Accounts(Controller):
+    def __init__(self, revocations: Revocations) -> None:
+        self.revocations = revocations
+
+    @POST("/login/:name", status=204)
+    async def login(self, ctx: RequestCtx, name: str) -> None:
+        ctx.session.login(Identity(name))
+
+    @POST("/logout", status=204)
+    async def logout(self, ctx: RequestCtx) -> None:
+        await ctx.session.logout()
+
+    @POST("/empty", status=204)
+    async def empty(self, ctx: RequestCtx) -> None:
+        ctx.session.clear()
+
+    @POST("/shut-out", status=204)
+    async def shut_out(self, ctx: RequestCtx) -> None:
+        await self.revocations.revoke(session=ctx.session)
+
+    @POST("/ban/:name", status=204)
+    async def ban(self, name: str) -> None:
+        await self.revocations.revoke(identity=name)
+
+    @GET("/me")
+    async def me(self, ctx: RequestCtx) -> str:
+        return "nobody" if ctx.identity is None else ctx.identity.id
+
+
+@Socket("/desk", require_auth=True)
+class Desk(SocketController):
+    @Event("whoami")
+    async def whoami(self, conn: Connection) -> str:
+        return str(conn.identity.id)
+
+
+@Socket("/public", allowed_origins=["*", "https://friend.example"])
+class Public(Desk):
+    pass
+
+
+def application(engine: SessionEngine | None = None, **settings: Any) -> Application:
+    manifest = AppManifest(
+        "desk",
+        controllers=[Accounts, Desk, Public],
+        sessions=engine or SessionEngine(SECRET),
+        auth=Passwords(),
+        websockets={"tickets": True, "revocation": True, **settings},
+    )
+    return Application(Registry.build([manifest]))
+
+
+@pytest.fixture
+async def base() -> AsyncIterator[str]:
+    async with serving(application()) as base:
+        yield base
+
+
+def browser(base: str) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=base.replace("ws", "http", 1), trust_env=False)
+
+
+@contextlib.asynccontextmanager
+async def logged_in(base: str, name: str = "ann") -> AsyncIterator[httpx.AsyncClient]:
+    async with browser(base) as http:
+        assert (await http.post(f"/login/{name}")).status_code == 204
+        yield http
+
+
+def cookie(http: httpx.AsyncClient) -> dict[str, Any]:
+    return {"additional_headers": {"cookie": "; ".join(f"{k}={v}" for k, v in http.cookies.items())}}
+
+
+async def ask(http: httpx.AsyncClient, namespace: str = "/desk", **headers: str) -> httpx.Response:
+    return await http.post("/ws/ticket", json={"namespace": namespace}, headers=headers)
+
+
+async def revoked(client: Client) -> bool:
+    return await client.closed() == (4401, "WS_AUTH_REQUIRED: access was revoked")
+
+
+async def test_a_page_that_only_the_star_lets_in_buys_no_ticket_with_its_visitors_cookie(base: str) -> None:
+    async with logged_in(base) as http:
+        assert (await ask(http, "/public", origin="https://evil.example")).status_code == 401
+        assert (await ask(http, "/public", origin="https://friend.example")).status_code == 200
+        assert (await ask(http, "/public")).status_code == 200
