@@ -321,8 +321,9 @@ class AquilaSockets:
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """See the ASGI specification, version 3."""
-        if scope["type"] == "websocket":
+        if scope["type"] in ("http", "websocket"):
             self.proxies.apply(scope)
+        if scope["type"] == "websocket":
             await self._serve(scope, receive, send)
         elif (endpoint := self.endpoint_for(scope)) is not None:
             await endpoint(scope, receive, send)

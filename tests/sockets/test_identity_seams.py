@@ -14,7 +14,7 @@ from wire import Client, serving
 from aquilia import GET, POST, AppManifest, Controller, Identity, RequestCtx, SessionEngine
 from aquilia.aquilary import Registry
 from aquilia.asgi import Application
-from aquilia.sockets import Connection, Event, Revocations, Socket, SocketController
+from aquilia.sockets import AquilaSockets, Connection, Event, Revocations, Socket, SocketController
 
 SECRET = "a secret of 32 bytes, or of more"
 
@@ -105,3 +105,14 @@ async def test_a_page_that_only_the_star_lets_in_buys_no_ticket_with_its_visitor
         assert (await ask(http, "/public", origin="https://evil.example")).status_code == 401
         assert (await ask(http, "/public", origin="https://friend.example")).status_code == 200
         assert (await ask(http, "/public")).status_code == 200
+
+
+async def test_behind_a_trusted_proxy_the_page_is_of_the_same_origin_for_tickets_as_well() -> None:
+    sockets = AquilaSockets.from_controllers(
+        [Desk], auth=Passwords(), tickets=True, trusted_proxies=["127.0.0.1"]
+    )
+    async with serving(sockets, proxy_headers=False) as base, browser(base) as http:
+        told = {"x-forwarded-proto": "https", "host": "desk.example", "x-forwarded-for": "192.0.2.1"}
+        bearer = {"authorization": "Bearer ann"}
+        answer = await ask(http, origin="https://desk.example", **told, **bearer)
+        assert answer.status_code == 200, answer.text
