@@ -55,11 +55,13 @@ def watch(plan: SocketPlan, revocations: Revocations) -> None:
     """Have the AuthManagers and the sessions of all apps look at what is revoked, or tell of it."""
     for authenticator in plan.authenticators.values():
         authenticator.revoked = revocations.revoked
+    watched: dict[int, WatchedSessions] = {}
     for app in plan.registry.apps:
         if app.sessions is not None:
             kept = app.sessions.store
             inner = kept.inner if isinstance(kept, WatchedSessions) else kept  # by a former application
-            app.sessions.store = WatchedSessions(inner, revocations)
+            # Engines that share a store go on doing so: it starts once.
+            app.sessions.store = watched.setdefault(id(inner), WatchedSessions(inner, revocations))
 
 
 class RevokingHub(Hub):

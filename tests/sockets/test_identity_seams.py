@@ -14,6 +14,7 @@ from wire import Client, serving
 from aquilia import GET, POST, AppManifest, Controller, Identity, RequestCtx, SessionEngine
 from aquilia.aquilary import Registry
 from aquilia.asgi import Application
+from aquilia.sessions import MemorySessionStore
 from aquilia.sockets import AquilaSockets, Connection, Event, Revocations, Socket, SocketController
 
 SECRET = "a secret of 32 bytes, or of more"
@@ -116,3 +117,20 @@ async def test_behind_a_trusted_proxy_the_page_is_of_the_same_origin_for_tickets
         bearer = {"authorization": "Bearer ann"}
         answer = await ask(http, origin="https://desk.example", **told, **bearer)
         assert answer.status_code == 200, answer.text
+
+
+async def test_a_store_that_two_engines_share_starts_once_also_when_it_is_watched() -> None:
+    class Counting(MemorySessionStore):
+        starts = 0
+
+        async def start(self) -> None:
+            self.starts += 1
+
+    store = Counting()
+    engines = [SessionEngine(SECRET, store=store, cookie=name) for name in ("a", "b")]
+    first, second = (
+        AppManifest("a", controllers=[Desk], sessions=engines[0], websockets={"revocation": True}),
+        AppManifest("b", controllers=[Public], sessions=engines[1]),
+    )
+    async with serving(Application(Registry.build([first, second]))):
+        assert store.starts == 1
