@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from math import isfinite
 from typing import Any, Literal
 
@@ -205,7 +205,10 @@ class Revocations:
 
 
 class WatchedSessions:
-    """A session store that ends the connections of each session which is deleted: a logout."""
+    """A session store that ends the connections of each session that ends, as by a logout, or gets a new id.
+
+    Those would not be found by the new one: nobody could end them by it.
+    """
 
     def __init__(self, store: SessionStore, revocations: Revocations) -> None:
         self.inner = store
@@ -213,6 +216,20 @@ class WatchedSessions:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
+
+    async def update(
+        self, id: str, changes: Mapping[str, bytes], removed: Collection[str], ttl: float
+    ) -> int | None:
+        """See `SessionStore`. One that has lost its last key has ended."""
+        left = await self.inner.update(id, changes, removed, ttl)
+        if left == 0:
+            await self.revocations.revoke(session=id)
+        return left
+
+    async def rename(self, id: str, new: str, ttl: float) -> bool:
+        """See `SessionStore`. Where its connections cannot be ended it keeps its id: the caller hears of it."""
+        await self.revocations.revoke(session=id)
+        return await self.inner.rename(id, new, ttl)
 
     async def delete(self, id: str) -> None:
         """See `SessionStore`. A session whose connections cannot be ended is not deleted: the caller hears of it."""

@@ -101,6 +101,19 @@ async def revoked(client: Client) -> bool:
     return await client.closed() == (4401, "WS_AUTH_REQUIRED: access was revoked")
 
 
+@pytest.mark.parametrize("end", ["/login/ann", "/empty", "/logout"])
+async def test_connections_end_with_the_id_of_their_session_however_it_ends(base: str, end: str) -> None:
+    async with (
+        logged_in(base) as http,
+        logged_in(base) as elsewhere,
+        Client.connect(f"{base}/desk", **cookie(http)) as first,
+        Client.connect(f"{base}/desk", **cookie(elsewhere)) as other,
+    ):
+        assert (await http.post(end)).status_code == 204
+        assert await revoked(first)
+        assert (await other.request("whoami"))["data"] == "ann"
+
+
 async def test_a_page_that_only_the_star_lets_in_buys_no_ticket_with_its_visitors_cookie(base: str) -> None:
     async with logged_in(base) as http:
         assert (await ask(http, "/public", origin="https://evil.example")).status_code == 401
