@@ -77,6 +77,8 @@ class SessionEngine:
             raise ValueError(f"SessionEngine: secret: {problem}")
         if problem := self._cookie_problem():
             raise ValueError(f"SessionEngine: {problem}")
+        self.over: Callable[[Session], Awaitable[bool]] | None = None
+        """Asked of each session that comes with a request whether it was revoked; None: it never is."""
 
     @property
     def store(self) -> SessionStore:
@@ -117,13 +119,26 @@ class SessionEngine:
     async def load(self, connection: HTTPConnection) -> Session:
         """The session that the cookie names.
 
-        Without one, with one that is forged or too old, or whose session is gone: a new and empty session.
+        Without one, with one that is forged or too old, or whose session is gone or was revoked: a new and empty
+        session.
         """
         id, age = self._read(connection.cookies.get(self.cookie, ""))
         if id is not None and (stored := await self._kept_in.load(id)) is not None:
             stale = age > self.max_age * _RENEWED_AFTER
-            return Session(self._kept_in, self.max_age, id=id, stored=stored, stale=stale, clock=self._clock)
+            session = Session(
+                self._kept_in, self.max_age, id=id, stored=stored, stale=stale, clock=self._clock
+            )
+            if not await self._is_over(session, connection):
+                return session
         return self.begin()
+
+    async def _is_over(self, session: Session, connection: HTTPConnection) -> bool:
+        """Whether it was revoked. At handshakes that is for others to say: those are refused."""
+        if self.over is None or connection.scope["type"] != "http":
+            return False
+        over = await self.over(session)
+        session._accessed = False  # it was not the application who looked
+        return over
 
     def begin(self) -> Session:
         """A new and empty session, which no client has yet."""

@@ -192,8 +192,24 @@ class Revocations:
             SocketFault: WS_AUTH_REQUIRED; WS_ADAPTER_UNAVAILABLE: nobody knows.
         """
         known = isinstance(session, Session) and not session.is_new
-        if (known and await self.session_revoked(session_name(session.id))) or await self.revoked(identity):
+        if await self.barred(identity, session_name(session.id) if known else None):
             raise ws_auth_required(ACCESS_REVOKED)
+
+    async def barred(self, identity: Any, session: str | None) -> bool:
+        """Whether the access of this identity, or the session of this `session_name`, was revoked.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE: nobody knows.
+        """
+        return (session is not None and await self.session_revoked(session)) or await self.revoked(identity)
+
+    async def over(self, session: Session) -> bool:
+        """Whether a session that is kept, or the access of who is logged in to it, was revoked.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE: nobody knows.
+        """
+        return await self.barred(session.identity, session_name(session.id))
 
     async def session_revoked(self, name: str) -> bool:
         """Whether the session of this `session_name` was revoked.

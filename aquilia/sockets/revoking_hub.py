@@ -62,6 +62,7 @@ def watch(plan: SocketPlan, revocations: Revocations) -> None:
             inner = kept.inner if isinstance(kept, WatchedSessions) else kept  # by a former application
             # Engines that share a store go on doing so: it starts once.
             app.sessions.store = watched.setdefault(id(inner), WatchedSessions(inner, revocations))
+            app.sessions.over = revocations.over
 
 
 class RevokingHub(Hub):

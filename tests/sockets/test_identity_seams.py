@@ -101,6 +101,32 @@ async def revoked(client: Client) -> bool:
     return await client.closed() == (4401, "WS_AUTH_REQUIRED: access was revoked")
 
 
+async def test_a_session_that_was_shut_out_buys_no_ticket(base: str) -> None:
+    async with logged_in(base) as http:
+        assert (await ask(http)).status_code == 200
+        assert (await http.post("/shut-out")).status_code == 204
+        assert (await ask(http)).status_code == 401
+
+
+async def test_an_identity_that_is_banned_buys_no_ticket_by_its_session(base: str) -> None:
+    async with logged_in(base) as http:
+        assert (await http.post("/ban/ann")).status_code == 204
+        assert (await ask(http)).status_code == 401
+
+
+async def test_a_revoked_login_is_nobody_in_a_request_until_the_next(base: str) -> None:
+    async with logged_in(base) as http:
+        assert (await http.get("/me")).text == "ann"
+        assert (await http.post("/ban/ann")).status_code == 204
+        assert (await http.get("/me")).text == "nobody"
+        assert (await http.post("/login/ann")).status_code == 204
+        assert (await http.get("/me")).text == "ann"
+        assert (await http.post("/shut-out")).status_code == 204
+        assert (await http.get("/me")).text == "nobody"
+        assert (await http.post("/login/ann")).status_code == 204
+        assert (await http.get("/me")).text == "ann"
+
+
 @pytest.mark.parametrize("end", ["/login/ann", "/empty", "/logout"])
 async def test_connections_end_with_the_id_of_their_session_however_it_ends(base: str, end: str) -> None:
     async with (
