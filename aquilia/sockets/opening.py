@@ -368,6 +368,7 @@ class Entrance:
         conn._bucket = bucket_for(conn, home.settings.message_rate_limit, home.settings.byte_rate_limit)
         if home.spools and self._hub.spool is not None:
             self._hub.spool.attach(conn)
+        self._hub.bind(conn, admission.handshake._bound_to)
         if profile.v1:
             self._hub.expect(conn)
         else:

@@ -150,7 +150,7 @@ class AquilaSockets:
         """Answers whether new clients should be sent here: an ASGI application."""
         tickets = Tickets(self._adapter.store, clock)
         if self.plan.node.revocation:
-            tickets.revoked = self.revocations.revoked
+            tickets.barred = self.revocations.barred
         self._endpoints = endpoints(
             self.plan.node,
             metrics=self.metrics,

@@ -20,10 +20,12 @@ from aquilia.http_faults import http_invalid_input, http_unsupported_media_type
 from aquilia.middleware import Endpoint, compose, split
 from aquilia.patterns import Match, PatternTable
 from aquilia.responses import fault_response, json_response
+from aquilia.sessions import Session
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.faults import SocketFault, ws_auth_required, ws_internal_error, ws_namespace_not_found
 from aquilia.sockets.handshake import check_host, check_origin, credible, origin_allowed
 from aquilia.sockets.plan import SocketPlan
+from aquilia.sockets.revocation import session_name
 from aquilia.sockets.tickets import TICKET_TTL, Tickets
 from aquilia.validation import InvalidValue, JsonReader
 
@@ -125,7 +127,11 @@ class TicketOffice:
         """The end of the middleware."""
         if ctx.identity is None:
             raise ws_auth_required("a ticket is for who is logged in")
-        ticket = await self._tickets.give(ctx.identity, ctx.state[_WANTED])
+        session = ctx.session
+        known = isinstance(session, Session) and not session.is_new
+        ticket = await self._tickets.give(
+            ctx.identity, ctx.state[_WANTED], session_name(session.id) if known else None
+        )
         return json_response({"ticket": ticket, "expires_in": TICKET_TTL})
 
     def _unserved(self, request: Request, namespace: str) -> SocketFault:

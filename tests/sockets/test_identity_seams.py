@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from door import denial
 from tokens import Passwords
 from wire import Client, serving
 
@@ -125,6 +126,23 @@ async def test_a_revoked_login_is_nobody_in_a_request_until_the_next(base: str) 
         assert (await http.get("/me")).text == "nobody"
         assert (await http.post("/login/ann")).status_code == 204
         assert (await http.get("/me")).text == "ann"
+
+
+async def test_a_ticket_is_worth_nothing_behind_the_logout_of_its_session(base: str) -> None:
+    async with logged_in(base) as http:
+        given = (await ask(http)).json()["ticket"]
+        assert (await http.post("/logout")).status_code == 204
+        status, body = await denial(f"{base}/desk?ticket={given}")
+        assert (status, body["message"]) == (401, "the ticket is not valid")
+
+
+async def test_a_logout_ends_what_its_tickets_have_opened(base: str) -> None:
+    async with logged_in(base) as http:
+        given = (await ask(http)).json()["ticket"]
+        async with Client.connect(f"{base}/desk?ticket={given}") as client:
+            assert (await client.request("whoami"))["data"] == "ann"
+            assert (await http.post("/logout")).status_code == 204
+            assert await revoked(client)
 
 
 @pytest.mark.parametrize("end", ["/login/ann", "/empty", "/logout"])
