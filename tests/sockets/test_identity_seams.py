@@ -191,3 +191,17 @@ async def test_a_store_that_two_engines_share_starts_once_also_when_it_is_watche
     )
     async with serving(Application(Registry.build([first, second]))):
         assert store.starts == 1
+
+
+async def test_the_connections_of_a_login_end_when_its_session_does() -> None:
+    engine = SessionEngine(SECRET, max_lifetime=2)
+    async with serving(application(engine)) as base, logged_in(base) as http:
+        given = (await ask(http)).json()["ticket"]
+        async with (
+            Client.connect(f"{base}/desk", **cookie(http)) as first,
+            Client.connect(f"{base}/desk?ticket={given}") as second,
+        ):
+            for client in (first, second):
+                code, _ = await client.closed()
+                assert code == 4401
+        assert (await http.get("/me")).text == "nobody"
