@@ -17,6 +17,8 @@ from aquilia.aquilary import Registry
 from aquilia.asgi import Application
 from aquilia.sessions import MemorySessionStore
 from aquilia.sockets import AquilaSockets, Connection, Event, Revocations, Socket, SocketController
+from aquilia.sockets.adapters.inmemory import InMemoryAdapter, InMemoryStore
+from aquilia.sockets.faults import ws_adapter_unavailable
 
 SECRET = "a secret of 32 bytes, or of more"
 
@@ -205,3 +207,21 @@ async def test_the_connections_of_a_login_end_when_its_session_does() -> None:
                 code, _ = await client.closed()
                 assert code == 4401
         assert (await http.get("/me")).text == "nobody"
+
+
+async def test_where_the_broker_is_is_no_clients_business() -> None:
+    class Away(InMemoryStore):
+        async def get(self, key: str) -> bytes | None:
+            raise ws_adapter_unavailable("NATS at nats://10.1.2.3:4222 did not answer within 5 s")
+
+    adapter = InMemoryAdapter()
+    adapter.store = Away()
+    settings = {"tickets": True, "revocation": True}
+    manifest = AppManifest("desk", controllers=[Desk], auth=Passwords(), websockets=settings)
+    sockets = AquilaSockets(Registry.build([manifest]), adapter=adapter)
+    async with serving(sockets) as base, browser(base) as http:
+        bearer = {"authorization": "Bearer ann"}
+        answers = [await ask(http, **bearer), await denial(f"{base}/desk", additional_headers=bearer)]
+        assert "WS_ADAPTER_UNAVAILABLE" in answers[0].text
+        assert "WS_ADAPTER_UNAVAILABLE" in f"{answers[1]}"
+        assert "10.1.2.3" not in f"{answers[0].text} {answers[1]}"
