@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import enum
 import logging
 import secrets
@@ -55,6 +56,9 @@ class Fault(Exception):
     `message` and `details` reach the client as they are, so never put a secret into them.
     `status` is the HTTP status that answers a request which ended in this fault.
     """
+
+    shown: str | None = None
+    """What the client is told in the place of `message`, which then is for the log alone."""
 
     def __init__(
         self,
@@ -141,6 +145,10 @@ class FaultEngine:
                 observer(fault, where)
             except Exception:
                 logger.exception("an observer of faults failed at %s", fault)
+        if fault.shown is not None:
+            logger.info("%s: %s", where, fault)
+            fault = copy.copy(fault)
+            fault.message, fault.shown = str(fault.shown), None
         return fault
 
     def _translated(self, error: Exception) -> Fault | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["Identity", "expiry", "packed", "unpacked"]
+__all__ = ["Identity", "ending", "expiry", "packed", "unpacked"]
 
 _NEVER = 2.0**53 / 1000
 """A moment that its milliseconds cannot be told of: JavaScript has no whole numbers from there on."""
@@ -112,6 +112,22 @@ def expiry(identity: Any) -> float | None:
             f"{type(identity).__qualname__}.expires_at: seconds since 1970 are needed, or None, not {moment!r}"
         )
     return moment if moment < _NEVER else None
+
+
+def ending(identity: Identity, moment: float) -> Identity:
+    """The same identity, which expires at this moment at the latest."""
+    if identity.expires_at is not None and identity.expires_at <= moment:
+        return identity
+    return Identity(
+        identity.id,
+        type=identity.type,
+        roles=identity.roles,
+        scopes=identity.scopes,
+        attributes=identity.attributes,
+        expires_at=moment,
+        token_id=identity.token_id,
+        issued_at=identity.issued_at,
+    )
 
 
 class _Packed(msgspec.Struct, array_like=True):

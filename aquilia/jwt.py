@@ -6,6 +6,7 @@ publishes are looked at when they come: see `aquilia.jwks`.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -137,6 +138,8 @@ class JWTAuthManager:
         trusted = self._given or await self._current(token)
         try:
             claims = trusted.claims(token)
+            # A lone surrogate (RFC 8259 section 8.2) would fail later, wherever it is to be written.
+            json.dumps(claims, ensure_ascii=False).encode()
         except Exception:  # whatever a hostile text does to the parsers on its way
             # Nothing of the token is kept: neither in the message nor as the cause.
             raise token_invalid() from None

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from joserfc import jwt
+from joserfc import jws, jwt
 from joserfc.jwk import OctKey
 from joserfc.jws import JWSRegistry
 from tokens import SECRET, part
@@ -255,6 +255,14 @@ async def test_what_is_no_token_of_ours_is_not_believed(token: str) -> None:
     fault = await refusal(token)
     assert fault.code == "AUTH_TOKEN_INVALID"
     assert len(token) < 4 or token not in str(fault)
+
+
+@pytest.mark.parametrize("claim", ["sub", "jti", "roles", "name", "\ud800"])
+async def test_text_that_is_no_unicode_is_no_token_even_if_it_is_signed(claim: str) -> None:
+    """RFC 8259 section 8.2. Whoever is to write it later could not."""
+    claims = json.dumps({"sub": "ann", "exp": 1e10, claim: "\ud800"}).encode()
+    key = OctKey.import_key(SECRET)
+    await refusal(jws.serialize_compact({"alg": "HS256"}, claims, key))
 
 
 async def test_a_public_key_is_no_secret_for_signatures() -> None:

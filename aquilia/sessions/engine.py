@@ -77,8 +77,8 @@ class SessionEngine:
             raise ValueError(f"SessionEngine: secret: {problem}")
         if problem := self._cookie_problem():
             raise ValueError(f"SessionEngine: {problem}")
-        self.revoked: Callable[[Session], Awaitable[bool]] | None = None
-        """Asked of each session whether it, or who is logged in, was shut out; None: nobody ever is."""
+        self.over: Callable[[Session], Awaitable[bool]] | None = None
+        """Asked of each session that comes with a request: was it, or who is logged in, shut out? None: never."""
 
     @property
     def store(self) -> SessionStore:
@@ -119,7 +119,8 @@ class SessionEngine:
     async def load(self, connection: HTTPConnection) -> Session:
         """The session that the cookie names.
 
-        Without one, with one that is forged or too old, or whose session is gone: a new and empty session.
+        Without one, with one that is forged or too old, or whose session is gone or was revoked: a new and empty
+        session.
         """
         id, age = self._read(connection.cookies.get(self.cookie, ""))
         if id is not None and (stored := await self._kept_in.load(id)) is not None:
@@ -127,13 +128,18 @@ class SessionEngine:
             session = Session(
                 self._kept_in, self.max_age, id=id, stored=stored, stale=stale, clock=self._clock
             )
-            if self.revoked is None or not await self.revoked(session):
-                session._accessed = False  # a handler may still not look
+            if not await self._is_over(session, connection):
                 return session
             await self._kept_in.delete(id)  # else it would be good again when the revocation is forgotten
-            if connection.scope["type"] == "websocket":
-                return session  # by which the handshake is refused
         return self.begin()
+
+    async def _is_over(self, session: Session, connection: HTTPConnection) -> bool:
+        """Whether it was revoked. At handshakes that is for others to say: those are refused."""
+        if self.over is None or connection.scope["type"] != "http":
+            return False
+        over = await self.over(session)
+        session._accessed = False  # it was not the application who looked
+        return over
 
     def begin(self) -> Session:
         """A new and empty session, which no client has yet."""

@@ -63,6 +63,11 @@ class LimitedStore:
         """See `SessionStore`."""
         await self._store.delete(id)
 
-    def _left(self, id: str) -> float:
+    def end(self, id: str) -> float | None:
+        """When the session of this id ends, in seconds since 1970; None if the id is none of `new_id`."""
         start = began(id)
-        return 0.0 if start is None else start + self._lifetime - self._clock()
+        return None if start is None else start + self._lifetime
+
+    def _left(self, id: str) -> float:
+        end = self.end(id)
+        return 0.0 if end is None else end - self._clock()

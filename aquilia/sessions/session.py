@@ -10,8 +10,8 @@ import msgspec
 
 from aquilia.clock import now
 from aquilia.faults import Fault, FaultDomain, Severity
-from aquilia.identity import Identity, expiry, packed, unpacked
-from aquilia.sessions.lifetime import new_id, next_id
+from aquilia.identity import Identity, ending, expiry, packed, unpacked
+from aquilia.sessions.lifetime import LimitedStore, new_id, next_id
 from aquilia.sessions.store import SessionStore
 
 __all__ = ["Session", "session_ended"]
@@ -97,12 +97,18 @@ class Session(MutableMapping[str, Any]):
 
     @property
     def identity(self) -> Identity | None:
-        """Who is logged in; None: nobody, or the identity has expired."""
+        """Who is logged in; None: nobody, or the identity has expired.
+
+        It expires with the engine's `max_lifetime` at the latest.
+        """
         data = self._take(_LOGIN) if self._holds(_LOGIN) else None
         if data is None:
             return None
         if self._login is None or self._login[0] != data:
-            self._login = data, unpacked(data)
+            identity = unpacked(data)
+            if isinstance(self._store, LimitedStore) and (end := self._store.end(self.id)) is not None:
+                identity = ending(identity, end)
+            self._login = data, identity
         identity = self._login[1]
         moment = expiry(identity)
         return identity if moment is None or self._clock() < moment else None

@@ -96,11 +96,11 @@ class Threshold:
         offered = offered_credential(handshake.connection, subprotocols, handshake._carried)
         if offered is None or (offered.kind == "token" and self.auth is None):
             return False
-        handshake.identity = await self.identity_of(offered, handshake.namespace)
+        handshake.identity = await self.identity_of(offered, handshake)
         return True
 
-    async def identity_of(self, offered: Credential, namespace: str) -> Identity:
-        """Whose token or ticket it is.
+    async def identity_of(self, offered: Credential, handshake: Handshake) -> Identity:
+        """Whose token or ticket it is that came with, or behind, this handshake.
 
         Raises:
             SocketFault: WS_AUTH_REQUIRED, WS_TOKEN_EXPIRED; WS_HANDSHAKE_FAILED, where there are none of its kind.
@@ -108,7 +108,9 @@ class Threshold:
         if offered.kind == "ticket":
             if self.tickets is None:
                 raise ws_handshake_failed("this server takes no tickets")
-            return await self.tickets.take(offered.text, namespace)
+            taken = await self.tickets.take(offered.text, handshake.namespace)
+            handshake._bound_to = taken.session
+            return taken.identity
         if self.auth is None:
             raise ws_handshake_failed("this server checks no tokens: it has no AuthManager")
         return await authenticated(self.auth, offered.text)
@@ -167,7 +169,7 @@ class Arrival:
                 that has all the connections that it may have.
             Exception: what a guard raised.
         """
-        identity = await self.threshold.identity_of(shown, self.handshake.namespace)
+        identity = await self.threshold.identity_of(shown, self.handshake)
         require_same(self.handshake.identity, identity, "hello")
         if self.seat is not None:
             self.seat.claim(identity)

@@ -254,9 +254,15 @@ def ws_ack_timeout(event: str, seconds: float) -> SocketFault:
     return SocketFault("WS_ACK_TIMEOUT", f"no ack of {event!r} within {seconds:g} s", retryable=True)
 
 
-def ws_adapter_unavailable(message: str) -> SocketFault:
-    """The broker or the store cannot be reached."""
-    return SocketFault("WS_ADAPTER_UNAVAILABLE", message, severity=Severity.FATAL, retryable=True, status=503)
+def ws_adapter_unavailable(
+    message: str, shown: str = "the broker cannot be reached now: try again later"
+) -> SocketFault:
+    """The broker or the store cannot be reached. Where it is is no client's business: that is told `shown`."""
+    fault = SocketFault(
+        "WS_ADAPTER_UNAVAILABLE", message, severity=Severity.FATAL, retryable=True, status=503
+    )
+    fault.shown = shown
+    return fault
 
 
 def ws_publish_failed(message: str) -> SocketFault:

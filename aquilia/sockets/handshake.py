@@ -90,6 +90,8 @@ class Handshake:
     session: Any = None
     _carried: tuple[Credential, ...] = field(default=(), repr=False)
     """What was taken out of the query."""
+    _bound_to: str | None = field(default=None, repr=False)
+    """The name of the session with which the ticket was asked for."""
 
     @property
     def headers(self) -> Headers:

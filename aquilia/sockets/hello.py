@@ -114,6 +114,7 @@ class HelloExchange:
             return
         if conn._close is not None:  # its time was up
             return
+        conn._hub.bind(conn, arrival.handshake._bound_to)
         conn.identity = arrival.handshake.identity
         conn.session = arrival.handshake.session
         await self._enter(conn, asked=asked)

@@ -164,6 +164,9 @@ class Hub:
 
     # The port
 
+    def bind(self, conn: Connection, session: str | None) -> None:
+        """See `HubPort`. Nobody looks here."""
+
     def identify(self, conn: Connection, identity: Any) -> None:
         """See `HubPort`."""
         home: Home = conn._home

@@ -79,6 +79,9 @@ class HubPort(Protocol):
     def add(self, conn: Any) -> None:
         """A connection is open to its client: from here on it gets what is published to its namespace."""
 
+    def bind(self, conn: Any, session: str | None) -> None:
+        """A connection is to end when the session of this name is revoked, where anybody looks at that."""
+
     def identify(self, conn: Any, identity: Any) -> None:
         """A connection is about to be of this identity: publications to it shall find the connection."""
 

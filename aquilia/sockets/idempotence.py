@@ -127,9 +127,8 @@ class Promises:
         except Exception as error:
             if not isinstance(error, Fault):
                 logger.exception("the store cannot be asked whether a message came before")
-            raise ws_adapter_unavailable(
-                "it cannot be known whether this message came before: the store is not available"
-            ) from error
+            told = "it cannot be known whether this message came before: the store is not available"
+            raise ws_adapter_unavailable(told, told) from error
         return owner, None
 
     async def _wait(self, conn: Connection, here: asyncio.Future[None] | None, seconds: float) -> None:

@@ -374,6 +374,7 @@ class Entrance:
         conn._bucket = bucket if rates is None else rates.bucket(conn, bucket)
         if home.spools and self._hub.spool is not None:
             self._hub.spool.attach(conn)
+        self._hub.bind(conn, admission.handshake._bound_to)
         if profile.v1:
             self._hub.expect(conn)
         else:

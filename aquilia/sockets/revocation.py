@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from math import isfinite
 from typing import Any, Literal
 
@@ -212,16 +212,24 @@ class Revocations:
             SocketFault: WS_AUTH_REQUIRED; WS_ADAPTER_UNAVAILABLE: nobody knows.
         """
         known = isinstance(session, Session) and not session.is_new
-        if (known and await self.session_revoked(session_name(session.id))) or await self.revoked(identity):
+        if await self.barred(identity, session_name(session.id) if known else None):
             raise ws_auth_required(ACCESS_REVOKED)
 
-    async def shut_out(self, session: Session) -> bool:
-        """Whether a session was revoked, or the identity that is logged in to it.
+    async def barred(self, identity: Any, session: str | None) -> bool:
+        """Whether the access of this identity, or the session of this `session_name`, was revoked.
 
         Raises:
             SocketFault: WS_ADAPTER_UNAVAILABLE: nobody knows.
         """
-        return await self.session_revoked(session_name(session.id)) or await self.revoked(session.identity)
+        return (session is not None and await self.session_revoked(session)) or await self.revoked(identity)
+
+    async def over(self, session: Session) -> bool:
+        """Whether a session that is kept, or the access of who is logged in to it, was revoked.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE: nobody knows.
+        """
+        return await self.barred(session.identity, session_name(session.id))
 
     async def session_revoked(self, name: str) -> bool:
         """Whether the session of this `session_name` was revoked.
@@ -233,7 +241,10 @@ class Revocations:
 
 
 class WatchedSessions:
-    """A session store that ends the connections of each session which is deleted: a logout."""
+    """A session store that ends the connections of each session that ends, as by a logout, or gets a new id.
+
+    Those would not be found by the new one: nobody could end them by it.
+    """
 
     def __init__(self, store: SessionStore, revocations: Revocations) -> None:
         self.inner = store
@@ -241,6 +252,20 @@ class WatchedSessions:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
+
+    async def update(
+        self, id: str, changes: Mapping[str, bytes], removed: Collection[str], ttl: float
+    ) -> int | None:
+        """See `SessionStore`. One that has lost its last key has ended."""
+        left = await self.inner.update(id, changes, removed, ttl)
+        if left == 0:
+            await self.revocations.end_session(id)
+        return left
+
+    async def rename(self, id: str, new: str, ttl: float) -> bool:
+        """See `SessionStore`. Where its connections cannot be ended it keeps its id: the caller hears of it."""
+        await self.revocations.end_session(id)
+        return await self.inner.rename(id, new, ttl)
 
     async def delete(self, id: str) -> None:
         """See `SessionStore`. A session whose connections cannot be ended is not deleted: the caller hears of it."""

@@ -55,13 +55,15 @@ def watch(plan: SocketPlan, revocations: Revocations) -> None:
     """Have the AuthManagers and the sessions of all apps look at what is revoked, or tell of it."""
     for authenticator in plan.authenticators.values():
         authenticator.revoked = revocations.revoked
+    watched: dict[int, WatchedSessions] = {}
     for app in plan.registry.apps:
         if app.sessions is not None:
             kept = app.sessions.store
             inner = kept.inner if isinstance(kept, WatchedSessions) else kept  # by a former application
-            app.sessions.revoked = revocations.shut_out
+            # Engines that share a store go on doing so: it starts once.
+            app.sessions.store = watched.setdefault(id(inner), WatchedSessions(inner, revocations))
+            app.sessions.over = revocations.over
             revocations.remembered = max(revocations.remembered, app.sessions.max_age)
-            app.sessions.store = WatchedSessions(inner, revocations)
 
 
 class RevokingHub(Hub):
@@ -83,7 +85,8 @@ class RevokingHub(Hub):
         self._unsure_until = float("-inf")
         """Until then the store is asked about who opens: not all of `_recent` may be there."""
         self._asking = self._ask_again = False
-        self._sessions: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
+        self._sessions: WeakKeyDictionary[Connection, tuple[str, ...]] = WeakKeyDictionary()
+        """Their names: that of its cookie, and that of its ticket."""
 
     async def start(self) -> None:
         """Connect to the broker, and listen for revocations."""
@@ -158,8 +161,7 @@ class RevokingHub(Hub):
 
     def _names(self, conn: Connection) -> Iterator[str]:
         yield from names_of(conn.identity)
-        if (session := self._sessions.get(conn)) is not None:
-            yield session
+        yield from self._sessions.get(conn, ())
 
     def _judge(self, conn: Connection, revocations: Mapping[str, Revocation]) -> None:
         if conn._close is not None:
@@ -188,6 +190,12 @@ class RevokingHub(Hub):
         super().add(conn)
         self._arrived(conn)
 
+    def bind(self, conn: Connection, session: str | None) -> None:
+        """See `HubPort`."""
+        bound = self._sessions.get(conn, ())
+        if session is not None and session not in bound:
+            self._sessions[conn] = (*bound, session)
+
     def identify(self, conn: Connection, identity: Any) -> None:
         """See `HubPort`."""
         super().identify(conn, identity)
@@ -195,8 +203,8 @@ class RevokingHub(Hub):
 
     def _arrived(self, conn: Connection) -> None:
         session = conn.session
-        if isinstance(session, Session) and not session.is_new and conn not in self._sessions:
-            self._sessions[conn] = session_name(session.id)
+        if isinstance(session, Session) and not session.is_new:
+            self.bind(conn, session_name(session.id))
         now = self.clock.monotonic()
         self._forget_old(now)
         if self._recent:
@@ -255,7 +263,7 @@ class RevokingHub(Hub):
                 await asyncio.sleep(RETRY)
 
     async def _is_revoked(self, conn: Connection) -> bool:
-        session = self._sessions.get(conn)
-        if session is not None and await self._revocations.session_revoked(session):
-            return True
+        for session in self._sessions.get(conn, ()):
+            if await self._revocations.session_revoked(session):
+                return True
         return await self._revocations.revoked(conn.identity)

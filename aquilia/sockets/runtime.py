@@ -154,7 +154,7 @@ class AquilaSockets:
         """Answers whether new clients should be sent here: an ASGI application."""
         tickets = Tickets(self._adapter.store, clock)
         if self.plan.node.revocation:
-            tickets.revoked = self.revocations.revoked
+            tickets.barred = self.revocations.barred
         self._endpoints = endpoints(
             self.plan.node,
             metrics=self.metrics,
@@ -325,8 +325,9 @@ class AquilaSockets:
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """See the ASGI specification, version 3."""
-        if scope["type"] == "websocket":
+        if scope["type"] in ("http", "websocket"):
             self.proxies.apply(scope)
+        if scope["type"] == "websocket":
             await self._serve(scope, receive, send)
         elif (endpoint := self.endpoint_for(scope)) is not None:
             await endpoint(scope, receive, send)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 from starlette.types import Scope as ASGIScope
 
 from aquilia.auth import TokenFault
@@ -20,10 +20,12 @@ from aquilia.http_faults import http_invalid_input, http_unsupported_media_type
 from aquilia.middleware import Endpoint, compose, split
 from aquilia.patterns import Match, PatternTable
 from aquilia.responses import fault_response, json_response
+from aquilia.sessions import Session
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.faults import SocketFault, ws_auth_required, ws_internal_error, ws_namespace_not_found
-from aquilia.sockets.handshake import check_host, check_origin, origin_allowed
+from aquilia.sockets.handshake import check_host, check_origin, credible, origin_allowed
 from aquilia.sockets.plan import SocketPlan
+from aquilia.sockets.revocation import session_name
 from aquilia.sockets.tickets import TICKET_TTL, Tickets
 from aquilia.validation import InvalidValue, JsonReader
 
@@ -60,8 +62,8 @@ class TicketOffice:
     """An ASGI application: POST `{"namespace": "/chat/acme"}` answers `{"ticket": "…", "expires_in": 30}`.
 
     Before it stand the middleware and the AuthManager of the app whose controller serves the namespace, and the
-    origins that this controller allows: no other page makes a ticket of its visitor's cookie. `ready` raises while
-    nobody is served.
+    origins that this controller allows: no other page makes a ticket of its visitor's cookie, nor does one that only
+    `"*"` lets in. `ready` raises while nobody is served.
     """
 
     def __init__(
@@ -110,7 +112,10 @@ class TicketOffice:
         match = self._table.match(namespace)
         if match is None:
             raise self._unserved(request, namespace)
-        check_origin(request, match.value.contract.settings.allowed_origins)
+        origins = match.value.contract.settings.allowed_origins
+        check_origin(request, origins)
+        if (kept := credible(request, origins)) is not request:
+            request = Request(kept.scope, _again(await request.body()))
         return await self._through(request, match)
 
     async def _through(self, request: Request, match: Match[_Target]) -> Response:
@@ -122,7 +127,11 @@ class TicketOffice:
         """The end of the middleware."""
         if ctx.identity is None:
             raise ws_auth_required("a ticket is for who is logged in")
-        ticket = await self._tickets.give(ctx.identity, ctx.state[_WANTED])
+        session = ctx.session
+        known = isinstance(session, Session) and not session.is_new
+        ticket = await self._tickets.give(
+            ctx.identity, ctx.state[_WANTED], session_name(session.id) if known else None
+        )
         return json_response({"ticket": ticket, "expires_in": TICKET_TTL})
 
     def _unserved(self, request: Request, namespace: str) -> SocketFault:
@@ -146,6 +155,15 @@ class TicketOffice:
         if fault.status == 401:
             headers.setdefault("www-authenticate", "Bearer")  # RFC 9110 section 15.5.2
         return fault_response(fault, headers)
+
+
+def _again(body: bytes) -> Receive:
+    """What has been received, for another to receive."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
 
 
 _read: Callable[[bytes], _Asked] = JsonReader[_Asked](_Asked).read

@@ -10,7 +10,7 @@ import re
 import secrets
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -35,6 +35,15 @@ class _Kept(msgspec.Struct, array_like=True):
     version: int
     namespace: str
     identity: bytes
+    session: str | None = None
+
+
+class Taken(NamedTuple):
+    """What a ticket was given for."""
+
+    identity: Identity
+    session: str | None
+    """The name by which the session that it was asked for with is revoked, if there was one."""
 
 
 _VERSION = 1
@@ -48,23 +57,23 @@ class Tickets:
         self._clock = clock
         self._given: deque[tuple[float, str]] = deque()
         self._counts: Counter[str] = Counter()
-        self.revoked: Callable[[Any], Awaitable[bool]] | None = None
-        """Whether the access of an identity was taken back, where the setting `revocation` is on."""
+        self.barred: Callable[[Any, str | None], Awaitable[bool]] | None = None
+        """Whether the access of an identity, or a session, was taken back, where the setting `revocation` is on."""
 
-    async def give(self, identity: Any, namespace: str) -> str:
-        """A ticket for one handshake of this identity to this namespace.
+    async def give(self, identity: Any, namespace: str, session: str | None = None) -> str:
+        """A ticket for one handshake of this identity to this namespace; it ends with the session of this name.
 
         Raises:
             SocketFault: WS_RATE_LIMIT_EXCEEDED; WS_ADAPTER_UNAVAILABLE.
             TypeError: for an identity that cannot be kept as it is.
         """
-        kept = msgspec.msgpack.encode(_Kept(_VERSION, namespace, packed(identity)))
+        kept = msgspec.msgpack.encode(_Kept(_VERSION, namespace, packed(identity), session))
         self._count(identity.id)
         ticket = secrets.token_urlsafe(32)
         await self._store.put(_key(ticket), kept, TICKET_TTL)
         return ticket
 
-    async def take(self, ticket: str, namespace: str) -> Identity:
+    async def take(self, ticket: str, namespace: str) -> Taken:
         """Whose ticket it is. It is worth nothing from then on, whatever comes of it.
 
         Raises:
@@ -81,9 +90,9 @@ class Tickets:
         moment = expiry(identity)
         if moment is not None and moment <= self._clock.time():
             raise _invalid()
-        if self.revoked is not None and await self.revoked(identity):
+        if self.barred is not None and await self.barred(identity, kept.session):
             raise _invalid()
-        return identity
+        return Taken(identity, kept.session)
 
     def _count(self, id: str) -> None:
         now = self._clock.monotonic()
