@@ -10,6 +10,7 @@ import msgspec
 
 from aquilia.cli.posture import Posture
 from aquilia.forwarded import UNIX
+from aquilia.loopback import is_loopback
 
 __all__ = ["CHECKS", "Check", "Finding", "findings"]
 
@@ -86,7 +87,7 @@ def _origins(posture: Posture) -> Iterator[_Found]:
         if "*" in socket.origins:
             yield _Found(
                 socket.where,
-                f"{socket.path}: the pages of every site may connect, with the cookies of their visitors",
+                f"{socket.path}: the pages of every site may connect, though without the cookies of their visitors",
                 "list your own in allowed_origins, or leave it out for the same origin",
             )
 
@@ -265,4 +266,4 @@ def _is_wide(network: IPv4Network | IPv6Network) -> bool:
 
 
 def _is_local(address: str) -> bool:
-    return address in (UNIX, "localhost", "::1") or address.startswith("127.")
+    return address == UNIX or is_loopback(address)

@@ -254,7 +254,7 @@ class NativeTransport(WSListener):
         reason = (handshake.reason or "") if handshake is not None else ""
         if (
             code == CloseCode.ABNORMAL
-        ):  # may not be sent (section 7.4.1), and is the only such code that picows passes
+        ):  # of those that may not be sent (section 7.4.1), picows lets this one pass
             code, reason = int(CloseCode.PROTOCOL_ERROR), "the close code 1006 is not to be sent"
         self._closing = (code or CloseCode.NO_STATUS, reason)
         body = code.to_bytes(2, "big") if code else b""
