@@ -31,7 +31,9 @@ demo: $(INSTALLED) ## Run the chat example on http://127.0.0.1:8000 (PORT=9000 f
 	@'$(VENV)/bin/aq' compile
 	@exec '$(VENV)/bin/aq' serve --port $(PORT)
 
+# Tests start hundreds of processes, which would all compile aquilia/ again where the environment forbids .pyc files.
 .PHONY: test
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(INSTALLED)-test ## Run the tests (COV=1 with coverage, ARGS='-k name' for some of them)
 ifeq ($(COV),)
 	@$(PY) -m pytest $(WORKERS) $(ARGS)
