@@ -8,8 +8,9 @@ PYTHON ?=
 ARGS ?=
 # COV=1 measures coverage as well.
 COV ?=
-# Two processes, as many tests wait; who is done takes tests from the other. ARGS='-n 0' has one, for a debugger.
-WORKERS := -n 2 --dist worksteal
+# Three processes fill two cores, as many tests wait; who is done takes tests from the others. ARGS='-n 0' has
+# none, for a debugger.
+WORKERS := -n 3 --dist worksteal
 
 SYSTEM_PACKAGES := chromium haproxy nginx-light postgresql python3-venv
 
@@ -31,7 +32,9 @@ demo: $(INSTALLED) ## Run the chat example on http://127.0.0.1:8000 (PORT=9000 f
 	@'$(VENV)/bin/aq' compile
 	@exec '$(VENV)/bin/aq' serve --port $(PORT)
 
+# Tests start hundreds of processes, which would all compile aquilia/ again where the environment forbids .pyc files.
 .PHONY: test
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(INSTALLED)-test ## Run the tests (COV=1 with coverage, ARGS='-k name' for some of them)
 ifeq ($(COV),)
 	@$(PY) -m pytest $(WORKERS) $(ARGS)

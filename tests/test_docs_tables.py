@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import aquilia.sockets
 import aquilia.sockets.compat
 import aquilia.sockets.faults
 import aquilia.testing
+from aquilia.cli import main
 from aquilia.sockets import Socket, SocketController
 from aquilia.sockets.declaration import SocketDeclaration
 from aquilia.sockets.families import FAMILIES
@@ -205,10 +207,14 @@ def test_the_pages_that_the_code_names_exist() -> None:
 
 
 @pytest.mark.parametrize("words", [words for words in commands("aq") if "…" not in words])
-def test_a_command_in_the_documents_exists(words: str) -> None:
-    asked = subprocess.run([AQ, *shlex.split(words), "--help"], capture_output=True, text=True, check=False)
+def test_a_command_in_the_documents_exists(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["aq", *shlex.split(words), "--help"])
+    with pytest.raises(SystemExit) as asked:
+        main()
 
-    assert asked.returncode == 0, asked.stdout + asked.stderr
+    assert asked.value.code == 0, capsys.readouterr()
 
 
 def test_targets_of_make_in_the_documents_exist() -> None:

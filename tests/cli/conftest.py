@@ -21,18 +21,10 @@ def echo(empty: Workspace) -> Workspace:
 
 
 @pytest.fixture
-def compiled(echo: Workspace, artifact: str) -> Workspace:
+def compiled(echo: Workspace) -> Workspace:
     """The same, compiled."""
-    echo.write("artifacts/ws.crous", artifact)
+    echo.compile()
     return echo
-
-
-@pytest.fixture(scope="session")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """What `aq compile` makes of it, in whatever folder."""
-    workspace = filled(Workspace(tmp_path_factory.mktemp("echo")))
-    workspace.done("compile")
-    return (workspace.root / "artifacts" / "ws.crous").read_text()
 
 
 def filled(workspace: Workspace) -> Workspace:

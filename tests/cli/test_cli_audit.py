@@ -80,7 +80,7 @@ FILE = "artifacts/audit.crous"
 def vault(empty: Workspace) -> Workspace:
     empty.write("manifest.py", MANIFEST)
     empty.write("controllers.py", CONTROLLERS)
-    empty.done("compile")
+    empty.compile()
     return empty
 
 

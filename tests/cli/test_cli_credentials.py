@@ -64,7 +64,7 @@ app = AquilaSockets.from_controllers([Door], auth=Keys, tickets=True, query_toke
 def door(empty: Workspace) -> Workspace:
     empty.write("manifest.py", MANIFEST)
     empty.write("controllers.py", CONTROLLERS)
-    empty.done("compile")
+    empty.compile()
     return empty
 
 

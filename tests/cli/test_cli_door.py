@@ -11,7 +11,7 @@ MANIFEST = "modules/echo/manifest.py"
 
 async def test_only_proxies_that_are_named_are_believed(echo: Workspace) -> None:
     echo.edit(MANIFEST, 'version="1.2.3"', 'version="1.2.3", websockets={"trusted_proxies": ["10.0.0.1"]}')
-    echo.done("compile")
+    echo.compile()
     told = {"Forwarded": "for=192.0.2.1;proto=https;host=a.example", "Origin": "https://a.example"}
 
     async def is_let_in(url: str) -> bool:

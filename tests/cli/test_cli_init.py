@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
 import websockets
 from workspaces import Workspace
 
+# Not the one that others use: an installed aquilia is read in another way than one on MYPYPATH.
+MYPY_CACHE = Path(__file__).parents[2] / ".mypy_cache" / "workspaces"
 FILES = [
     ".gitignore",
     "README.md",
@@ -66,7 +69,7 @@ def test_a_new_workspace_passes_the_checkers_of_types_and_style(empty: Workspace
     workspace = made(empty, name)
 
     for checker in (
-        ["mypy", "--strict", "."],
+        ["mypy", "--strict", "--cache-dir", str(MYPY_CACHE), "."],
         ["ruff", "check", "--isolated"],
         ["ruff", "format", "--isolated", "--diff"],
     ):

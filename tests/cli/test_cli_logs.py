@@ -46,7 +46,7 @@ class EchoSocket(SocketController):
 def failing(empty: Workspace) -> Workspace:
     empty.write("manifest.py", MANIFEST)
     empty.write("controllers.py", CONTROLLERS)
-    empty.done("compile")
+    empty.compile()
     return empty
 
 

@@ -53,8 +53,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
 def hall(empty: Workspace, broker: NatsServer) -> Workspace:
     empty.write("modules/hall/manifest.py", MANIFEST)
     empty.write("modules/hall/controllers.py", HALL)
+    empty.compile()
     empty.environment["AQ_WS_ADAPTER_URL"] = broker.url("hall")
-    empty.done("compile")
     return empty
 
 

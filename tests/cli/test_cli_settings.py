@@ -50,7 +50,7 @@ async def test_a_message_of_just_the_bound_passes_and_one_byte_more_does_not(
 @TRANSPORTS
 async def test_a_bound_above_the_default_is_kept_too(echo: Workspace, transport: str) -> None:
     echo.edit("modules/echo/controllers.py", "max_message_size=1000", "max_message_size=3_000_000")
-    echo.done("compile")
+    echo.compile()
     async with echo.serving("--transport", transport) as server:
         async with RawSocket.open(server.sockets[0].replace(":room", "x")) as raw:
             raw.send(frame(TEXT, message(3_000_000)))
@@ -64,7 +64,7 @@ async def test_the_heartbeat_is_that_of_the_manifest(echo: Workspace, transport:
     echo.edit(
         "modules/echo/manifest.py", 'version="1.2.3", ', 'version="1.2.3", websockets={"heartbeat": 0.2}, '
     )
-    echo.done("compile")
+    echo.compile()
     async with echo.serving("--transport", transport) as server:
         async with RawSocket.open(server.sockets[0].replace(":room", "x")) as raw:
             assert (await raw.read()).opcode == PING
@@ -79,7 +79,7 @@ async def test_compression_is_agreed_on_or_the_log_says_that_it_is_not(
     echo: Workspace, transport: str
 ) -> None:
     echo.edit("modules/echo/controllers.py", "max_message_size=1000", "compression=True")
-    echo.done("compile")
+    echo.compile()
     shown = " ".join(echo.done("ws", "inspect").split())
     assert "compression level 6, max_ratio 100" in shown
     async with echo.serving("--transport", transport) as server:

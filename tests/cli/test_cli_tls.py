@@ -58,20 +58,11 @@ manifest = AppManifest("line", version="1", controllers=[Line], websockets={"han
 pytestmark = pytest.mark.parametrize("transport", ["native", "asgi"])
 
 
-@pytest.fixture(scope="module")
-def line_artifact(tmp_path_factory: pytest.TempPathFactory) -> str:
-    workspace = Workspace(tmp_path_factory.mktemp("line"))
-    workspace.write("modules/line/manifest.py", MANIFEST)
-    workspace.write("modules/line/controllers.py", LINE)
-    workspace.done("compile")
-    return (workspace.root / "artifacts" / "ws.crous").read_text()
-
-
 @pytest.fixture
-def line(empty: Workspace, line_artifact: str) -> Workspace:
+def line(empty: Workspace) -> Workspace:
     empty.write("modules/line/manifest.py", MANIFEST)
     empty.write("modules/line/controllers.py", LINE)
-    empty.write("artifacts/ws.crous", line_artifact)
+    empty.compile()
     AUTHORITY.issue().write(empty.root)
     return empty
 

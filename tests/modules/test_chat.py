@@ -6,15 +6,14 @@ import asyncio
 import contextlib
 import json
 import re
-import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import httpx
 import pytest
-import uvicorn
 import websockets
+from wire import serving
 
 from aquilia.aquilary import Registry
 from aquilia.asgi import Application
@@ -34,15 +33,8 @@ def application() -> Iterator[Application]:
 @pytest.fixture
 async def address(application: Application) -> AsyncIterator[str]:
     """Serves the chat; gives `127.0.0.1:PORT`."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(application, log_level="warning", ws="websockets-sansio"))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            await eventually(lambda: server.started or serving.done())
-            yield f"127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await serving
+    async with serving(application) as base:
+        yield base.removeprefix("ws://")
 
 
 async def eventually(condition: Any) -> None:

@@ -28,6 +28,31 @@ PROFILES = {
 }
 
 
+class Server(uvicorn.Server):
+    """uvicorn asks itself ten times a second whether to end; this one is told, and waits only for who is there."""
+
+    _ticking: asyncio.Task[None]
+
+    async def main_loop(self) -> None:
+        self._ticking = asyncio.create_task(super().main_loop())
+        await asyncio.wait([self._ticking])
+
+    def end(self) -> None:
+        self.should_exit = True
+        if self.started:
+            self._ticking.cancel()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for _ in range(5):  # a client that has just closed is gone after a turn or two
+            await asyncio.sleep(0)
+        if self.server_state.connections or self.server_state.tasks:
+            await super().shutdown(sockets)
+        else:
+            for server in self.servers:
+                server.close()
+            await self.lifespan.shutdown()
+
+
 @contextlib.asynccontextmanager
 async def serving(app: Any, *, send_buffer: int | None = None, **options: Any) -> AsyncIterator[str]:
     """Serve an ASGI application with uvicorn on a free port; gives `ws://127.0.0.1:PORT`.
@@ -46,7 +71,7 @@ async def serving(app: Any, *, send_buffer: int | None = None, **options: Any) -
         "timeout_graceful_shutdown": 5,
         **options,
     }
-    server = uvicorn.Server(uvicorn.Config(app, **options))
+    server = Server(uvicorn.Config(app, **options))
     running = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         async with asyncio.timeout(TIMEOUT):
@@ -57,7 +82,7 @@ async def serving(app: Any, *, send_buffer: int | None = None, **options: Any) -
                 await asyncio.sleep(0.005)
         yield f"ws://127.0.0.1:{listener.getsockname()[1]}"
     finally:
-        server.should_exit = True
+        server.end()
         await running
         listener.close()
 
