@@ -8,9 +8,8 @@ PYTHON ?=
 ARGS ?=
 # COV=1 measures coverage as well.
 COV ?=
-# Three processes fill two cores, as many tests wait; who is done takes tests from the others. ARGS='-n 0' has
-# none, for a debugger.
-WORKERS := -n 3 --dist worksteal
+# Two processes, as many tests wait; who is done takes tests from the other. ARGS='-n 0' has none, for a debugger.
+WORKERS := -n 2 --dist worksteal
 
 SYSTEM_PACKAGES := chromium haproxy nginx-light postgresql python3-venv
 
