@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from pathlib import Path
+
+TESTS = Path(__file__).parent
 
 
 def status(pid: int) -> tuple[str, int]:
@@ -36,3 +40,22 @@ def command_lines() -> dict[int, str]:
         except (FileNotFoundError, ProcessLookupError):
             continue
     return shown
+
+
+async def succeeds(program: str, *words: str, seconds: float) -> None:
+    """Run a program that stands beside the tests, as `make` does; it must end well, and within this time."""
+    path = os.pathsep.join(filter(None, [str(TESTS), str(TESTS / "sockets"), os.environ.get("PYTHONPATH")]))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", program, *words),
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            told, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+    assert process.returncode == 0, told.decode()

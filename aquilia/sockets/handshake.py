@@ -6,7 +6,7 @@ Origin checks follow RFC 6455 section 10.2, subprotocol negotiation section 4.2.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from aquilia.sockets.offered import CREDENTIALS, Credential
 __all__ = [
     "Handshake",
     "Origin",
+    "check_any_origin",
     "check_host",
     "check_origin",
     "choose_profile",
@@ -135,6 +136,16 @@ def origin_allowed(connection: HTTPConnection, allowed: Sequence[str] | None) ->
     if origin is None:
         return True
     return _same_origin(connection, origin) if allowed is None else _listed(origin, allowed)
+
+
+def check_any_origin(connection: HTTPConnection, rules: Iterable[Sequence[str] | None]) -> None:
+    """Refuse a page that not one of these controllers would let in: of what is not served, it learns nothing.
+
+    Raises:
+        SocketFault: WS_ORIGIN_NOT_ALLOWED.
+    """
+    if not any(origin_allowed(connection, allowed) for allowed in rules):
+        check_origin(connection, None)
 
 
 def credible(connection: HTTPConnection, allowed: Sequence[str] | None) -> HTTPConnection:

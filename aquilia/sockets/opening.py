@@ -42,7 +42,7 @@ from aquilia.sockets.faults import (
 )
 from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.flow_request import FlowRequest
-from aquilia.sockets.handshake import Handshake, check_host, check_origin, credible, origin_allowed
+from aquilia.sockets.handshake import Handshake, check_any_origin, check_host, check_origin, credible
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub import Hub
 from aquilia.sockets.identity_rates import IdentityRates
@@ -172,11 +172,9 @@ class Entrance:
                 origins = match.value.contract.settings.allowed_origins
                 check_origin(connection, origins)
                 connection = credible(connection, origins)
-            elif not any(
-                origin_allowed(connection, served.contract.settings.allowed_origins)
-                for served in self._served.values()
-            ):
-                check_origin(connection, None)
+            else:
+                rules = (each.contract.settings.allowed_origins for each in self._served.values())
+                check_any_origin(connection, rules)
         except Fault as fault:
             await self._refusals.refuse(door, fault, by_close=False)
             return

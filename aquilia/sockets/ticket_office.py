@@ -23,7 +23,7 @@ from aquilia.responses import fault_response, json_response
 from aquilia.sessions import Session
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.faults import SocketFault, ws_auth_required, ws_internal_error, ws_namespace_not_found
-from aquilia.sockets.handshake import check_host, check_origin, credible, origin_allowed
+from aquilia.sockets.handshake import check_any_origin, check_host, check_origin, credible
 from aquilia.sockets.plan import SocketPlan
 from aquilia.sockets.revocation import session_name
 from aquilia.sockets.tickets import TICKET_TTL, Tickets
@@ -136,9 +136,7 @@ class TicketOffice:
 
     def _unserved(self, request: Request, namespace: str) -> SocketFault:
         """Raises WS_ORIGIN_NOT_ALLOWED for a page that may open nothing here."""
-        targets = [target for _, target in self._table]
-        if not any(origin_allowed(request, each.contract.settings.allowed_origins) for each in targets):
-            check_origin(request, None)
+        check_any_origin(request, (each.contract.settings.allowed_origins for _, each in self._table))
         fault = ws_namespace_not_found(namespace[:200])
         near = get_close_matches(
             namespace[:200], [pattern.source for pattern, _ in self._table], n=1, cutoff=0.4

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
 from conformance.suite import COMPRESSION, PROTOCOL, unexpected
+from processes import succeeds
 
-TESTS = Path(__file__).parent.parent
 CI = os.environ.get("CI", "").lower() in {"1", "true"}
 QUICK = "1.*,2.*,3.*,4.*,5.*,6.1.*,6.2.*,6.3.*,6.4.1,7.*,9.1.1,9.2.1,9.3.1,9.4.1,10.*"
 CASES = PROTOCOL if CI else QUICK
@@ -21,21 +19,7 @@ async def verdicts(folder: Path, *options: str) -> dict[str, dict[str, str]]:
     """What `make conformance` tells; it fails where a case is worse than is known."""
     report = folder / "report.json"
     # In a process of its own: the suite leaves files open, which is a warning, which would be an error here.
-    path = os.pathsep.join(filter(None, [str(TESTS), str(TESTS / "sockets"), os.environ.get("PYTHONPATH")]))
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "conformance", "--report", str(report), *options),
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        async with asyncio.timeout(170):
-            told, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
-    assert process.returncode == 0, told.decode()
+    await succeeds("conformance", "--report", str(report), *options, seconds=170)
     return json.loads(report.read_text())
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from nats_server import NatsServer
+from nodes import node
 from ports import reserved_port
 from websockets import ConnectionClosed
 from wire import Client
@@ -48,33 +47,11 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
 
 
 @contextlib.asynccontextmanager
-async def node(folder: Path, url: str) -> AsyncIterator[str]:
+async def serving(folder: Path, url: str) -> AsyncIterator[str]:
     """A process that serves the app; gives its address."""
     with reserved_port() as port:
-        (folder / "desk_app.py").write_text(APP)
-        words = ["-m", "uvicorn", "desk_app:app", "--port", str(port), "--log-level", "error"]
-        path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-        env = {**os.environ, "PYTHONPATH": path, "AQ_WS_ADAPTER_URL": url}
-        process = await asyncio.create_subprocess_exec(sys.executable, *words, cwd=folder, env=env)
-        try:
-            async with asyncio.timeout(30):
-                while not await listens(port):
-                    assert process.returncode is None
-                    await asyncio.sleep(0.02)
-            yield f"ws://127.0.0.1:{port}/desk"
-        finally:
-            process.terminate()
-            async with asyncio.timeout(20):
-                await process.wait()
-
-
-async def listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
+        async with node(folder, APP, url, port) as at:
+            yield f"ws://{at}/desk"
 
 
 def visiting(at: str, who: str) -> contextlib.AbstractAsyncContextManager[Client]:
@@ -111,7 +88,7 @@ async def test_who_floods_both_nodes_is_held_to_one_limit_and_nobody_else_is_tou
     server: NatsServer, tmp_path: Path
 ) -> None:
     url = server.url()
-    async with node(tmp_path, url) as a, node(tmp_path, url) as b:
+    async with serving(tmp_path, url) as a, serving(tmp_path, url) as b:
         seconds, began = 4.0, time.monotonic()
         until = began + seconds
         first, second, ben = await asyncio.gather(
@@ -129,7 +106,7 @@ async def test_who_floods_both_nodes_is_held_to_one_limit_and_nobody_else_is_tou
 async def test_without_the_store_each_node_holds_the_limit_by_itself(
     server: NatsServer, tmp_path: Path
 ) -> None:
-    async with node(tmp_path, server.url()) as a, visiting(a, "ann") as ann:
+    async with serving(tmp_path, server.url()) as a, visiting(a, "ann") as ann:
         assert (await ann.request("hit"))["status"] == "ok"
         server.kill()
         seconds, began = 4.0, time.monotonic()

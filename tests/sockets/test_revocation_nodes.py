@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from httpx import AsyncClient
 from nats_server import NatsServer
+from nodes import node
 from ports import reserved_port
 from websockets import ConnectionClosed
 from wire import Client
@@ -58,35 +57,6 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
     server.kill()
 
 
-@contextlib.asynccontextmanager
-async def node(folder: Path, url: str, port: int) -> AsyncIterator[str]:
-    """A process that serves the app; gives `127.0.0.1:PORT`."""
-    (folder / "desk_app.py").write_text(APP)
-    words = ["-m", "uvicorn", "desk_app:app", "--port", str(port), "--log-level", "warning"]
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = {**os.environ, "PYTHONPATH": path, "AQ_WS_ADAPTER_URL": url}
-    process = await asyncio.create_subprocess_exec(sys.executable, *words, cwd=folder, env=env)
-    try:
-        async with asyncio.timeout(30):
-            while not await listens(port):
-                assert process.returncode is None
-                await asyncio.sleep(0.02)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        async with asyncio.timeout(20):
-            await process.wait()
-
-
-async def listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
-
-
 def token(id: str, jti: str) -> str:
     return JWT.issue(Identity(id, token_id=jti), lifetime=3600)
 
@@ -110,9 +80,9 @@ async def test_what_one_node_revokes_ends_on_the_other_within_a_second_and_stays
 ) -> None:
     url = server.url()
     with reserved_port() as first, reserved_port() as second:
-        async with node(tmp_path, url, first) as a, AsyncClient() as http:
+        async with node(tmp_path, APP, url, first) as a, AsyncClient() as http:
             async with (
-                node(tmp_path, url, second) as b,
+                node(tmp_path, APP, url, second) as b,
                 visiting(b, token("ann", "x")) as ann,
                 visiting(b, token("ben", "y")) as ben,
                 visiting(b, token("cy", "z")) as cy,
@@ -123,7 +93,7 @@ async def test_what_one_node_revokes_ends_on_the_other_within_a_second_and_stays
                         assert await client.closed() == REVOKED
                 assert (await cy.request("whoami"))["data"] == "cy"
                 assert await arrival(b, token("ann", "x")) == REVOKED
-            async with node(tmp_path, url, second) as b:
+            async with node(tmp_path, APP, url, second) as b:
                 for at in (a, b):
                     assert await arrival(at, token("ann", "x")) == REVOKED
                     assert await arrival(at, token("ann", "new")) == "welcome"
@@ -174,8 +144,8 @@ async def test_a_node_that_was_cut_off_ends_what_was_revoked_meanwhile_when_it_i
     far = near.replace(str(server.port), str(wire.port))
     with reserved_port() as first, reserved_port() as second:
         async with (
-            node(tmp_path, near, first) as a,
-            node(tmp_path, far, second) as b,
+            node(tmp_path, APP, near, first) as a,
+            node(tmp_path, APP, far, second) as b,
             AsyncClient() as http,
             visiting(b, token("ann", "x")) as ann,
             visiting(b, token("ben", "y")) as ben,
