@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 from ports import reserved_port
 
 PASSWORD = "s3cret-of-the-tests"
@@ -72,7 +73,8 @@ def redis(*options: str) -> Iterator[Server]:
 def _postgres(program: str) -> str:
     found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"), key=lambda path: path.parts[4])
     path = str(found[-1]) if found else shutil.which(program)
-    assert path, f"PostgreSQL's {program} is not installed: sudo make system-deps"
+    if not path:  # as for other packages of the system: the session fails by that in CI
+        pytest.skip(f"PostgreSQL's {program} is not installed: sudo make system-deps")
     return path
 
 
