@@ -64,6 +64,8 @@ GRACE = 10
 """Seconds that requests and connections may still take when the server stops."""
 TLS_GOODBYE = 3.0
 """Seconds that a client has to answer the end of its TLS connection, as it has for the close of a WebSocket."""
+ACCEPTED = 16
+"""Connections that are accepted in one turn of the event loop. libuv takes one for each handle that listens."""
 FORCED = 0.1
 """Seconds between two looks for a second Ctrl-C."""
 
@@ -283,11 +285,12 @@ class _Server(uvicorn.Server):
         self._hand_over = hand_over
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        sockets = _multiplied(sockets or [])
         if self._certificate is None:
             await super().startup(sockets=sockets)
         else:
             await super().startup(sockets=[])
-            await self._listen_by_tls(self._certificate, sockets or [])
+            await self._listen_by_tls(self._certificate, sockets)
         gc.collect()
         gc.freeze()  # what the boot made lives as long as the process
         gc.set_threshold(GC_THRESHOLD)
@@ -342,6 +345,17 @@ class _Server(uvicorn.Server):
             task.cancel()
         elif (error := task.exception()) is not None:
             logging.getLogger("aquilia").error("the clients could not be told to leave", exc_info=error)
+
+
+def _multiplied(listeners: list[socket.socket]) -> list[socket.socket]:
+    """As many handles of each listener as connections are to be accepted in a turn.
+
+    With one for a turn, a busy server would let clients that all come back wait at its door, and do by the single
+    connection what costs a turn: a flush to the broker, a read from it.
+    """
+    if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+        return listeners  # asyncio's own accepts all that wait
+    return [listener.dup() for listener in listeners for _ in range(ACCEPTED)]
 
 
 @contextmanager

@@ -34,6 +34,43 @@ async def said(url: str, text: str) -> int:
 # Serving
 
 
+BUSY = """
+
+class Busy(Controller):
+    turns = 0
+
+    @GET("/begin")
+    async def begin(self) -> str:
+        self.turn()
+        return "busy"
+
+    @GET("/turns")
+    async def show(self) -> str:
+        return str(Busy.turns)
+
+    def turn(self) -> None:
+        time.sleep(0.01)
+        Busy.turns += 1
+        asyncio.get_running_loop().call_soon(self.turn)
+"""
+
+
+async def test_a_busy_server_lets_many_in_with_each_turn_of_its_loop(echo: Workspace) -> None:
+    controllers = (echo.root / CONTROLLERS).read_text()
+    (echo.root / CONTROLLERS).write_text(f"import asyncio\nimport time\n{controllers}{BUSY}")
+    echo.edit(MANIFEST, "EchoSocket, Page", "Busy, EchoSocket, Page")
+    echo.edit(MANIFEST, "[Page, EchoSocket]", "[Page, EchoSocket, Busy]")
+    echo.done("compile")
+    async with echo.serving() as server, httpx.AsyncClient(trust_env=False, timeout=TIMEOUT) as http:
+        await http.get(f"{server.url}/begin")
+        first = int((await http.get(f"{server.url}/turns")).text)
+        last = max(
+            int(answer.text)
+            for answer in await asyncio.gather(*(http.get(f"{server.url}/turns") for _ in range(64)))
+        )
+    assert last - first < 32
+
+
 @pytest.mark.parametrize("transport", ["native", "asgi"])
 async def test_http_and_websockets_are_served_where_it_says(compiled: Workspace, transport: str) -> None:
     async with compiled.serving("--transport", transport) as server:
