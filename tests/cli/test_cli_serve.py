@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 
@@ -39,17 +40,18 @@ BUSY = """
 class Busy(Controller):
     turns = 0
 
-    @GET("/begin")
-    async def begin(self) -> str:
+    @GET("/hold")
+    async def hold(self) -> str:
+        with open("gate") as gate:
+            gate.read()
         self.turn()
-        return "busy"
+        return "free"
 
     @GET("/turns")
     async def show(self) -> str:
         return str(Busy.turns)
 
     def turn(self) -> None:
-        time.sleep(0.01)
         Busy.turns += 1
         asyncio.get_running_loop().call_soon(self.turn)
 """
@@ -57,18 +59,26 @@ class Busy(Controller):
 
 async def test_a_busy_server_lets_many_in_with_each_turn_of_its_loop(echo: Workspace) -> None:
     controllers = (echo.root / CONTROLLERS).read_text()
-    (echo.root / CONTROLLERS).write_text(f"import asyncio\nimport time\n{controllers}{BUSY}")
+    (echo.root / CONTROLLERS).write_text(f"import asyncio\n{controllers}{BUSY}")
     echo.edit(MANIFEST, "EchoSocket, Page", "Busy, EchoSocket, Page")
     echo.edit(MANIFEST, "[Page, EchoSocket]", "[Page, EchoSocket, Busy]")
     echo.done("compile")
-    async with echo.serving() as server, httpx.AsyncClient(trust_env=False, timeout=TIMEOUT) as http:
-        await http.get(f"{server.url}/begin")
-        first = int((await http.get(f"{server.url}/turns")).text)
-        last = max(
-            int(answer.text)
-            for answer in await asyncio.gather(*(http.get(f"{server.url}/turns") for _ in range(64)))
-        )
-    assert last - first < 32
+    os.mkfifo(echo.root / "gate")
+    async with echo.serving() as server:
+        port = server.url.rpartition(":")[2]
+        held = asyncio.create_task(fetched(f"{server.url}/hold"))
+        clients = []
+        with await asyncio.to_thread((echo.root / "gate").open, "w"):  # its loop is held until this is closed
+            for _ in range(64):
+                reader, writer = await asyncio.open_connection("127.0.0.1", int(port))
+                writer.write(b"GET /turns HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+                clients.append((reader, writer))
+        async with asyncio.timeout(TIMEOUT):
+            turns = [int((await reader.read()).rpartition(b"\r\n")[2]) for reader, _ in clients]
+        assert (await held).text == "free"
+        for _, writer in clients:
+            writer.close()
+    assert max(turns) - min(turns) < 32
 
 
 @pytest.mark.parametrize("transport", ["native", "asgi"])
