@@ -100,6 +100,7 @@ class Member(Listener):
                 await asyncio.wait_for(self.connect(port), 10)
                 return
             except (OSError, TimeoutError):
+                self.transport.abort()  # what still comes there is not for the next attempt
                 await asyncio.sleep(0.05)
 
 
