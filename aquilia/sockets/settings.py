@@ -156,7 +156,7 @@ def node_settings(websockets: Mapping[str, Any], where: str) -> NodeSettings:
     sockets: dict[str, Any] = {}
     chain: dict[str, Any] = {}
     for key, value in websockets.items():
-        rule = _RULES.get(key)
+        rule = _RULES.get(key) or _PLANNED.get(key)
         if rule is None:
             raise SettingsError(where, key, _mistaken(key) or unknown("setting", key, _RULES))
         checked = rule(Place(where, key), value)
@@ -219,8 +219,6 @@ _NODE_KEYS = frozenset(NodeSettings.__dataclass_fields__)
 _RULES: dict[str, Rule] = {
     "adapter": adapter,
     "adapter_url": adapter_url,
-    "redis_url": planned("the Redis adapter"),
-    "store_url": planned("a store apart from the adapter"),
     "max_connections": count,
     "max_connections_per_address": or_none(count),
     "max_connections_per_identity": or_none(count),
@@ -257,6 +255,11 @@ _RULES: dict[str, Rule] = {
     "metrics": endpoint("/metrics", "/internal/metrics", also="collect"),
     "guards": chain_of(_guard_problems, "guards: "),
     "message_middleware": chain_of(middleware_problems, "middleware: "),
+}
+
+_PLANNED: dict[str, Rule] = {
+    "redis_url": planned("the Redis adapter"),
+    "store_url": planned("a store apart from the adapter"),
 }
 
 

@@ -74,6 +74,15 @@ def test_what_cannot_be_honoured_is_refused_by_name(key: str, value: Any, told: 
     assert told in str(refused.value)
 
 
+def test_an_unknown_setting_names_only_what_is_accepted() -> None:
+    for wrong in ("adaptor", "redis_uri"):
+        with pytest.raises(SettingsError) as refused:
+            node_settings({wrong: "x"}, "m")
+        assert "adapter_url" in refused.value.problem
+        assert "redis_url" not in refused.value.problem
+        assert "store_url" not in refused.value.problem
+
+
 def test_every_key_is_taken() -> None:
     taken = node_settings(
         {

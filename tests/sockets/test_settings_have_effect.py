@@ -334,7 +334,8 @@ def test_every_setting_is_shown_here() -> None:
     shown = {(key, place) for key, where in shown for place in places(where)} | ELSEWHERE
 
     on_socket = inspect.signature(Socket).parameters.keys() - {"path"}
-    assert shown == {(key, "manifest") for key in manifest_keys()} | {(key, "@Socket") for key in on_socket}
+    in_manifest = {*manifest_keys(), "redis_url", "store_url"}  # those two are known by name, and refused
+    assert shown == {(key, "manifest") for key in in_manifest} | {(key, "@Socket") for key in on_socket}
     assert PARTS.keys() | {"key"} == Backpressure.__dataclass_fields__.keys()  # that one: test_conflation.py
 
 

@@ -40,7 +40,11 @@ VALUES = [*NUMBERS, *TEXTS, *LISTS, *MAPPINGS, *OBJECTS]
 
 with pytest.raises(SettingsError) as unknown:
     node_settings({"?": None}, "here")
-MANIFEST = unknown.value.problem.partition("accepted: ")[2].rstrip(")").split(", ")
+MANIFEST = [
+    *unknown.value.problem.partition("accepted: ")[2].rstrip(")").split(", "),
+    "redis_url",
+    "store_url",
+]
 
 
 def subject(**declared: Any) -> type[SocketController]:
