@@ -116,6 +116,7 @@ class Client(Driving):
         self._runner: asyncio.Task[None] | None = None
         self._conversation = None
         self._renewing = None
+        self._failures = 0
 
     # Being connected
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
@@ -51,6 +53,8 @@ class Driving(Listening):
     _timer: asyncio.TimerHandle | None
     _conversation: Conversation | None
     _renewing: asyncio.Task[None] | None
+    _failures: int
+    """How often the function for tokens or tickets has failed since it last gave one."""
 
     def _now(self) -> float:
         return self._clock.monotonic()
@@ -142,9 +146,7 @@ class Driving(Listening):
             self._session.unusable(ConnectionEnded(f"no {self._wanted} was to be had: {error}"), self._now())
             return
         except Exception as error:
-            told = f"no {self._wanted} was to be had"
-            logger.warning("%s", told, exc_info=error)
-            self._session.unreachable(f"{told}: {error!r}", self._now(), cause=error)
+            self._session.unreachable(f"no {self._wanted} was to be had: {error!r}", self._now(), cause=error)
             return
         link = await self._dialer.dial(self._session)
         if link is not None:
@@ -157,17 +159,30 @@ class Driving(Listening):
         return "token" if self._ticket is None else "ticket"
 
     async def _fresh_token(self) -> str | None:
-        return await _text(self._token() if callable(self._token) else self._token)
+        return await (self._asked(self._token) if callable(self._token) else _text(self._token))
 
     async def _fresh_ticket(self) -> str | None:
-        return None if self._ticket is None else await _text(self._ticket())
+        return None if self._ticket is None else await self._asked(self._ticket)
+
+    async def _asked(self, function: Callable[[], Any]) -> str | None:
+        """What the function gives. That it fails is logged once, until it works again."""
+        try:
+            given = await _text(function())
+        except Exception as error:
+            self._failures += 1
+            if self._failures == 1:
+                logger.warning("%s gave no %s: %r", _name(function), self._wanted, error)
+            raise
+        if self._failures:
+            told = "%s gives %ss again, after %d failures"
+            logger.info(told, _name(function), self._wanted, self._failures)
+            self._failures = 0
+        return given
 
     async def _renew(self, link: int) -> None:
         token = None
-        try:
+        with contextlib.suppress(Exception):  # the link is good for a while yet
             token = await self._fresh_token()
-        except Exception as error:  # the link is good for a while yet
-            logger.warning("no new token was to be had", exc_info=error)
         self._session.renew(link, token, self._now())
         self._pump()
 
@@ -194,6 +209,13 @@ class Driving(Listening):
 
     def _backlog(self) -> float:
         return max([self._desk.backlog(), *(stream._backlog() for stream in self._streams)])
+
+
+def _name(function: Callable[[], Any]) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 async def _text(given: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator
 from typing import Any
@@ -164,6 +165,42 @@ async def test_a_token_that_is_shown_while_it_is_away_is_the_next_that_it_says(s
     await who.connected()
     hand.cut()
     assert (await (await server.accept()).greet())["token"] == "of the function"
+    await who.close()
+
+
+@pytest.mark.parametrize("kind", ["token", "ticket"])
+async def test_a_function_that_fails_is_told_once_until_it_works_again(
+    server: Peer, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    caplog.set_level(logging.INFO, "aquilia.client")
+    failing, asked = 0, 0
+
+    def from_the_vault() -> str:
+        nonlocal failing, asked
+        asked += 1
+        if failing:
+            failing -= 1
+            raise OSError("the disk is gone")
+        return "secret"
+
+    def told() -> list[str]:
+        return [record.getMessage() for record in caplog.records if "vault" in record.getMessage()]
+
+    who = client(server.url, **{kind: from_the_vault})
+    hand = await meet(server, who)
+    for _ in range(2):
+        caplog.clear()
+        failing, asked = 3, 0
+        hand.cut()
+        hand = await server.accept()
+        await hand.greet()
+        await who.connected()
+        assert asked == 4
+        failed, works = told()
+        assert f"gave no {kind}" in failed
+        assert "OSError('the disk is gone')" in failed
+        assert f"gives {kind}s again, after 3 failures" in works
+        assert all(record.exc_info is None for record in caplog.records)
     await who.close()
 
 
