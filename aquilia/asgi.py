@@ -141,8 +141,7 @@ class Application:
         """See the ASGI specification, version 3."""
         if scope["type"] == "lifespan":
             await serve_lifespan(self.startup, self.shutdown, receive, send)
-        else:
-            self.sockets.proxies.apply(scope)
+        elif await self.sockets.knows_client(scope, receive, send):
             await self._asgi(scope, receive, send)
 
     async def _serve(self, scope: AsgiScope, receive: Receive, send: Send) -> None:

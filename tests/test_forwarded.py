@@ -13,7 +13,7 @@ from aquilia import AppManifest
 from aquilia.aquilary import Registry
 from aquilia.asgi import Application
 from aquilia.controller import GET, Controller, RequestCtx
-from aquilia.forwarded import TrustedProxies
+from aquilia.forwarded import ForwardedError, TrustedProxies
 
 PROXIES = TrustedProxies(["10.0.0.0/8", "2001:db8:ff::/48"])
 Header = tuple[str, str]
@@ -29,6 +29,17 @@ def seen(*headers: Header, peer: Any = ("10.0.0.1", 4000), proxies: TrustedProxi
 
 
 UNCHANGED = ["10.0.0.1", "ws", "inside"]
+
+
+def refused(*headers: Header) -> str:
+    """Why nobody is seen. The scope is as it was."""
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers]
+    scope = {"type": "websocket", "scheme": "ws", "client": ("10.0.0.1", 4000), "headers": raw}
+    before = dict(scope)
+    with pytest.raises(ForwardedError) as error:
+        PROXIES.apply(scope)
+    assert scope == before
+    return str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -125,8 +136,8 @@ def test_what_a_client_sent_itself_stands_to_the_left_of_it_and_does_not_count(
         ],
     ],
 )
-def test_headers_that_contradict_each_other_do_not_count(headers: list[Header]) -> None:
-    assert seen(*headers) == UNCHANGED
+def test_headers_that_contradict_each_other_are_refused(headers: list[Header]) -> None:
+    assert "contradict each other" in refused(*headers)
 
 
 @pytest.mark.parametrize(
@@ -154,15 +165,45 @@ def test_headers_that_contradict_each_other_do_not_count(headers: list[Header]) 
     ]
     + [
         [("X-Forwarded-For", text)]
-        for text in ("one", "192.0.2.1, ", "192.0.2.1:http", "fe80::1%eth0", "[::1]x", "192.0.2.1;10.0.0.1")
+        for text in (
+            "one",
+            "192.0.2.1, one",
+            "192.0.2.1:http",
+            "fe80::1%eth0",
+            "[::1]x",
+            "192.0.2.1;10.0.0.1",
+        )
     ]
     + [
         [("X-Forwarded-For", "192.0.2.1"), ("X-Forwarded-Proto", "gopher")],
         [("X-Forwarded-For", "192.0.2.1, 10.0.0.2, 10.0.0.3"), ("X-Forwarded-Proto", "http, https")],
     ],
 )
-def test_what_is_malformed_does_not_count_at_all(headers: list[Header]) -> None:
-    assert seen(*headers, ("X-Forwarded-Prefix", "/x")) == UNCHANGED
+def test_what_is_malformed_is_refused(headers: list[Header]) -> None:
+    assert f"{headers[-1][0]} is malformed" in refused(*headers, ("X-Forwarded-Prefix", "/x"))
+
+
+def test_who_is_not_trusted_may_send_what_it_likes() -> None:
+    assert seen(("Forwarded", "for="), ("X-Forwarded-For", "x"), peer=("192.0.2.66", 1))[0] == "192.0.2.66"
+
+
+def test_empty_entries_of_a_list_are_none() -> None:
+    assert seen(("X-Forwarded-For", "192.0.2.1, ,"), ("X-Forwarded-Proto", ",https"))[:2] == [
+        "192.0.2.1",
+        "wss",
+    ]
+    assert seen(("X-Forwarded-For", ", 192.0.2.1"))[0] == "192.0.2.1"
+    assert seen(("X-Forwarded-For", " , "), ("Forwarded", ",")) == UNCHANGED
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J\n", "ä" * 5000])
+def test_the_log_names_the_header_in_one_short_line(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ForwardedError):
+        seen(("X-Forwarded-For", text), proxies=TrustedProxies(["10.0.0.1"]))
+    (line,) = caplog.messages
+    assert "the trusted proxy 10.0.0.1 does not tell who its client is: X-Forwarded-For is malformed" in line
+    assert line.isprintable()
+    assert len(line) < 500
 
 
 def test_no_header_takes_long_to_read() -> None:
@@ -173,7 +214,7 @@ def test_no_header_takes_long_to_read() -> None:
         ";" * 60_000 + "=",
     ):
         began = time.perf_counter()
-        assert seen(("Forwarded", text), ("X-Forwarded-For", text)) == UNCHANGED
+        assert "Forwarded is malformed" in refused(("Forwarded", text), ("X-Forwarded-For", text))
         assert time.perf_counter() - began < 1
 
 
@@ -181,8 +222,8 @@ def test_forwarded_may_have_4_kib() -> None:
     first, hop = "for=192.0.2.1", ",for=10.0.0.9"
     chain = first + hop * ((4096 - len(first)) // len(hop))
     assert seen(("Forwarded", chain)) == ["192.0.2.1", "ws", "inside"]
-    assert seen(("Forwarded", chain + hop)) == UNCHANGED
-    assert seen(("Forwarded", chain), ("Forwarded", hop)) == UNCHANGED
+    assert "more than 4096 characters" in refused(("Forwarded", chain + hop))
+    assert "more than 4096 characters" in refused(("Forwarded", chain), ("Forwarded", hop))
 
 
 def test_what_a_client_sends_as_x_forwarded_for_is_never_too_long_for_what_the_proxy_adds() -> None:
@@ -228,4 +269,16 @@ async def test_http_controllers_see_whom_a_trusted_proxy_tells_of() -> None:
         transport = httpx.ASGITransport(app, client=(peer, 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://inside") as http:
             assert (await http.get("/page/", headers=headers)).json() == expected
+    await app.shutdown()
+
+
+async def test_a_request_of_whom_a_proxy_does_not_tell_is_refused() -> None:
+    manifest = AppManifest("site", controllers=[Page], websockets={"trusted_proxies": ["10.0.0.0/8"]})
+    app = Application(Registry.build([manifest]))
+    await app.startup()
+    transport = httpx.ASGITransport(app, client=("10.0.0.1", 1))
+    async with httpx.AsyncClient(transport=transport, base_url="http://inside") as http:
+        answer = await http.get("/page/", headers={"x-forwarded-for": "nonsense"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "HTTP_BAD_REQUEST")
+    assert "nonsense" not in answer.text
     await app.shutdown()

@@ -18,7 +18,7 @@ from aquilia.clock import Clock
 from aquilia.di import Scope, ScopeContainer, Services
 from aquilia.exchange import route_path
 from aquilia.faults import Fault, FaultEngine
-from aquilia.forwarded import TrustedProxies
+from aquilia.forwarded import ForwardedError, TrustedProxies
 from aquilia.lifespan import serve_lifespan, undone_by
 from aquilia.manifest import AppManifest
 from aquilia.sessions import Session, SessionEngine
@@ -31,7 +31,7 @@ from aquilia.sockets.connection import Connection
 from aquilia.sockets.dispatch import Dispatcher
 from aquilia.sockets.drain import Drain
 from aquilia.sockets.endpoints import endpoints
-from aquilia.sockets.faults import ws_overloaded
+from aquilia.sockets.faults import ws_handshake_failed, ws_overloaded
 from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.health import Health
 from aquilia.sockets.home import Home
@@ -325,8 +325,8 @@ class AquilaSockets:
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """See the ASGI specification, version 3."""
-        if scope["type"] in ("http", "websocket"):
-            self.proxies.apply(scope)
+        if scope["type"] in ("http", "websocket") and not await self.knows_client(scope, receive, send):
+            return
         if scope["type"] == "websocket":
             await self._serve(scope, receive, send)
         elif (endpoint := self.endpoint_for(scope)) is not None:
@@ -336,6 +336,20 @@ class AquilaSockets:
         else:
             fault = Fault("HTTP_NOT_FOUND", "only WebSockets are served here", status=404)
             await refusal(fault)(scope, receive, send)
+
+    async def knows_client(self, scope: ASGIScope, receive: Receive, send: Send) -> bool:
+        """Put into the scope whom a trusted proxy tells of. False: it does not, and the client is refused."""
+        try:
+            self.proxies.apply(scope)
+        except ForwardedError:
+            told = "what proxies say of the client, in Forwarded or X-Forwarded-*, cannot be read"
+            if scope["type"] == "websocket":
+                await receive()  # websocket.connect
+                await self._entrance.turn_away(scope, receive, send, ws_handshake_failed(told))
+            else:
+                await refusal(Fault("HTTP_BAD_REQUEST", told, status=400))(scope, receive, send)
+            return False
+        return True
 
     def endpoint_for(self, scope: ASGIScope) -> ASGIApp | None:
         """What answers this request, if it is for the path of the setting `metrics`, `health` or `tickets`."""

@@ -54,6 +54,38 @@ async def test_who_is_no_trusted_proxy_cannot_choose_its_address(transport: str)
                 assert status == 429
 
 
+@WIRES
+async def test_clients_of_a_broken_proxy_share_no_limit_and_are_refused(
+    transport: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = AquilaSockets.from_controllers([Hall], max_connections_per_address=1, trusted_proxies=["127.0.0.1"])
+    async with serving(app, ws=TRANSPORTS[transport], proxy_headers=False) as base:
+        for told in ("nonsense", "192.0.2.1, nonsense", "192.0.2.300"):
+            status, body = await denial(f"{base}/hall", additional_headers=told_of(told))
+            assert (status, body["code"]) == (400, "WS_HANDSHAKE_FAILED")
+        async with Client.connect(f"{base}/hall", additional_headers=told_of("nonsense, 192.0.2.1")):
+            pass
+    assert len([line for line in caplog.messages if "does not tell who its client is" in line]) == 1
+
+
+async def test_the_log_tells_once_a_minute_that_a_proxy_is_broken(caplog: pytest.LogCaptureFixture) -> None:
+    def told() -> list[str]:
+        return [line for line in caplog.messages if "does not tell who its client is" in line]
+
+    async def refused() -> None:
+        with pytest.raises(HandshakeRefused, match="WS_HANDSHAKE_FAILED"):
+            await t.connect("/hall", headers={"forwarded": "for=nobody"})
+
+    async with sockets_test(Hall, trusted_proxies=["127.0.0.1"]) as t:
+        for _ in range(3):
+            await refused()
+        assert "Forwarded is malformed: 'nobody' is no address" in told()[0]
+        await t.clock.advance(61)
+        await refused()
+        assert len(told()) == 2
+        assert "2 others since it was said" in told()[1]
+
+
 SAME = {"origin": "https://a.example", "host": "inside"}
 
 
