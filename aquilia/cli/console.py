@@ -19,6 +19,7 @@ __all__ = [
     "columns",
     "count",
     "fail",
+    "note",
     "note_printed",
     "print_json",
     "show_error",
@@ -68,6 +69,11 @@ def note_printed(printed: str, root: Path) -> None:
         stderr.print(Text("printed while the workspace was imported:", "dim"))
         for line in relative(printed, root).rstrip().splitlines():
             stderr.print(Text(f"  {line}", "dim"), soft_wrap=True)
+
+
+def note(message: str) -> None:
+    """Tell beside the results what is good to know."""
+    stderr.print(Text(message, "dim"), soft_wrap=True)
 
 
 def relative(text: str, root: Path) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,11 +106,19 @@ class Verdict:
 
 
 class Verifier:
-    """Reads a file line by line, until one is wrong."""
+    """Reads a file line by line, until one is wrong. `each` is told of every line that is right."""
 
-    def __init__(self, secret: bytes | None = None, *, head: str | None = None) -> None:
+    def __init__(
+        self,
+        secret: bytes | None = None,
+        *,
+        head: str | None = None,
+        each: Callable[[Line], object] | None = None,
+    ) -> None:
         self._secret = secret
         self._sought = head
+        self._each = each
+        self._read = 0
         self._found: int | None = None
         self._torn: bytes | None = None
         self._why = ""
@@ -118,12 +126,26 @@ class Verifier:
 
     def read(self, lines: Iterable[bytes]) -> Verdict:
         """Look at all lines, each with its newline."""
+        for line in lines:
+            if not self.take(line):
+                return self.verdict
+        return self.finish()
+
+    def take(self, line: bytes) -> bool:
+        """Look at the next line, with its newline. False: it is wrong, or the one before was."""
+        self._read += 1
+        self.verdict.line = self._read
+        self.verdict.problem = self._take(line)
+        return self.verdict.problem is None
+
+    @property
+    def waits(self) -> bool:
+        """Whether the last line is wrong, unless the next says that it is a torn one."""
+        return self._torn is not None
+
+    def finish(self) -> Verdict:
+        """There are no more lines."""
         verdict = self.verdict
-        for number, line in enumerate(lines, 1):
-            verdict.line = number
-            verdict.problem = self._take(line)
-            if verdict.problem is not None:
-                return verdict
         if self._torn is not None:
             verdict.problem = self._why
         elif self._found is not None:
@@ -174,4 +196,6 @@ class Verifier:
         verdict.closed += event == "audit.closed"
         if event == "audit.lost":
             verdict.lost += int(read.content.get("count", 1))
+        if self._each is not None:
+            self._each(read)
         return None

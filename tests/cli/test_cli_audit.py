@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import signal
 import sys
@@ -12,9 +13,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 import websockets
-from workspaces import Workspace
+from workspaces import AQ, TIMEOUT, Workspace
+
+from aquilia.sockets.audit import AuditRecord
+from aquilia.sockets.audit_chain import Chain
 
 MANIFEST = """
 from aquilia import AppManifest, Identity
@@ -82,6 +87,53 @@ def vault(empty: Workspace) -> Workspace:
     empty.write("controllers.py", CONTROLLERS)
     empty.compile()
     return empty
+
+
+class Following:
+    """What `aq ws audit show --follow` says."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def line(self) -> str:
+        assert self._process.stdout is not None
+        async with asyncio.timeout(TIMEOUT):
+            return (await self._process.stdout.readline()).decode().rstrip()
+
+    async def __call__(self) -> object:
+        return json.loads(await self.line())
+
+    async def problem(self) -> str:
+        assert self._process.stderr is not None
+        async with asyncio.timeout(TIMEOUT):
+            return (await self._process.stderr.read()).decode()
+
+
+@contextlib.asynccontextmanager
+async def followed(vault: Workspace, *words: str, code: int = 0) -> AsyncIterator[Following]:
+    """Until Ctrl-C, which ends it with this exit code, or it has ended by itself."""
+    process = await asyncio.create_subprocess_exec(
+        *[*AQ, "ws", "audit", "show", FILE, "--follow", *words],
+        cwd=vault.root,
+        env=vault._environment(),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield Following(process)
+        if code == 0:
+            process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(TIMEOUT):
+            assert await process.wait() == code
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.communicate()
+
+
+def write_audit_line(record: AuditRecord, after: list[str]) -> str:
+    last = json.loads(after[-1])
+    return Chain(seq=last["seq"], head=last["hash"]).line(msgspec.json.encode(record)).decode()
 
 
 async def refused(url: str, **how: object) -> None:
@@ -264,6 +316,123 @@ def test_verify_refuses_what_it_cannot_read(vault: Workspace) -> None:
     assert "64 hexadecimal digits" in vault.refused("ws", "audit", "verify", "x", "--head", "x", code=2)
     vault.environment["AQ_AUDIT_SECRET"] = "short"
     assert "32 are needed" in vault.refused("ws", "audit", "verify", "x")
+
+
+def write_audit(vault: Workspace, *records: AuditRecord) -> list[str]:
+    """A file of these records; its lines."""
+    chain = Chain()
+    lines = [chain.line(msgspec.json.encode(record)).decode() for record in records]
+    (vault.root / FILE).write_text("".join(lines))
+    return lines
+
+
+OPENED = AuditRecord(
+    time="2026-01-31T11:00:00.000Z", event="audit.opened", outcome="done", reason="process 7"
+)
+DENIED = AuditRecord(
+    time="2026-01-31T12:00:00.123Z",
+    event="access.denied",
+    outcome="refused",
+    code="WS_FORBIDDEN",
+    namespace="/vault/a",
+    identity="bob",
+    address="203.0.113.7",
+    message="stir",
+    reason="not allowed",
+    count=3,
+)
+FOREIGN = AuditRecord(
+    time="2026-01-31T13:00:00.000Z",
+    event="handshake.refused",
+    outcome="refused",
+    code="WS_ORIGIN_NOT_ALLOWED",
+    address="203.0.113.8",
+    origin="https://evil.example",
+    namespace="/vault/b",
+)
+
+
+def test_show_tells_when_what_kind_who_from_where_and_what(vault: Workspace) -> None:
+    write_audit(vault, OPENED, DENIED, FOREIGN)
+    opened, denied, foreign = vault.done("ws", "audit", "show").splitlines()
+    assert opened.split() == ["2026-01-31T11:00:00.000Z", "audit.opened", "-", "-", "process", "7"]
+    assert denied.split()[:4] == ["2026-01-31T12:00:00.123Z", "access.denied", "bob", "203.0.113.7"]
+    assert denied.endswith("WS_FORBIDDEN stir /vault/a 3 times in a second: not allowed")
+    assert foreign.endswith("WS_ORIGIN_NOT_ALLOWED /vault/b origin https://evil.example")
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["--kind", "access.denied"], [2]),
+        (["--kind", "access.denied", "--kind", "audit.opened"], [1, 2]),
+        (["--since", "2026-01-31T12:00:00.123"], [2, 3]),
+        (["--since", "2026-01-31T13:30+01:00"], [3]),
+        (["--since", "1h"], []),
+        (["--identity", "bob"], [2]),
+        (["--address", "203.0.113.8", "--kind", "access.denied"], []),
+    ],
+)
+def test_show_leaves_out_what_is_not_asked_for(vault: Workspace, words: list[str], shown: list[int]) -> None:
+    lines = write_audit(vault, OPENED, DENIED, FOREIGN)
+    told = vault.done("ws", "audit", "show", FILE, "--json", *words)
+    assert [json.loads(line) for line in told.splitlines()] == [json.loads(lines[n - 1]) for n in shown]
+
+
+def test_show_ends_at_the_first_line_that_is_not_as_it_was_written(vault: Workspace) -> None:
+    lines = write_audit(vault, OPENED, DENIED, FOREIGN)
+    (vault.root / FILE).write_text("".join([lines[0], lines[1].replace("bob", "ann"), lines[2]]))
+    for words, shown in ((), 1), (("--kind", "access.denied"), 0):
+        broken = vault.aq("ws", "audit", "show", *words)
+        assert (broken.returncode, len(broken.stdout.splitlines())) == (1, shown)
+        assert f"{FILE}:2: its hash is not that of its text" in broken.stderr
+        assert "before that: 1 line as written" in broken.stderr
+
+
+def test_show_tells_of_a_torn_end_and_moves_no_cursor(vault: Workspace) -> None:
+    lines = write_audit(vault, msgspec.structs.replace(DENIED, reason="\x1b[2J"))
+    (vault.root / FILE).write_text("".join([*lines, '{"seq":2,']))
+    shown = vault.aq("ws", "audit", "show")
+    assert (shown.returncode, "\x1b" in shown.stdout) == (0, False)
+    assert "ends in the middle of a line" in shown.stderr
+
+
+def test_show_refuses_what_it_cannot_read_and_what_nobody_notes(vault: Workspace) -> None:
+    assert "nothing.crous cannot be read" in vault.refused("ws", "audit", "show", "nothing.crous")
+    assert "'access.denied'" in vault.refused("ws", "audit", "show", "--kind", "access.deny", code=2)
+    assert "2026-01-31T12:00" in vault.refused("ws", "audit", "show", "--since", "yesterday", code=2)
+    vault.environment["AQ_AUDIT_SECRET"] = "short"
+    assert "32 are needed" in vault.refused("ws", "audit", "show")
+
+
+async def test_show_follows_a_file_and_the_one_that_takes_its_name(vault: Workspace) -> None:
+    lines = write_audit(vault, OPENED)
+    async with followed(vault, "--json") as told:
+        assert await told() == json.loads(lines[0])
+        with (vault.root / FILE).open("a") as file:
+            added = write_audit_line(DENIED, lines)
+            file.write(added[:40])
+            file.flush()
+            file.write(added[40:])
+        assert await told() == json.loads(added)
+        os.rename(vault.root / FILE, vault.root / "artifacts/before.crous")
+        (first,) = write_audit(vault, FOREIGN)
+        assert await told() == json.loads(first)
+
+
+async def test_show_follows_until_a_line_is_wrong(vault: Workspace) -> None:
+    lines = write_audit(vault, OPENED)
+    async with followed(vault, "--json", code=1) as told:
+        assert await told() == json.loads(lines[0])
+        with (vault.root / FILE).open("a") as file:
+            file.write(write_audit_line(DENIED, lines).replace("bob", "ann"))
+        assert f"{FILE}:2: its hash is not that of its text" in await told.problem()
+
+
+async def test_show_follows_what_a_server_writes(vault: Workspace) -> None:
+    async with vault.serving() as server, followed(vault, "--kind", "authentication.failed") as told:
+        await refused(f"{server.url.replace('http', 'ws')}/vault/x")
+        assert "WS_AUTH_REQUIRED /vault/x: no token was offered" in await told.line()
 
 
 def test_a_file_that_cannot_be_had_is_an_error_of_the_start(vault: Workspace) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from aquilia.cli.commands.audit_show import show_command
 from aquilia.cli.console import count, fail, stdout
 from aquilia.sockets.audit_chain import Verdict, Verifier
 from aquilia.sockets.audit_file import AuditFileError
@@ -21,6 +22,9 @@ app = typer.Typer(name="audit", help="Look at what the setting audit has written
 @app.callback()
 def _group() -> None:
     pass
+
+
+app.command("show")(show_command)
 
 
 @app.command("verify")
