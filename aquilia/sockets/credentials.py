@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
-from aquilia.auth import Authenticator, expiry
+from aquilia.auth import Authenticator, Identity, expiry
 from aquilia.faults import Fault, FaultEngine
-from aquilia.sockets.answers import ack, fault_of
+from aquilia.sockets.answers import ack, close_with, fault_of, internal_error_in_opening
 from aquilia.sockets.authentication import authenticated, require_same, seconds_left
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import (
     ws_auth_required,
+    ws_connection_timeout,
     ws_message_invalid,
     ws_overloaded,
     ws_token_expired,
@@ -30,10 +32,19 @@ Answer = Callable[[Connection, Fault, MessageEnvelope | None], None]
 
 
 class Credentials:
-    """Those of one controller's connections."""
+    """Those of one controller's connections. The guards of a connection's rooms have `patience` seconds."""
 
-    def __init__(self, contract: SocketContract, engine: FaultEngine, tasks: TaskSet, answer: Answer) -> None:
+    def __init__(
+        self,
+        contract: SocketContract,
+        engine: FaultEngine,
+        tasks: TaskSet,
+        answer: Answer,
+        *,
+        patience: float,
+    ) -> None:
         self._auth = contract.auth
+        self._patience = patience
         self._where = f"auth of {contract.controller.__qualname__}"
         self._engine = engine
         self._tasks = tasks
@@ -86,6 +97,8 @@ class Credentials:
         try:
             identity = await authenticated(auth, token)
             require_same(conn.identity, identity, "auth")
+            if conn._close is None:
+                await self._take(conn, identity)
         except (Exception, asyncio.CancelledError) as error:
             own = own_error(error, meant=conn._close is not None)
             fault = fault_of(self._engine, own, self._where, conn)
@@ -95,10 +108,36 @@ class Credentials:
             return
         finally:
             self._renewing.pop(conn, None)
-        if conn._close is not None:
-            return
-        conn.identity = identity
-        self.watch(conn)
-        if envelope.id is not None:
+        if conn._close is None and envelope.id is not None:
             moment = expiry(identity)
             conn._push_urgent(ack(envelope, None if moment is None else {"expires": int(moment * 1000)}))
+
+    async def _take(self, conn: Connection, identity: Identity) -> None:
+        """It is who the connection is from here on, and where it may not be any more it is not."""
+        former, conn.identity = conn.identity, identity
+        self.watch(conn)
+        if conn._close is not None or _same_rights(former, identity):
+            return
+        try:
+            async with asyncio.timeout(self._patience) as timer:
+                await conn._hub.review(conn)
+        except (Exception, asyncio.CancelledError) as error:
+            if conn._close is not None:
+                raise
+            # Nobody knows where it may be: as who comes back it is asked again.
+            own = own_error(error, meant=False)
+            if isinstance(own, TimeoutError) and timer.expired():
+                close_with(conn, ws_connection_timeout("the guards of its rooms took too long"))
+            else:
+                close_with(
+                    conn, fault_of(self._engine, own, self._where, conn, internal=internal_error_in_opening)
+                )
+            pass_on(error)
+
+
+def _same_rights(former: Any, identity: Identity) -> bool:
+    """Whether only the token is another."""
+    return isinstance(former, Identity) and (
+        (former.type, former.roles, former.scopes, former.attributes)
+        == (identity.type, identity.roles, identity.scopes, identity.attributes)
+    )

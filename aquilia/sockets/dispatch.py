@@ -110,7 +110,9 @@ class Dispatcher:
             connected=self._connected,
             messages=self,
         )
-        self._credentials = Credentials(contract, engine, tasks, self._answer)
+        self._credentials = Credentials(
+            contract, engine, tasks, self._answer, patience=node.handshake_timeout
+        )
         idle = contract.settings.idle_timeout
         self._idle = None if idle is None else IdleWatch(idle)
         self._max_size = contract.settings.max_message_size

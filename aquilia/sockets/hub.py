@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 from uuid import uuid4
@@ -181,8 +182,16 @@ class Hub:
         if room in conn._rooms:
             return False
         self._require_place(conn)
+        whose = conn.identity
         await conn._home.ask_guards(conn, room)
-        return await self._enter_room(conn, room)
+        entered = await self._enter_room(conn, room)
+        if conn.identity is not whose:  # another token came meanwhile: they were asked of who it was
+            try:
+                await conn._home.ask_guards(conn, room)
+            except BaseException:
+                await self.leave(conn, room)
+                raise
+        return entered
 
     async def _enter_room(self, conn: Connection, room: str, *, again: bool = False) -> bool:
         """Put a connection into a room; one that comes `again` has to catch up before it is live."""
@@ -234,15 +243,29 @@ class Hub:
         _require_text(room)
         if room not in conn._rooms:
             return False
-        home: Home = conn._home
-        conn._rooms.discard(room)
-        home.rooms[room].remove(conn)
-        conn._system("left", {"room": room})
-        if not len(home.rooms[room]):
-            await self.close_room(home, room)
+        self._part(conn, room)
+        await self.vacate(conn._home, [room])
         if conn._resumable is not None:
             await conn._resumable.save(conn)
         return True
+
+    def _part(self, conn: Connection, room: str) -> None:
+        conn._rooms.discard(room)
+        conn._home.rooms[room].remove(conn)
+        conn._system("left", {"room": room})
+
+    async def review(self, conn: Connection) -> None:
+        """See `HubPort`."""
+        parted = []
+        for room in sorted(conn._rooms) if conn._home.room_checks else ():
+            if not await conn._home.takes_back(conn, room) and room in conn._rooms:
+                self._part(conn, room)
+                parted.append(room)
+        if parted:
+            await self.vacate(conn._home, parted)
+            if conn._resumable is not None:
+                with suppress(SocketFault):  # it is written a while later, and who comes back is asked again
+                    await conn._resumable.save(conn)
 
     # Sessions that are resumed
 

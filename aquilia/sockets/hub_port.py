@@ -172,6 +172,9 @@ class HubPort(Protocol):
         the room's log.
         """
 
+    async def review(self, conn: Any) -> None:
+        """Take a connection out of the rooms whose guards would not let it in now."""
+
     async def replay(self, conn: Any) -> None:
         """Send what it missed in each room, in order and at its own pace, and make it live there."""
 

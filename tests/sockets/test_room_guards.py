@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from wire import Client, serving
+from door import expect_close
+from wire import Client, eventually, serving
 
 from aquilia import AppManifest, Identity
 from aquilia.aquilary import BootError, Registry
@@ -141,6 +146,155 @@ async def test_a_client_that_comes_back_is_not_put_where_it_may_not_be_any_more(
             assert set((await ann.expect("resumed"))["payload"]["rooms"]) == {"", "lobby"}
             assert (await ann.expect("left"))["payload"] == {"room": "den"}
             assert (await ann.request("pull", "lobby"))["data"] == ["lobby"]
+
+
+# Another token of an open connection
+
+RIGHTS: dict[str, dict[str, Any]] = {}
+HELD: list[asyncio.Event] = []
+BROKEN: set[str] = set()
+
+
+class Changing:
+    """Whose token is their name, and what they may stands in `RIGHTS`."""
+
+    async def authenticate(self, token: str) -> Identity:
+        return Identity(token, **RIGHTS.get(token, {}))
+
+
+class Ledger(SocketGuard):
+    async def check_room(self, conn: Connection, room: str) -> None:
+        ASKED.append(room)
+        if room in BROKEN:
+            raise LookupError("the ledger is gone")
+        if room.endswith("slow"):
+            await HELD[0].wait()
+
+
+@Socket(
+    "/shop",
+    guards=[RoomGuard("staff:*", RoleGuard("staff")), RoomGuard("vault", ScopeGuard("vault")), Ledger()],
+)
+class Shop(SocketController):
+    @Subscribe("enter")
+    async def enter(self, conn: Connection, payload: str) -> str:
+        return payload
+
+    @Event("pull")
+    async def pull(self, conn: Connection, payload: str) -> None:
+        await conn.join(payload)
+
+    @Event("rooms")
+    async def rooms(self, conn: Connection) -> list[str]:
+        return sorted(conn.rooms)
+
+    @Event("tell")
+    async def tell(self, conn: Connection, payload: str) -> None:
+        await self.publish_room(payload, "told", payload)
+
+
+ANN = {"Authorization": "Bearer ann"}
+SHOP = AppManifest("shop", controllers=[Shop], auth=Changing(), websockets={"handshake_timeout": 2})
+
+
+class Shopper(Client):
+    url: str
+
+
+@contextlib.asynccontextmanager
+async def shopping(*rooms: str) -> AsyncIterator[Shopper]:
+    """Ann, of the staff, with the key of the vault, in these rooms."""
+    RIGHTS["ann"] = {"roles": ["staff"], "scopes": ["vault"]}
+    HELD[:] = [asyncio.Event()]
+    HELD[0].set()
+    async with (
+        serving(Application(Registry.build([SHOP]))) as base,
+        Shopper.connect(f"{base}/shop", "v1.json", additional_headers=ANN) as ann,
+    ):
+        ann.url = f"{base}/shop"
+        for room in rooms:
+            await ann.request("enter", room)
+        ASKED.clear()
+        yield ann
+
+
+async def renewed(client: Client) -> tuple[list[str], Any]:
+    """Which rooms a client is told that it left, and the answer, when it has shown its token again."""
+    await client.send("auth", {"token": "ann"}, type="control", id="auth")
+    left = []
+    while (told := await client.receive())["type"] != "ack":
+        assert told["event"] == "left"
+        left.append(told["payload"]["room"])
+    return left, told["payload"]["status"]
+
+
+async def test_who_shows_a_token_that_allows_less_leaves_the_rooms_that_it_may_not_be_in() -> None:
+    async with shopping("lobby", "staff:tea", "vault") as ann:
+        RIGHTS["ann"] = {"scopes": ["vault"]}
+        assert await renewed(ann) == (["staff:tea"], "ok")
+        RIGHTS["ann"] = {}
+        assert await renewed(ann) == (["vault"], "ok")
+        assert (await ann.request("rooms"))["data"] == ["lobby"]
+        await ann.send("tell", "staff:tea")
+        await ann.send("tell", "lobby")
+        assert (await ann.expect("told"))["payload"] == "lobby"
+
+
+async def test_guards_are_asked_about_each_room_once_and_only_where_what_it_may_has_changed() -> None:
+    async with shopping("lobby", "vault") as ann:
+        RIGHTS["ann"] |= {"expires_at": time.time() + 60}
+        assert await renewed(ann) == ([], "ok")
+        assert ASKED == []
+        RIGHTS["ann"] |= {"attributes": {"floor": 2}}
+        assert await renewed(ann) == ([], "ok")
+        assert ASKED == ["lobby", "vault"]
+
+
+async def test_what_it_left_so_is_not_what_it_comes_back_to() -> None:
+    async with shopping("lobby", "vault") as ann:
+        token = ann.welcome["payload"]["resume"]
+        RIGHTS["ann"] = {}
+        assert await renewed(ann) == (["vault"], "ok")
+        RIGHTS["ann"] = {"scopes": ["vault"]}
+        async with Client.connect(ann.url, "v1.json", additional_headers=ANN, hello=False) as back:
+            await back.send("hello", {"resume": {"token": token, "rooms": {}}}, type="control")
+            await back.expect("welcome")
+            assert set((await back.expect("resumed"))["payload"]["rooms"]) == {"", "lobby"}
+
+
+async def test_a_connection_ends_whose_guards_do_not_say_in_time() -> None:
+    async with shopping("slow") as ann:
+        HELD[0].clear()
+        RIGHTS["ann"] = {}
+        await ann.send("auth", {"token": "ann"}, type="control", id="auth")
+        assert "guards" in await expect_close(ann, 4508)
+
+
+async def test_a_connection_ends_whose_guard_fails() -> None:
+    async with shopping("lobby") as ann:
+        BROKEN.add("lobby")
+        RIGHTS["ann"] = {}
+        await ann.send("auth", {"token": "ann"}, type="control", id="auth")
+        await expect_close(ann, 1011)
+    BROKEN.clear()
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_who_shows_another_token_while_it_enters_a_room_is_asked_as_who_it_is_then(
+    allowed: bool,
+) -> None:
+    async with shopping() as ann:
+        HELD[0].clear()
+        await ann.send("pull", "staff:slow", id="1", ack=True)
+        await eventually(lambda: ASKED == ["staff:slow"])
+        RIGHTS["ann"] = {"roles": ["staff", "new"]} if allowed else {}
+        assert await renewed(ann) == ([], "ok")
+        HELD[0].set()
+        await ann.expect("joined")
+        if not allowed:
+            await ann.expect("left")
+        assert (await ann.receive())["payload"]["status"] == ("ok" if allowed else "error")
+        assert (await ann.request("rooms"))["data"] == (["staff:slow"] if allowed else [])
 
 
 class Nothing(SocketGuard):
