@@ -160,6 +160,8 @@ class Arrival:
     """Why it may not stay as who it is now."""
     seat: Seat | None = None
     """What it is counted by."""
+    resumes: bool = False
+    """Whether its `hello` may name a session to come back to."""
 
     async def identify(self, shown: Credential) -> None:
         """Authenticate by what `hello` brought; all guards are asked again.
@@ -172,7 +174,7 @@ class Arrival:
         identity = await self.threshold.identity_of(shown, self.handshake)
         require_same(self.handshake.identity, identity, "hello")
         if self.seat is not None:
-            self.seat.claim(identity)
+            self.seat.claim(identity, may_wait=self.resumes)
         self.handshake.identity = identity
         await self.threshold.ask_guards(self.handshake)
         await self.threshold.ask_methods(self.handshake, self.controller)

@@ -19,6 +19,7 @@ from aquilia.sockets.faults import SocketFault, ws_connection_timeout, ws_handsh
 from aquilia.sockets.history import Position
 from aquilia.sockets.hub_port import Recovery
 from aquilia.sockets.offered import Credential, Kind
+from aquilia.sockets.quotas import Seat
 from aquilia.sockets.resume import MAX_TOKEN
 from aquilia.sockets.resumption import Resumption, Succession, told
 from aquilia.sockets.settings import NodeSettings
@@ -98,7 +99,8 @@ class HelloExchange:
         elif arrival is not None and arrival.verdict is not None:
             self._refuse(conn, arrival.verdict)
         elif self.resumption is not None:
-            self._enqueue(conn, partial(self._enter, asked=asked))
+            seat = None if arrival is None else arrival.seat
+            self._enqueue(conn, partial(self._enter, asked=asked, seat=seat))
         else:
             self._welcome(conn, asked)
 
@@ -117,18 +119,25 @@ class HelloExchange:
         conn._hub.bind(conn, arrival.handshake._bound_to)
         conn.identity = arrival.handshake.identity
         conn.session = arrival.handshake.session
-        await self._enter(conn, asked=asked)
+        await self._enter(conn, asked=asked, seat=arrival.seat)
 
-    async def _enter(self, conn: Connection, *, asked: dict[str, Any]) -> None:
+    async def _enter(self, conn: Connection, *, asked: dict[str, Any], seat: Seat | None) -> None:
         """Begin a session, or go on with one; then what has come meanwhile is taken after all."""
         succession = None
         try:
+            former = None
+            if seat is not None and seat.waits:
+                former = await self._replaced(conn, seat, asked)
             if self.resumption is None:
                 self._welcome_anew(conn, asked, None)
             elif (succession := await self._taken_up(conn, self.resumption, asked)) is None:
+                if seat is not None and former is not None:
+                    seat.require()
                 token = await self.resumption.open(conn)
                 if conn._close is None:
                     self._welcome_anew(conn, asked, token)
+            elif seat is not None and former is not None:
+                seat.vacate(former)
         except (Exception, asyncio.CancelledError) as error:
             self._refuse(conn, own_error(error, meant=conn._close is not None))
             pass_on(error)
@@ -143,6 +152,17 @@ class HelloExchange:
         self._take_waiting(conn, waiting)
         if succession is not None:
             await self._replay(conn, succession)
+
+    async def _replaced(self, conn: Connection, seat: Seat, asked: dict[str, Any]) -> Connection | None:
+        """The connection whose place this one is to take, since its identity has all that it may have.
+
+        Raises:
+            SocketFault: WS_QUOTA_EXCEEDED: there is none.
+        """
+        former, wanted = None, asked.get("resume")
+        if wanted is not None and self.resumption is not None:
+            former = await self.resumption.holder(conn, wanted["token"])
+        return former if seat.settle(former) else None
 
     async def _taken_up(
         self, conn: Connection, resumption: Resumption, asked: dict[str, Any]

@@ -77,6 +77,8 @@ class _Served:
     dispatcher: Dispatcher | FlowDispatcher
     threshold: Threshold
     chain: Endpoint
+    resumes: bool
+    """Whether clients of v1 may come back to their sessions."""
     told: bool = False
     """Whether the log says that this server does not compress for us."""
     connections: int = 0
@@ -141,6 +143,7 @@ class Entrance:
             dispatcher,
             Threshold(contract),
             compose(split(app.middleware).chain, self._admit, answer=self._refusals.response),
+            isinstance(dispatcher, Dispatcher) and contract.settings.resume,
         )
         self._namespaces.prepare(contract)
         self._table.add(contract.declaration.path, served, where=str(contract.location))
@@ -309,7 +312,8 @@ class Entrance:
             async with asyncio.timeout(seconds) as timer:
                 may_wait = await self._identify(ctx, admission)
                 if admission.seat is not None:
-                    admission.seat.claim(admission.handshake.identity)
+                    resumes = admission.v1 and admission.served.resumes
+                    admission.seat.claim(admission.handshake.identity, may_wait=resumes)
                 admission.verdict = await threshold.ask_guards(admission.handshake, may_wait=may_wait)
         except TimeoutError:
             if not timer.expired():
@@ -379,9 +383,16 @@ class Entrance:
             self._hub.add(conn)
         self._recorder.opened(home.pattern)
         arrival = None
-        threshold, handshake = admission.served.threshold, admission.handshake
-        if profile.v1 and threshold.takes_credentials:
-            arrival = Arrival(threshold, handshake, home.controller, admission.verdict, admission.seat)
+        threshold, seat = admission.served.threshold, admission.seat
+        if profile.v1 and (threshold.takes_credentials or (seat is not None and seat.waits)):
+            arrival = Arrival(
+                threshold,
+                admission.handshake,
+                home.controller,
+                admission.verdict,
+                seat,
+                admission.served.resumes,
+            )
         admission.served.dispatcher.on_open(conn, arrival)
         return conn
 

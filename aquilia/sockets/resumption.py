@@ -140,6 +140,11 @@ class Resumption:
         self._own(conn, Resumable(self, conn.id, 0, data))
         return tokens.issue(Ticket(conn.id, 1), conn.namespace, _whose(conn))
 
+    async def holder(self, conn: Connection, token: str) -> Connection | None:
+        """The connection of this process that has the session of a token, if the token is of this client."""
+        ticket = (await self._tokens()).read(token, conn.namespace, _whose(conn))
+        return None if ticket is None else self._hub.find(conn.namespace, ticket.session)
+
     async def take_up(self, conn: Connection, token: str, position: Position | None) -> Succession | None:
         """Give a connection the session of its token, and its name. None: there is nothing to come back to.
 

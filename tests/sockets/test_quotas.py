@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 import websockets
-from door import denial
+from door import denial, expect_close
 from wire import TRANSPORTS, eventually, serving
 from wire import Client as RealClient
 
@@ -161,6 +162,97 @@ async def test_who_says_in_hello_who_it_is_is_counted_then() -> None:
         await t.connect("/hall/a", token="bob", **v1)
         await ada.disconnect()
         await t.connect("/hall/a", token="ada", **v1)
+
+
+def show(name: str, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of a handshake, and the payload of a hello, that show a token at one of these places."""
+    if where == "hello":
+        return {}, {"token": name}
+    return {"additional_headers": {"Authorization": f"Bearer {name}"}}, {}
+
+
+@contextlib.asynccontextmanager
+async def arriving(url: str, name: str, where: str, resume: str | None = None) -> AsyncIterator[RealClient]:
+    """A client of v1 that has said hello."""
+    options, hello = show(name, where)
+    if resume is not None:
+        hello["resume"] = {"token": resume, "rooms": {}}
+    async with RealClient.connect(url, "v1.json", hello=False, **options) as client:
+        await client.send("hello", hello, type="control")
+        yield client
+
+
+async def welcomed(client: RealClient) -> str:
+    """The token to come back with."""
+    return str((await client.expect("welcome"))["payload"]["resume"])
+
+
+WHERE = pytest.mark.parametrize("where", ["handshake", "hello"])
+
+
+@WHERE
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_who_comes_back_to_its_session_is_not_counted_beside_its_former_connection(
+    transport: str, where: str
+) -> None:
+    app = AquilaSockets.from_controllers([Hall], auth=Names(), max_connections_per_identity=1)
+    async with serving(app, ws=TRANSPORTS[transport]) as base:
+        url = f"{base}/hall/a"
+        async with arriving(url, "ada", where) as first:
+            token = await welcomed(first)
+            async with arriving(url, "ada", where, token) as second:
+                token = await welcomed(second)
+                await expect_close(first, 4410)
+                async with arriving(url, "ada", where) as other:
+                    await expect_close(other, 4429)
+                assert (await second.expect("resumed"))["payload"]["rooms"][""]["recovered"]
+                async with arriving(url, "ada", where, token) as third:
+                    await welcomed(third)
+        await eventually(lambda: app.live()["connections"] == 0)
+        async with arriving(url, "ada", where) as anew, arriving(url, "bob", where) as bob:
+            await welcomed(anew)
+            await welcomed(bob)
+
+
+@WHERE
+async def test_only_a_token_of_its_own_session_that_is_good_lets_an_identity_have_one_more(
+    where: str,
+) -> None:
+    app = AquilaSockets.from_controllers([Hall], auth=Names(), max_connections_per_identity=1)
+    async with serving(app) as base:
+        async with arriving(f"{base}/hall/a", "ada", where) as first:
+            used = await welcomed(first)
+            async with (
+                arriving(f"{base}/hall/a", "ada", where, used) as second,
+                contextlib.AsyncExitStack() as rest,
+            ):
+                token = await welcomed(second)
+                await second.expect("resumed")
+                async with arriving(f"{base}/hall/a", "ada", where, token) as third:
+                    await welcomed(third)
+                    await third.expect("resumed")
+                    bob = await rest.enter_async_context(arriving(f"{base}/hall/a", "bob", where))
+                    for path, wrong in (
+                        *(("a", shown) for shown in (used, "forged", await welcomed(bob))),
+                        ("b", token),
+                    ):
+                        async with arriving(f"{base}/hall/{path}", "ada", where, wrong) as refused:
+                            assert (await expect_close(refused, 4429)).startswith("WS_QUOTA_EXCEEDED")
+                    assert (await third.request("echo", 1))["data"] == 1
+
+
+async def test_those_that_have_not_said_whether_they_come_back_are_as_many_as_may_be_at_most() -> None:
+    app = AquilaSockets.from_controllers([Hall], auth=Names(), max_connections_per_identity=2)
+    options, _ = show("ada", "handshake")
+    async with serving(app) as base, contextlib.AsyncExitStack() as guests:
+        for _ in range(2):
+            await guests.enter_async_context(RealClient.connect(f"{base}/hall/a", **options))
+        for _ in range(2):
+            silent = RealClient.connect(f"{base}/hall/a", "v1.json", hello=False, **options)
+            await guests.enter_async_context(silent)
+        async with RealClient.connect(f"{base}/hall/a", "v1.json", hello=False, **options) as refused:
+            await expect_close(refused, 4429)
+        assert (await denial(f"{base}/hall/a", **options))[0] == 429
 
 
 class Closed(SocketGuard):
