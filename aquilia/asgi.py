@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from starlette.middleware import Middleware as AsgiMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as AsgiScope
 
@@ -18,6 +19,7 @@ from aquilia.lifespan import serve_lifespan, undone_by
 from aquilia.middleware import split, wrap
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.plan import PROVIDED, SocketPlan
+from aquilia.sockets.refusal import note_response
 from aquilia.sockets.runtime import AquilaSockets
 
 __all__ = ["Application"]
@@ -78,6 +80,7 @@ class Application:
             engine=self.faults,
             development=environment == "development",
         )
+        self.http.on_refused = self._refused
         self._apps: dict[str, ScopeContainer] = {}
         self._asgi: ASGIApp = wrap(self._serve, wrappers)
 
@@ -143,6 +146,9 @@ class Application:
             await serve_lifespan(self.startup, self.shutdown, receive, send)
         elif await self.sockets.knows_client(scope, receive, send):
             await self._asgi(scope, receive, send)
+
+    def _refused(self, ctx: RequestCtx, response: Response, pattern: str) -> None:
+        note_response(self.sockets.audit, ctx.request.scope, response, pattern=pattern, identity=ctx.identity)
 
     async def _serve(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -65,6 +65,7 @@ class _Served(NamedTuple):
     """What a path of one method leads to; `refusal` is for the other methods."""
 
     name: str
+    pattern: str
     endpoint: Endpoint
     refusal: Endpoint
     max_body_size: int
@@ -84,6 +85,8 @@ class HttpRouter:
         self._controllers: dict[type[Controller], str] = {}
         self._constructors: dict[type[Controller], Constructor[Controller]] = {}
         self._started: list[Controller] = []
+        self.on_refused: Callable[[RequestCtx, Response, str], None] | None = None
+        """Told of every response of status 400 to 499 before it is sent, with the pattern of its route."""
         faults.translate(HTTPException, http_exception)
 
     @classmethod
@@ -166,6 +169,8 @@ class HttpRouter:
         error: BaseException | None = None
         try:
             response = await served.endpoint(ctx)
+            if self.on_refused is not None and 400 <= response.status_code < 500:
+                self.on_refused(ctx, response, served.pattern)
             await response(scope, receive, reply)
         except ClientDisconnect as gone:
             error = gone
@@ -207,6 +212,7 @@ class HttpRouter:
         handler = Handler(route, bind(route, compile_pattern(route.pattern)), self.answer)
         served = _Served(
             route.name,
+            route.pattern,
             compose(app.middleware, handler, answer=self.answer),
             compose(app.middleware, self._refuse_method, answer=self.answer),
             declaration.max_body_size,
@@ -222,7 +228,7 @@ class HttpRouter:
         for table in self._tables.values():
             if match := table.match(path):
                 return match.value._replace(endpoint=match.value.refusal), match.params
-        return _Served("no route", self._refuse_path, self._refuse_path, MAX_BODY_SIZE), {}
+        return _Served("no route", "none", self._refuse_path, self._refuse_path, MAX_BODY_SIZE), {}
 
     async def _refuse_path(self, ctx: RequestCtx) -> Response:
         return self.answer(http_not_found(ctx.path), "no route")

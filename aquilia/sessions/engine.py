@@ -79,6 +79,8 @@ class SessionEngine:
             raise ValueError(f"SessionEngine: {problem}")
         self.over: Callable[[Session], Awaitable[bool]] | None = None
         """Asked of each session that comes with a request: was it, or who is logged in, shut out? None: never."""
+        self.on_refused: Callable[[HTTPConnection, str], None] | None = None
+        """Told of each cookie that is not accepted, and why."""
 
     @property
     def store(self) -> SessionStore:
@@ -122,7 +124,7 @@ class SessionEngine:
         Without one, with one that is forged or too old, or whose session is gone or was revoked: a new and empty
         session.
         """
-        id, age = self._read(connection.cookies.get(self.cookie, ""))
+        id, age = self._read(connection)
         if id is not None and (stored := await self._kept_in.load(id)) is not None:
             stale = age > self.max_age * _RENEWED_AFTER
             session = Session(
@@ -171,16 +173,27 @@ class SessionEngine:
         """The value of the cookie that names this session: for clients of tests."""
         return self._signer.sign(id).decode()
 
-    def _read(self, cookie: str) -> tuple[str | None, float]:
+    def _read(self, connection: HTTPConnection) -> tuple[str | None, float]:
         """The id in a cookie of ours, and the seconds since it was set."""
-        if not cookie or len(cookie) > _LONGEST_COOKIE:
+        cookie = connection.cookies.get(self.cookie, "")
+        if not cookie:
             return None, 0.0
         try:
+            if len(cookie) > _LONGEST_COOKIE:
+                raise ValueError
             id, signed_at = self._signer.unsign(cookie, return_timestamp=True)
         except (BadData, ValueError):
+            self._refuse(connection, "the session cookie is not signed by this server")
             return None, 0.0
         age = self._clock() - signed_at.timestamp()  # below 0 where another host's clock is ahead
-        return (id.decode(), age) if age <= self.max_age else (None, 0.0)
+        if age > self.max_age:
+            self._refuse(connection, "the session cookie is too old")
+            return None, 0.0
+        return id.decode(), age
+
+    def _refuse(self, connection: HTTPConnection, reason: str) -> None:
+        if self.on_refused is not None:
+            self.on_refused(connection, reason)
 
     def _set_cookie(self, response: Response, value: str | None, connection: HTTPConnection) -> None:
         secure = self.secure

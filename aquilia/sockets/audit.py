@@ -35,6 +35,7 @@ SUMMED = frozenset({"handshake.refused", "authentication.failed", "access.denied
 WARNINGS = frozenset({"authentication.failed", "access.denied", "limit.hit", "audit.sealed", "audit.lost"})
 """What the log has as a warning; the rest is information."""
 
+_TOO_LARGE = ("WS_PAYLOAD_TOO_LARGE", "HTTP_PAYLOAD_TOO_LARGE")
 MAX_TEXT = 200
 """Characters of any text in a record, so that no client can make one long."""
 
@@ -61,7 +62,7 @@ class AuditRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The client's, as the server has it: behind a proxy, what the proxy is trusted to say."""
     origin: str = ""
     message: str = ""
-    """The event of the controller that was refused, or the control frame."""
+    """The event of the controller that was refused, or the control frame; of an HTTP request the method."""
     reason: str = ""
     count: int = 1
 
@@ -98,7 +99,7 @@ def security_event(fault: Fault, *, opening: bool) -> AuditEvent | None:
         return "authentication.failed"
     if fault.status == 403:
         return "access.denied"
-    if fault.status == 429 or fault.code == "WS_PAYLOAD_TOO_LARGE" or (opening and fault.status == 503):
+    if fault.status == 429 or fault.code in _TOO_LARGE or (opening and fault.status == 503):
         return "limit.hit"
     return "handshake.refused" if opening else None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -19,7 +20,16 @@ from aquilia.sockets.offered import CREDENTIALS, Credential
 from aquilia.sockets.recorder import Recorder
 from aquilia.sockets.transports.base import NATIVE
 
-__all__ = ["Door", "Refusals", "admitted", "refusal", "upgrade_headers"]
+__all__ = [
+    "Door",
+    "Refusals",
+    "admitted",
+    "note_cookie",
+    "note_response",
+    "refusal",
+    "unknown_client",
+    "upgrade_headers",
+]
 
 MAX_RETRY_AFTER = 3600
 """Seconds that a client is asked to wait at most, however slow the rate is."""
@@ -69,6 +79,58 @@ def refusal(fault: Fault) -> Response:
     body = msgspec.json.encode({"code": fault.code, "message": fault.message})
     headers = {"www-authenticate": _CHALLENGE.get(fault.code, "Bearer")} if fault.status == 401 else None
     return Response(body, fault.status, headers, media_type="application/json")
+
+
+def note_response(
+    audit: AuditLog, scope: Scope, response: Response, *, pattern: str, identity: Any = None
+) -> None:
+    """Audit what an HTTP request is answered with, if it touches security."""
+    code, message = _told_by(response)
+    fault = Fault(code, message, status=response.status_code)
+    event = security_event(fault, opening=False)
+    if event is None:
+        return
+    offered = any(name == b"authorization" for name, _ in scope["headers"])
+    audit.note(
+        event,
+        scope,
+        outcome="refused",
+        code=code,
+        identity=identity,
+        message=scope["method"],
+        reason=_reason(event, message, offered=offered),
+        pattern=pattern,
+    )
+
+
+def unknown_client(audit: AuditLog, scope: Scope, reason: str) -> Response:
+    """The response to an HTTP request of whom nobody knows where it came from; it is audited."""
+    fault = Fault("HTTP_BAD_REQUEST", reason, status=400)
+    audit.note(
+        "handshake.refused",
+        scope,
+        outcome="refused",
+        code=fault.code,
+        message=scope["method"],
+        reason=reason,
+    )
+    return refusal(fault)
+
+
+def note_cookie(audit: AuditLog, connection: HTTPConnection, reason: str) -> None:
+    """Audit that a session cookie was not accepted; who brings it goes on as somebody new."""
+    audit.note(
+        "authentication.failed",
+        connection.scope,
+        outcome="refused",
+        message=connection.scope.get("method", ""),
+        reason=reason,
+    )
+
+
+def _reason(event: str, message: str, *, offered: bool) -> str:
+    """What the client was told; of a failed authentication less: who looked at the token may have put it there."""
+    return f"{'a' if offered else 'no'} token was offered" if event == "authentication.failed" else message
 
 
 class Refusals:
@@ -132,16 +194,14 @@ class Refusals:
         event = security_event(fault, opening=True)
         if event is None:
             return
-        reason = fault.message
-        if event == "authentication.failed":  # whoever looked at the token may have put it there
-            reason = f"{'a' if door.carried or _had_credential(door) else 'no'} token was offered"
+        offered = bool(door.carried) or _had_credential(door)
         self._audit.note(
             event,
             door.scope,
             outcome="refused",
             code=fault.code,
             identity=identity,
-            reason=reason,
+            reason=_reason(event, fault.message, offered=offered),
             pattern=door.pattern,
         )
 

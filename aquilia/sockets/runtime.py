@@ -41,7 +41,7 @@ from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.opening import Entrance
 from aquilia.sockets.plan import PROVIDED, SocketPlan
 from aquilia.sockets.recorder import Counters, Recorder
-from aquilia.sockets.refusal import refusal
+from aquilia.sockets.refusal import note_cookie, refusal, unknown_client
 from aquilia.sockets.resumption import Resumption
 from aquilia.sockets.revocation import Revocations
 from aquilia.sockets.tasks import TaskSet
@@ -113,6 +113,9 @@ class AquilaSockets:
         self._engine = engine or FaultEngine()
         self.audit = AuditTrail(clock, self.plan.node.audit)
         """Is told what touches security: see `AuditLog.note`."""
+        for app in registry.apps:
+            if app.sessions is not None:
+                app.sessions.on_refused = partial(note_cookie, self.audit)
         self._adapter.broker.on_foreign = partial(self.recorder.dropped, "none", "foreign", 1)
         self._tasks = TaskSet()
         self.revocations = Revocations(
@@ -159,7 +162,7 @@ class AquilaSockets:
             self.plan.node,
             metrics=self.metrics,
             health=self.health,
-            tickets=open_ticket_office(self.plan, tickets, self._engine, self._ready),
+            tickets=open_ticket_office(self.plan, tickets, self._engine, self._ready, self.audit),
         )
         self._stores = contextlib.AsyncExitStack()  # those of the sessions
         self._starting = asyncio.Lock()
@@ -347,7 +350,7 @@ class AquilaSockets:
                 await receive()  # websocket.connect
                 await self._entrance.turn_away(scope, receive, send, ws_handshake_failed(told))
             else:
-                await refusal(Fault("HTTP_BAD_REQUEST", told, status=400))(scope, receive, send)
+                await unknown_client(self.audit, scope, told)(scope, receive, send)
             return False
         return True
 

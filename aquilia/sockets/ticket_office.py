@@ -21,10 +21,12 @@ from aquilia.middleware import Endpoint, compose, split
 from aquilia.patterns import Match, PatternTable
 from aquilia.responses import fault_response, json_response
 from aquilia.sessions import Session
+from aquilia.sockets.audit import AuditLog
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.faults import SocketFault, ws_auth_required, ws_internal_error, ws_namespace_not_found
 from aquilia.sockets.handshake import check_any_origin, check_host, check_origin, credible
 from aquilia.sockets.plan import SocketPlan
+from aquilia.sockets.refusal import note_response
 from aquilia.sockets.revocation import session_name
 from aquilia.sockets.tickets import TICKET_TTL, Tickets
 from aquilia.validation import InvalidValue, JsonReader
@@ -48,14 +50,18 @@ class _Target(NamedTuple):
 
 
 def open_ticket_office(
-    plan: SocketPlan, tickets: Tickets, engine: FaultEngine, ready: Callable[[], Awaitable[None]]
+    plan: SocketPlan,
+    tickets: Tickets,
+    engine: FaultEngine,
+    ready: Callable[[], Awaitable[None]],
+    audit: AuditLog,
 ) -> TicketOffice | None:
     """Give and take tickets; None unless the setting says so."""
     if plan.node.tickets is None:
         return None
     for _, contract in plan.contracts:
         contract.tickets = tickets
-    return TicketOffice(plan, tickets, engine, ready)
+    return TicketOffice(plan, tickets, engine, ready, audit)
 
 
 class TicketOffice:
@@ -72,7 +78,10 @@ class TicketOffice:
         tickets: Tickets,
         engine: FaultEngine,
         ready: Callable[[], Awaitable[None]],
+        audit: AuditLog,
     ) -> None:
+        self._audit = audit
+        self._path = plan.node.tickets or ""
         self._tickets = tickets
         self._engine = engine
         self._ready = ready
@@ -102,6 +111,7 @@ class TicketOffice:
                 return
             except Exception as error:
                 response = self._answer(error, "a request for a ticket")
+        note_response(self._audit, scope, response, pattern=self._path)
         response.headers["cache-control"] = "no-store"
         await response(scope, receive, send)
 
