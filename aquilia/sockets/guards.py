@@ -51,7 +51,10 @@ class SocketGuard:
         """Called for each event; the envelope's payload is still raw."""
 
     def check_room(self, conn: Connection, room: str) -> bool | Awaitable[bool | None] | None:
-        """Called before the connection enters a room, whoever puts it there, and when it comes back to one."""
+        """Called before the connection enters a room, whoever puts it there, and when it comes back to one.
+
+        And for each room that it is in when another token brings other roles, scopes or attributes.
+        """
 
 
 class OriginGuard(SocketGuard):

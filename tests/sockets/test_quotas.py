@@ -10,11 +10,14 @@ import httpx
 import pytest
 import websockets
 from door import denial, expect_close
+from starlette.responses import Response
 from wire import TRANSPORTS, eventually, serving
 from wire import Client as RealClient
 
 from aquilia import AuthManager, Identity
 from aquilia.auth import token_invalid
+from aquilia.controller import RequestCtx
+from aquilia.middleware import CallNext
 from aquilia.sockets import (
     AquilaSockets,
     Connection,
@@ -168,7 +171,23 @@ def show(name: str, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options of a handshake, and the payload of a hello, that show a token at one of these places."""
     if where == "hello":
         return {}, {"token": name}
+    if where == "middleware":
+        return {"additional_headers": {"X-Name": name}}, {}
     return {"additional_headers": {"Authorization": f"Bearer {name}"}}, {}
+
+
+async def by_name(ctx: RequestCtx, call_next: CallNext) -> Response:
+    if (name := ctx.headers.get("x-name")) is not None:
+        ctx.identity = Identity(name)
+    return await call_next(ctx)
+
+
+def hall_for_one(where: str) -> AquilaSockets:
+    """Where each identity may have one connection."""
+    auth = None if where == "middleware" else Names()
+    return AquilaSockets.from_controllers(
+        [Hall], auth=auth, middleware=[by_name], max_connections_per_identity=1
+    )
 
 
 @contextlib.asynccontextmanager
@@ -187,7 +206,7 @@ async def welcomed(client: RealClient) -> str:
     return str((await client.expect("welcome"))["payload"]["resume"])
 
 
-WHERE = pytest.mark.parametrize("where", ["handshake", "hello"])
+WHERE = pytest.mark.parametrize("where", ["handshake", "hello", "middleware"])
 
 
 @WHERE
@@ -195,7 +214,7 @@ WHERE = pytest.mark.parametrize("where", ["handshake", "hello"])
 async def test_who_comes_back_to_its_session_is_not_counted_beside_its_former_connection(
     transport: str, where: str
 ) -> None:
-    app = AquilaSockets.from_controllers([Hall], auth=Names(), max_connections_per_identity=1)
+    app = hall_for_one(where)
     async with serving(app, ws=TRANSPORTS[transport]) as base:
         url = f"{base}/hall/a"
         async with arriving(url, "ada", where) as first:
@@ -218,7 +237,7 @@ async def test_who_comes_back_to_its_session_is_not_counted_beside_its_former_co
 async def test_only_a_token_of_its_own_session_that_is_good_lets_an_identity_have_one_more(
     where: str,
 ) -> None:
-    app = AquilaSockets.from_controllers([Hall], auth=Names(), max_connections_per_identity=1)
+    app = hall_for_one(where)
     async with serving(app) as base:
         async with arriving(f"{base}/hall/a", "ada", where) as first:
             used = await welcomed(first)
