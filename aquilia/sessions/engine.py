@@ -18,6 +18,7 @@ from aquilia.clock import now
 from aquilia.sessions.lifetime import LimitedStore
 from aquilia.sessions.session import Session
 from aquilia.sessions.store import MemorySessionStore, SessionStore
+from aquilia.sessions.watcher import SessionWatcher
 
 if TYPE_CHECKING:
     from aquilia.controller import RequestCtx
@@ -77,8 +78,7 @@ class SessionEngine:
             raise ValueError(f"SessionEngine: secret: {problem}")
         if problem := self._cookie_problem():
             raise ValueError(f"SessionEngine: {problem}")
-        self.over: Callable[[Session], Awaitable[bool]] | None = None
-        """Asked of each session that comes with a request: was it, or who is logged in, shut out? None: never."""
+        self._watchers: list[SessionWatcher] = []
         self.on_refused: Callable[[HTTPConnection, str], None] | None = None
         """Told of each cookie that is not accepted, and why."""
 
@@ -100,6 +100,14 @@ class SessionEngine:
 
     def __repr__(self) -> str:
         return f"<SessionEngine cookie={self.cookie!r} store={type(self.store).__qualname__}>"
+
+    def watch(self, watcher: SessionWatcher) -> Callable[[], None]:
+        """Tell `watcher` of the sessions that end, and ask it which are over, until what this returns is called.
+
+        An engine may serve several applications, at once or one after the other: each watches while it runs.
+        """
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher)
 
     def boot_problem(self) -> str | None:
         """Why it cannot run in this environment; it can be declared and compiled all the same."""
@@ -127,25 +135,28 @@ class SessionEngine:
         id, age = self._read(connection)
         if id is not None and (stored := await self._kept_in.load(id)) is not None:
             stale = age > self.max_age * _RENEWED_AFTER
-            session = Session(
-                self._kept_in, self.max_age, id=id, stored=stored, stale=stale, clock=self._clock
-            )
+            session = self._session(id=id, stored=stored, stale=stale)
             if not await self._is_over(session, connection):
                 return session
-            await self._kept_in.delete(id)  # else it would be good again when the revocation is forgotten
+            await session.invalidate()  # else it would be good again when the revocation is forgotten
         return self.begin()
 
     async def _is_over(self, session: Session, connection: HTTPConnection) -> bool:
         """Whether it was revoked. At handshakes that is for others to say: those are refused."""
-        if self.over is None or connection.scope["type"] != "http":
+        if connection.scope["type"] != "http":
             return False
-        over = await self.over(session)
+        for watcher in [*self._watchers]:
+            if await watcher.over(session):
+                return True
         session._accessed = False  # it was not the application who looked
-        return over
+        return False
 
     def begin(self) -> Session:
         """A new and empty session, which no client has yet."""
-        return Session(self._kept_in, self.max_age, clock=self._clock)
+        return self._session()
+
+    def _session(self, **known: Any) -> Session:
+        return Session(self._kept_in, self.max_age, clock=self._clock, watchers=self._watchers, **known)
 
     async def finish(self, session: Session, connection: HTTPConnection, response: Response) -> Response:
         """Save the changes, unless the status is 500 or above; the response with what the client is to be told.

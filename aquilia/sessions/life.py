@@ -1,13 +1,14 @@
-"""The life of stores that have one: with the application they start, and stop."""
+"""What lives as long as the application: stores that start and stop, and who watches the sessions."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 from aquilia.sessions.engine import SessionEngine
+from aquilia.sessions.watcher import SessionWatcher
 
-__all__ = ["running"]
+__all__ = ["running", "watched"]
 
 
 @contextlib.asynccontextmanager
@@ -20,4 +21,13 @@ async def running(engines: Iterable[SessionEngine | None]) -> AsyncIterator[None
                 await start()
             if stop := getattr(store, "stop", None):
                 stack.push_async_callback(stop)
+        yield
+
+
+@contextlib.contextmanager
+def watched(engines: Iterable[SessionEngine | None], watcher: SessionWatcher) -> Iterator[None]:
+    """Within it `watcher` is told of the engines' sessions that end: once, of an engine that several apps have."""
+    with contextlib.ExitStack() as stack:
+        for engine in {id(engine): engine for engine in engines if engine is not None}.values():
+            stack.callback(engine.watch(watcher))
         yield

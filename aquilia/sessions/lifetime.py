@@ -1,4 +1,4 @@
-"""Ids of sessions, which tell when each began, and the bound on how long one lives whatever its use."""
+"""Ids of sessions, which tell when each began and which are of the same one; and the bound on how long one lives."""
 
 from __future__ import annotations
 
@@ -7,27 +7,41 @@ from collections.abc import Callable, Collection, Mapping
 
 from aquilia.sessions.store import SessionStore
 
-__all__ = ["LimitedStore", "began", "new_id", "next_id"]
+__all__ = ["LimitedStore", "began", "lineage", "new_id", "next_id", "parted_id"]
 
 _MARK = "~"  # which no token has, and which a cookie may
 
 
 def new_id(now: float) -> str:
     """An id that nobody can guess, of a session that begins now."""
-    return f"{secrets.token_urlsafe(32)}{_MARK}{int(now):x}"
+    return _MARK.join((secrets.token_urlsafe(32), f"{int(now):x}", secrets.token_urlsafe(16)))
 
 
 def next_id(id: str) -> str:
-    """Another id for the same session: it began when it did."""
+    """Another id for the same session: of the same lineage, and it began when it did."""
     return f"{secrets.token_urlsafe(32)}{_MARK}{id.partition(_MARK)[2]}"
+
+
+def parted_id(id: str) -> str:
+    """Another id, which began when this one did, and has a lineage of its own: what is of the one is not of both."""
+    return _MARK.join((secrets.token_urlsafe(32), _part(id, 1), secrets.token_urlsafe(16)))
+
+
+def lineage(id: str) -> str:
+    """What all ids of a session have in common, and no other session's; the id itself if it is none of `new_id`."""
+    return _part(id, 2) or id
 
 
 def began(id: str) -> float | None:
     """When the session of this id began, in seconds since 1970; None if the id is none of `new_id`."""
     try:
-        return float(int(id.partition(_MARK)[2], 16))
+        return float(int(_part(id, 1), 16))
     except ValueError:
         return None
+
+
+def _part(id: str, place: int) -> str:
+    return ([*id.split(_MARK), "", ""])[place]
 
 
 class LimitedStore:

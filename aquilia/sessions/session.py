@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,8 +11,9 @@ import msgspec
 from aquilia.clock import now
 from aquilia.faults import Fault, FaultDomain, Severity
 from aquilia.identity import Identity, ending, expiry, packed, unpacked
-from aquilia.sessions.lifetime import LimitedStore, new_id, next_id
+from aquilia.sessions.lifetime import LimitedStore, lineage, new_id, next_id, parted_id
 from aquilia.sessions.store import SessionStore
+from aquilia.sessions.watcher import SessionWatcher
 
 __all__ = ["Session", "session_ended"]
 
@@ -49,7 +50,7 @@ class Session(MutableMapping[str, Any]):
 
     __slots__ = (
         "_accessed", "_clock", "_cookie", "_ended", "_kept", "_lock", "_login", "_new_id", "_removed", "_sealed",
-        "_stale", "_store", "_stored", "_ttl", "_values", "id",
+        "_stale", "_store", "_stored", "_ttl", "_values", "_watchers", "id",
     )  # fmt: skip
 
     def __init__(
@@ -61,10 +62,12 @@ class Session(MutableMapping[str, Any]):
         stored: Mapping[str, bytes] | None = None,
         stale: bool = False,
         clock: Callable[[], float] = now,
+        watchers: Sequence[SessionWatcher] = (),
     ) -> None:
         self.id = id or new_id(clock())
         """Its name in the store: a secret between client and server, so do not show it."""
         self._store = store
+        self._watchers = watchers  # those of the engine, as they come and go
         self._clock = clock
         self._ttl = ttl
         self._stored: Mapping[str, bytes] = stored or {}  # as the store has it
@@ -116,7 +119,7 @@ class Session(MutableMapping[str, Any]):
     def login(self, identity: Identity) -> None:
         """Keep who the client is, from now on, under a new id: see `rotate`.
 
-        What the session held stays in it, unless it was of somebody else who is logged in.
+        What the session held stays in it, unless it was of somebody else who is logged in: for them it ends.
 
         Raises:
             TypeError: for an identity that cannot be kept as it is.
@@ -126,9 +129,11 @@ class Session(MutableMapping[str, Any]):
         data = packed(identity, issued_at=self._clock())
         if self._ended:
             raise session_ended()
-        self.rotate()
         if self._holds(_LOGIN) and unpacked(self._take(_LOGIN)).id != identity.id:
+            self._rename(parted_id)
             self.clear()
+        else:
+            self.rotate()
         self._values[_LOGIN] = data
         self._removed.discard(_LOGIN)
 
@@ -236,26 +241,30 @@ class Session(MutableMapping[str, Any]):
         In a request or handshake, what is put into it from here on begins another.
         """
         if self._kept:
+            await self._tell_of_end(self.id)
             await self._store.delete(self.id)
         self._begin_anew()
 
     def rotate(self) -> None:
-        """Give it a new id when it is saved: whoever knew the old one is out. Do so at every login.
+        """Give it a new id when it is saved: by the old one nobody finds it again. Do so at every login.
 
-        It is the remedy against session fixation. Connections that were opened before know the old id: for them the
-        session has ended.
+        It is the remedy against session fixation. Connections that were opened before stay open. They know the old
+        id, so what they had read is all that they see, and changes of theirs raise SESSION_ENDED; a logout ends them.
 
         Raises:
             RuntimeError: on a connection, where the client cannot be told.
         """
+        self._rename(next_id)
+
+    def _rename(self, following: Callable[[str], str]) -> None:
         if self._sealed:
             raise RuntimeError(
                 "a session is rotated in an HTTP request or a handshake: here is no cookie to set"
             )
         if self._kept:
-            self._new_id = next_id(self.id)
+            self._new_id = following(self._new_id or self.id)
         else:
-            self.id = next_id(self.id)
+            self.id = following(self.id)
 
     async def reload(self) -> None:
         """Read it again, as other requests and connections left it; own changes that are not saved stay.
@@ -285,6 +294,8 @@ class Session(MutableMapping[str, Any]):
 
     async def _update(self, changes: Mapping[str, bytes], removed: set[str]) -> None:
         if self._new_id is not None:
+            if lineage(self._new_id) != lineage(self.id):
+                await self._tell_of_end(self.id)
             if not await self._store.rename(self.id, self._new_id, self._ttl):
                 self._end()
                 raise session_ended()
@@ -295,7 +306,9 @@ class Session(MutableMapping[str, Any]):
             self._end()
             raise session_ended()
         if left == 0:
+            id = self.id
             self._begin_anew()
+            await self._tell_of_end(id)
         else:
             self._written(changes, removed)
 
@@ -306,6 +319,10 @@ class Session(MutableMapping[str, Any]):
                 self._end()
             else:
                 self._cookie = True
+
+    async def _tell_of_end(self, id: str) -> None:
+        for watcher in [*self._watchers]:
+            await watcher.end_session(id)
 
     def _written(self, changes: Mapping[str, bytes], removed: set[str] | tuple[()]) -> None:
         stored = {key: value for key, value in self._stored.items() if key not in removed}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable
 from math import isfinite
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ import msgspec
 from aquilia.auth import ACCESS_REVOKED, Identity
 from aquilia.clock import Clock
 from aquilia.sessions import Session
-from aquilia.sessions.store import SessionStore
+from aquilia.sessions.lifetime import lineage
 from aquilia.sockets.adapters.base import Store
 from aquilia.sockets.audit import AuditLog
 from aquilia.sockets.faults import ws_auth_required, ws_overloaded
@@ -27,7 +27,6 @@ __all__ = [
     "REMEMBERED",
     "Revocation",
     "Revocations",
-    "WatchedSessions",
     "concerned",
     "names_of",
     "session_name",
@@ -80,8 +79,8 @@ _read = msgspec.msgpack.Decoder(Revocation).decode
 
 
 def session_name(id: str) -> str:
-    """The name of a session: its id is a secret."""
-    return _name("session", id)
+    """The name of a session, which a new id does not change: an id is a secret."""
+    return _name("session", lineage(id))
 
 
 def _name(kind: Kind, value: str) -> str:
@@ -155,7 +154,7 @@ class Revocations:
         self._audit.note("credentials.revoked", outcome="done", identity=whose, reason=_REASONS[kind])
 
     async def end_session(self, id: str) -> None:
-        """What `revoke(session=id)` does, for a logout: a client may do that all day, so no audit is told."""
+        """See `SessionWatcher`: `revoke(session=id)`. A client may log out all day, so no audit is told."""
         await self._revoke("session", session_name(id), None, None)
 
     async def _revoke(self, kind: Kind, name: str, known: float | None, until: float | None) -> None:
@@ -224,7 +223,7 @@ class Revocations:
         return (session is not None and await self.session_revoked(session)) or await self.revoked(identity)
 
     async def over(self, session: Session) -> bool:
-        """Whether a session that is kept, or the access of who is logged in to it, was revoked.
+        """See `SessionWatcher`: whether a session, or the access of who is logged in to it, was revoked.
 
         Raises:
             SocketFault: WS_ADAPTER_UNAVAILABLE: nobody knows.
@@ -238,39 +237,6 @@ class Revocations:
             SocketFault: WS_ADAPTER_UNAVAILABLE: nobody knows.
         """
         return await self._store.get(_key(name)) is not None
-
-
-class WatchedSessions:
-    """A session store that ends the connections of each session that ends, as by a logout, or gets a new id.
-
-    Those would not be found by the new one: nobody could end them by it.
-    """
-
-    def __init__(self, store: SessionStore, revocations: Revocations) -> None:
-        self.inner = store
-        self.revocations = revocations
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    async def update(
-        self, id: str, changes: Mapping[str, bytes], removed: Collection[str], ttl: float
-    ) -> int | None:
-        """See `SessionStore`. One that has lost its last key has ended."""
-        left = await self.inner.update(id, changes, removed, ttl)
-        if left == 0:
-            await self.revocations.end_session(id)
-        return left
-
-    async def rename(self, id: str, new: str, ttl: float) -> bool:
-        """See `SessionStore`. Where its connections cannot be ended it keeps its id: the caller hears of it."""
-        await self.revocations.end_session(id)
-        return await self.inner.rename(id, new, ttl)
-
-    async def delete(self, id: str) -> None:
-        """See `SessionStore`. A session whose connections cannot be ended is not deleted: the caller hears of it."""
-        await self.revocations.end_session(id)
-        await self.inner.delete(id)
 
 
 def _key(name: str) -> str:
@@ -300,4 +266,4 @@ def _asked(token_id: Any, identity: Any, session: Any) -> tuple[Kind, str, float
         raise TypeError(f"revoke: {argument}: an id or {wanted} is needed, not {type(value).__qualname__}")
     if not value:
         raise ValueError(f"revoke: {argument}: it is empty")
-    return kind, _name(kind, value), known
+    return kind, session_name(value) if kind == "session" else _name(kind, value), known

@@ -30,7 +30,6 @@ from aquilia.sockets.plan import SocketPlan
 from aquilia.sockets.revocation import (
     Revocation,
     Revocations,
-    WatchedSessions,
     concerned,
     names_of,
     session_name,
@@ -52,17 +51,14 @@ RETRY = 1.0
 
 
 def watch(plan: SocketPlan, revocations: Revocations) -> None:
-    """Have the AuthManagers and the sessions of all apps look at what is revoked, or tell of it."""
+    """Have the AuthManagers of all apps look at what is revoked, for as long as their sessions may live.
+
+    The sessions themselves are watched while the application runs.
+    """
     for authenticator in plan.authenticators.values():
         authenticator.revoked = revocations.revoked
-    watched: dict[int, WatchedSessions] = {}
     for app in plan.registry.apps:
         if app.sessions is not None:
-            kept = app.sessions.store
-            inner = kept.inner if isinstance(kept, WatchedSessions) else kept  # by a former application
-            # Engines that share a store go on doing so: it starts once.
-            app.sessions.store = watched.setdefault(id(inner), WatchedSessions(inner, revocations))
-            app.sessions.over = revocations.over
             revocations.remembered = max(revocations.remembered, app.sessions.max_age)
 
 

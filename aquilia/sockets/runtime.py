@@ -22,7 +22,7 @@ from aquilia.forwarded import ForwardedError, TrustedProxies
 from aquilia.lifespan import serve_lifespan, undone_by
 from aquilia.manifest import AppManifest
 from aquilia.sessions import Session, SessionEngine
-from aquilia.sessions.life import running
+from aquilia.sessions.life import running, watched
 from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.assembly import adapter_of, hub_of, metrics_of, registry_alone, require_disk
 from aquilia.sockets.audit_trail import AuditTrail
@@ -164,7 +164,7 @@ class AquilaSockets:
             health=self.health,
             tickets=open_ticket_office(self.plan, tickets, self._engine, self._ready, self.audit),
         )
-        self._stores = contextlib.AsyncExitStack()  # those of the sessions
+        self._sessions = contextlib.AsyncExitStack()  # their stores, and who watches them
         self._starting = asyncio.Lock()
         self._started = False
         for app, contract in self.plan.contracts:
@@ -260,9 +260,12 @@ class AquilaSockets:
             else:
                 self._entrance.apps = dict(apps or {})
             self._tasks.bind(asyncio.get_running_loop())
-            await self._stores.enter_async_context(running(app.sessions for app in self.plan.registry.apps))
-            async with undone_by(self._stores.aclose):
+            engines = [app.sessions for app in self.plan.registry.apps]
+            await self._sessions.enter_async_context(running(engines))
+            async with undone_by(self._sessions.aclose):
                 await self.hub.start()
+                if self.plan.node.revocation:
+                    self._sessions.enter_context(watched(engines, self.revocations))
                 if self.metrics is not None:
                     await self.metrics.start()
             self._drain.reset()
@@ -315,7 +318,7 @@ class AquilaSockets:
                     for container in self._entrance.apps.values():
                         rest.push_async_callback(container.aclose)
                 rest.push_async_callback(self.audit.stop)
-                rest.push_async_callback(self._stores.aclose)
+                rest.push_async_callback(self._sessions.aclose)
                 rest.push_async_callback(self.hub.stop)
                 if self.metrics is not None:
                     rest.push_async_callback(self.metrics.stop)

@@ -147,8 +147,8 @@ async def test_a_logout_ends_what_its_tickets_have_opened(base: str) -> None:
             assert await revoked(client)
 
 
-@pytest.mark.parametrize("end", ["/login/ann", "/empty", "/logout"])
-async def test_connections_end_with_the_id_of_their_session_however_it_ends(base: str, end: str) -> None:
+@pytest.mark.parametrize("end", ["/login/ben", "/empty", "/logout"])
+async def test_connections_end_with_their_session_however_it_ends(base: str, end: str) -> None:
     async with (
         logged_in(base) as http,
         logged_in(base) as elsewhere,
