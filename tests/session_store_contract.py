@@ -107,6 +107,20 @@ class SessionStoreContract:
         assert await store.update("b", {"x": b"1"}, (), 100) is None
         assert not await store.rename("b", "c", 100)
 
+    async def test_it_tells_how_long_a_session_lives_if_nobody_writes_it(
+        self, store: SessionStore, other: SessionStore, pass_time: PassTime
+    ) -> None:
+        await store.create("a", {"x": b"1"}, 100)
+        assert await other.remaining("a") == pytest.approx(100, abs=9)
+        await pass_time(50)
+        assert await store.remaining("a") == pytest.approx(50, abs=9)
+        assert await store.update("a", {"x": b"2"}, (), 100) == 1
+        assert await store.rename("a", "b", 200)
+        assert await store.remaining("b") == pytest.approx(200, abs=9)
+        assert await store.remaining("a") is None
+        await pass_time(201)
+        assert await store.remaining("b") is None
+
     async def test_what_was_loaded_is_the_callers_own(self, store: SessionStore) -> None:
         values = {"x": b"1"}
         await store.create("a", values, 10)

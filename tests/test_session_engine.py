@@ -63,7 +63,7 @@ async def test_the_cookie_has_the_attributes_that_were_asked_for(
             {"store": MemorySessionStore},
             r"store: MemorySessionStore is a class; write MemorySessionStore\(\)",
         ),
-        ({"store": object()}, "is no SessionStore: it lacks load, create, update, rename, delete"),
+        ({"store": object()}, "is no SessionStore: it lacks load, create, update, rename, delete, remaining"),
     ],
 )
 def test_an_engine_with_wrong_arguments_is_refused_when_it_is_made(

@@ -77,6 +77,9 @@ class Rows:
         self._ends.pop(id, None)
         self._there(id)
 
+    async def remaining(self, id: str) -> float | None:
+        return self._ends[id] - self._clock() if self._there(id) else None
+
 
 @pytest.fixture
 def clock() -> Clock:

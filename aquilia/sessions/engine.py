@@ -135,7 +135,7 @@ class SessionEngine:
         id, age = self._read(connection)
         if id is not None and (stored := await self._kept_in.load(id)) is not None:
             stale = age > self.max_age * _RENEWED_AFTER
-            session = self._session(id=id, stored=stored, stale=stale)
+            session = self._session(id=id, stored=stored, stale=stale, age=age)
             if not await self._is_over(session, connection):
                 return session
             await session.invalidate()  # else it would be good again when the revocation is forgotten
@@ -254,7 +254,7 @@ class SessionEngine:
     def _store_problem(self) -> str | None:
         if isinstance(self.store, type):
             return f"store: {self.store.__qualname__} is a class; write {self.store.__qualname__}()"
-        wanted = ("load", "create", "update", "rename", "delete")
+        wanted = ("load", "create", "update", "rename", "delete", "remaining")
         lacking = [name for name in wanted if not callable(getattr(self.store, name, None))]
         return f"store: {self.store!r} is no SessionStore: it lacks {', '.join(lacking)}" if lacking else None
 

@@ -77,6 +77,11 @@ class LimitedStore:
         """See `SessionStore`."""
         await self._store.delete(id)
 
+    async def remaining(self, id: str) -> float | None:
+        """See `SessionStore`."""
+        found, left = await self._store.remaining(id), self._left(id)
+        return None if found is None or left <= 0 else min(found, left)
+
     def end(self, id: str) -> float | None:
         """When the session of this id ends, in seconds since 1970; None if the id is none of `new_id`."""
         start = began(id)

@@ -205,6 +205,18 @@ class RedisSessionStore:
             async with free:
                 await client.delete(self._key(id))
 
+    async def remaining(self, id: str) -> float | None:
+        """See `SessionStore`.
+
+        Raises:
+            Fault: SESSION_STORE_UNAVAILABLE.
+        """
+        async with self._reach.call():
+            client, free = self._open()
+            async with free:
+                left: int = await client.pttl(self._key(id))
+        return None if left < 0 else left / 1000
+
     def _key(self, id: str) -> str:
         return self._prefix + hashlib.sha256(id.encode()).hexdigest()
 

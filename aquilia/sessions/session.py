@@ -50,7 +50,7 @@ class Session(MutableMapping[str, Any]):
 
     __slots__ = (
         "_accessed", "_clock", "_cookie", "_ended", "_kept", "_lock", "_login", "_new_id", "_removed", "_sealed",
-        "_stale", "_store", "_stored", "_ttl", "_values", "_watchers", "id",
+        "_stale", "_store", "_stored", "_ttl", "_until", "_values", "_watchers", "id",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +61,7 @@ class Session(MutableMapping[str, Any]):
         id: str | None = None,
         stored: Mapping[str, bytes] | None = None,
         stale: bool = False,
+        age: float = 0.0,
         clock: Callable[[], float] = now,
         watchers: Sequence[SessionWatcher] = (),
     ) -> None:
@@ -70,6 +71,7 @@ class Session(MutableMapping[str, Any]):
         self._watchers = watchers  # those of the engine, as they come and go
         self._clock = clock
         self._ttl = ttl
+        self._until = clock() + ttl - age  # so long it lives at least: longer, if others used it
         self._stored: Mapping[str, bytes] = stored or {}  # as the store has it
         self._values: dict[str, Any] = {}  # what was read or written since
         self._removed: set[str] = set()
@@ -280,6 +282,20 @@ class Session(MutableMapping[str, Any]):
         self._values = {key: self._values[key] for key in self._changes()}
         self._stored = stored
         self._removed.intersection_update(stored)
+
+    async def seconds_left(self) -> float | None:
+        """How long it lives if nobody uses it; None: it is over, or nothing was ever saved. This is no use of it."""
+        left = await self._store.remaining(self.id) if self._kept or self._ended else None
+        if left is not None:
+            self._until = self._clock() + left
+        return left
+
+    def _seconds_at_least(self) -> float | None:
+        """How long it lives for all that is known here; None: it is not kept."""
+        if not self._kept and not self._ended:
+            return None
+        end = self._store.end(self.id) if isinstance(self._store, LimitedStore) else None
+        return (self._until if end is None else min(self._until, end)) - self._clock()
 
     def _changes(self) -> dict[str, bytes]:
         written = ((key, _encoded(key, value)) for key, value in self._values.items())

@@ -191,6 +191,18 @@ class SQLSessionStore:
         async with self._reach.call():
             await self._count(self._table.delete().where(self._table.c.id == _digest(id)))
 
+    async def remaining(self, id: str) -> float | None:
+        """See `SessionStore`.
+
+        Raises:
+            Fault: SESSION_STORE_UNAVAILABLE.
+        """
+        from sqlalchemy import select
+
+        async with self._reach.call():
+            row = await self._first(select(self._table.c.expires).where(*self._living(id)))
+        return None if row is None else row.expires / 1000 - self._clock()
+
     async def sweep(self) -> int:
         """Delete up to 500 sessions that have expired, those that did first; how many it were.
 

@@ -60,6 +60,10 @@ class SessionStore(Protocol):
         """Forget a session. One that is not there is no error."""
         ...
 
+    async def remaining(self, id: str) -> float | None:
+        """The seconds after which a session is gone if nobody writes it; None if there is none. This is no use."""
+        ...
+
 
 class SessionTooLarge(ValueError):
     """A session is above the bound of its store."""
@@ -180,6 +184,11 @@ class MemorySessionStore:
     async def delete(self, id: str) -> None:
         """See `SessionStore`."""
         self._sessions.pop(id, None)
+
+    async def remaining(self, id: str) -> float | None:
+        """See `SessionStore`."""
+        kept = self._find(id)
+        return None if kept is None else kept.expires - self._clock()
 
     def _find(self, id: str) -> _Kept | None:
         kept = self._sessions.get(id)

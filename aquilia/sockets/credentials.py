@@ -1,13 +1,15 @@
-"""The identity of a connection that is open: until when it is good, and how its client renews it."""
+"""The identity of a connection that is open, and its session: until when they are good, and how one is renewed."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from aquilia.auth import Authenticator, Identity, expiry
 from aquilia.faults import Fault, FaultEngine
+from aquilia.sessions import Session
 from aquilia.sockets.answers import ack, close_with, fault_of, internal_error_in_opening
 from aquilia.sockets.authentication import authenticated, require_same, seconds_left
 from aquilia.sockets.connection import Connection
@@ -25,14 +27,21 @@ from aquilia.sockets.tasks import TaskSet, own_error, pass_on
 
 __all__ = ["Credentials"]
 
+logger = logging.getLogger("aquilia.sockets")
+
 LOOK_AGAIN = 3600.0
 """Seconds after which it is looked again how long an identity is good: the system's clock may have been set."""
+ASK_AGAIN = 1.0
+"""Seconds after which a store that could not be reached is asked again whether it has a session."""
 
 Answer = Callable[[Connection, Fault, MessageEnvelope | None], None]
 
 
 class Credentials:
-    """Those of one controller's connections. The guards of a connection's rooms have `patience` seconds."""
+    """Those of one controller's connections. The guards of a connection's rooms have `patience` seconds.
+
+    `sessions`: whether connections end when their session expires.
+    """
 
     def __init__(
         self,
@@ -42,6 +51,7 @@ class Credentials:
         answer: Answer,
         *,
         patience: float,
+        sessions: bool = False,
     ) -> None:
         self._auth = contract.auth
         self._patience = patience
@@ -50,17 +60,53 @@ class Credentials:
         self._tasks = tasks
         self._answer = answer
         self._renewing: dict[Connection, asyncio.Task[None] | None] = {}
+        self._sessions = sessions
+        self._asking: dict[Connection, asyncio.Task[None] | None] = {}
 
     def watch(self, conn: Connection) -> None:
-        """End the connection when its identity expires, which may be now."""
+        """End the connection when its identity expires, or its session, which may be now."""
         conn._cancel_timer()
         left = seconds_left(conn.identity)
-        if left is None:
-            return
-        if left <= 0:
+        if left is not None and left <= 0:
             self._answer(conn, ws_token_expired(), None)
+            return
+        due = self._session_left(conn)
+        waits = [each for each in (left, due) if each is not None and each > 0]
+        if waits:
+            conn._timer = asyncio.get_running_loop().call_later(min(*waits, LOOK_AGAIN), self.watch, conn)
+        if due is not None and due <= 0:
+            self._asking[conn] = None
+            task = self._tasks.start(self._ask(conn, conn.session), conn._context.copy())
+            if task is not None:
+                self._asking[conn] = task
+
+    def _session_left(self, conn: Connection) -> float | None:
+        """How long its session lives for all that is known here; None: nobody waits for that."""
+        if not self._sessions or conn in self._asking or not isinstance(conn.session, Session):
+            return None
+        return conn.session._seconds_at_least()
+
+    async def _ask(self, conn: Connection, session: Session) -> None:
+        """Ask the store whether others have used the session meanwhile, until it answers."""
+        said = False
+        try:
+            while True:
+                try:
+                    left = await session.seconds_left()
+                    break
+                except Exception as error:
+                    if not said:
+                        said = True
+                        logger.warning("whether the session of %s is over is asked again: %s", conn.id, error)
+                await asyncio.sleep(ASK_AGAIN)
+        finally:
+            self._asking.pop(conn, None)
+        if conn._close is not None:
+            return
+        if left is None:
+            self._answer(conn, ws_token_expired("the session has expired"), None)
         else:
-            conn._timer = asyncio.get_running_loop().call_later(min(left, LOOK_AGAIN), self.watch, conn)
+            self.watch(conn)
 
     def renew(self, conn: Connection, envelope: MessageEnvelope) -> None:
         """The control frame `auth`. It does not queue behind a handler, so there is one at a time.
@@ -86,10 +132,11 @@ class Credentials:
             self._renewing[conn] = task
 
     def forget(self, conn: Connection) -> None:
-        """The connection is gone: nobody waits for its `auth` any more."""
-        task = self._renewing.pop(conn, None)
-        if task is not None:
-            task.cancel()
+        """The connection is gone: nobody waits for its `auth` any more, nor for its session."""
+        for waiting in (self._renewing, self._asking):
+            task = waiting.pop(conn, None)
+            if task is not None:
+                task.cancel()
 
     async def _renewed(
         self, auth: Authenticator, conn: Connection, envelope: MessageEnvelope, token: str

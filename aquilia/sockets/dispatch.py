@@ -110,8 +110,14 @@ class Dispatcher:
             connected=self._connected,
             messages=self,
         )
+        self._sessions_expire = sessions and node.revocation
         self._credentials = Credentials(
-            contract, engine, tasks, self._answer, patience=node.handshake_timeout
+            contract,
+            engine,
+            tasks,
+            self._answer,
+            patience=node.handshake_timeout,
+            sessions=self._sessions_expire,
         )
         idle = contract.settings.idle_timeout
         self._idle = None if idle is None else IdleWatch(idle)
@@ -153,7 +159,7 @@ class Dispatcher:
 
     def _connected(self, conn: Connection) -> None:
         conn.phase = ConnectionState.CONNECTED
-        if conn.identity is not None:
+        if conn.identity is not None or self._sessions_expire:
             self._credentials.watch(conn)
             if conn._close is not None:
                 return

@@ -10,8 +10,10 @@ import httpx
 import pytest
 from httpx import ASGITransport
 from test_identity_seams import SECRET, Accounts, Desk
+from tokens import Passwords
 
-from aquilia import POST, AppManifest, RequestCtx, SessionEngine
+from aquilia import POST, AppManifest, MemorySessionStore, RequestCtx, SessionEngine
+from aquilia.clock import now
 from aquilia.sockets import AquilaSockets, Connection, Event, Socket
 from aquilia.sockets.faults import SocketFault
 from aquilia.testing import HandshakeRefused, SocketsTest, sockets_test
@@ -35,7 +37,9 @@ class Bench(Desk):
 
 
 def manifest(engine: SessionEngine, **settings: Any) -> AppManifest:
-    return AppManifest("desk", controllers=[Visits, Bench], sessions=engine, websockets=settings)
+    return AppManifest(
+        "desk", controllers=[Visits, Bench], sessions=engine, auth=Passwords(), websockets=settings
+    )
 
 
 @contextlib.asynccontextmanager
@@ -60,6 +64,28 @@ def cookie(http: httpx.AsyncClient) -> dict[str, str]:
 async def revoked(client: Any) -> bool:
     closed = await client.closed()
     return (closed.code, closed.text) == (4401, "WS_AUTH_REQUIRED: access was revoked")
+
+
+async def expired(client: Any) -> bool:
+    closed = await client.closed()
+    return (closed.code, closed.text) == (4401, "WS_TOKEN_EXPIRED: the session has expired")
+
+
+class Hours:
+    """The engine's clock: that of the test kit, once there is one."""
+
+    def __init__(self) -> None:
+        self.time = now
+
+    def __call__(self) -> float:
+        return self.time()
+
+    @contextlib.asynccontextmanager
+    async def house(self, store: Any = None, **options: Any) -> AsyncIterator[SocketsTest]:
+        store = MemorySessionStore(clock=self) if store is None else store
+        async with house(SessionEngine(SECRET, store=store, clock=self, **options)) as t:
+            self.time = t.clock.time
+            yield t
 
 
 # One engine, several applications
@@ -163,3 +189,87 @@ async def test_a_ticket_is_of_the_session_whatever_its_id_is_by_then() -> None:
         assert await revoked(ann)
         with pytest.raises(HandshakeRefused, match="WS_AUTH_REQUIRED"):
             await t.connect("/desk", query={"ticket": tickets[1]})
+
+
+# Its time is over
+
+
+async def test_connections_end_when_nobody_has_used_their_session_for_its_max_age() -> None:
+    async with Hours().house(max_age=100) as t, logged_in(t) as http:
+        ann = await t.connect("/desk", headers=cookie(http))
+        await t.clock.advance(98)
+        assert await ann.request("whoami") == "ann"
+        await t.clock.advance(3)
+        assert await expired(ann)
+
+
+async def test_a_request_lets_the_session_live_on_and_its_connections_with_it() -> None:
+    async with Hours().house(max_age=100) as t, logged_in(t) as http:
+        ann = await t.connect("/desk", headers=cookie(http))
+        for _ in range(3):
+            await t.clock.advance(60)
+            assert (await http.get("/me")).text == "ann"
+        await t.clock.advance(98)
+        assert await ann.request("whoami") == "ann"
+        await t.clock.advance(3)
+        assert await expired(ann)
+
+
+async def test_a_connection_that_changes_its_session_uses_it() -> None:
+    async with Hours().house(max_age=100) as t, logged_in(t) as http:
+        ann = await t.connect("/desk", headers=cookie(http))
+        await t.clock.advance(60)
+        await ann.request("note", "seen")
+        await t.clock.advance(60)
+        assert await ann.request("whoami") == "ann"
+        await t.clock.advance(41)
+        assert await expired(ann)
+
+
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer ann"}])
+async def test_a_max_lifetime_ends_connections_however_often_the_session_is_used(headers: Any) -> None:
+    hours = Hours()
+    async with hours.house(max_age=100, max_lifetime=150) as t, logged_in(t) as http:
+        ann = await t.connect("/desk", headers={**cookie(http), **headers})
+        await t.clock.advance(90)
+        assert (await http.get("/me")).text == "ann"
+        await t.clock.advance(58)
+        assert await ann.request("whoami") == "ann"
+        await t.clock.advance(3)
+        assert (await ann.closed()).code == 4401
+
+
+async def test_a_store_that_is_away_when_the_time_is_over_is_asked_until_it_answers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Away(MemorySessionStore):
+        away = True
+        asked = 0
+
+        async def remaining(self, id: str) -> float | None:
+            self.asked += 1
+            if self.away:
+                raise ConnectionError("the store is away")
+            return await super().remaining(id)
+
+    hours = Hours()
+    store = Away(clock=hours)
+    async with hours.house(store, max_age=100) as t, logged_in(t) as http:
+        ann = await t.connect("/desk", headers=cookie(http))
+        await t.clock.advance(105)
+        assert await ann.request("whoami") == "ann"
+        assert store.asked > 1
+        store.away = False
+        await t.clock.advance(2)
+        assert await expired(ann)
+    assert caplog.text.count("is asked again: the store is away") == 1
+
+
+async def test_without_the_setting_connections_outlive_their_session() -> None:
+    hours = Hours()
+    engine = SessionEngine(SECRET, store=MemorySessionStore(clock=hours), clock=hours, max_age=100)
+    async with house(engine, revocation=False) as t, logged_in(t) as http:
+        hours.time = t.clock.time
+        ann = await t.connect("/desk", headers=cookie(http))
+        await t.clock.advance(300)
+        assert await ann.request("whoami") == "ann"
