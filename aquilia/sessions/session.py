@@ -13,6 +13,7 @@ from aquilia.faults import Fault, FaultDomain, Severity
 from aquilia.identity import Identity, ending, expiry, packed, unpacked
 from aquilia.sessions.lifetime import LimitedStore, lineage, new_id, next_id, parted_id
 from aquilia.sessions.store import SessionStore
+from aquilia.sessions.trace import follow, leave
 from aquilia.sessions.watcher import SessionWatcher
 
 __all__ = ["Session", "session_ended"]
@@ -49,8 +50,8 @@ class Session(MutableMapping[str, Any]):
     """
 
     __slots__ = (
-        "_accessed", "_clock", "_cookie", "_ended", "_kept", "_lock", "_login", "_new_id", "_removed", "_sealed",
-        "_stale", "_store", "_stored", "_ttl", "_until", "_values", "_watchers", "id",
+        "_accessed", "_clock", "_cookie", "_ended", "_followed", "_kept", "_lock", "_login", "_new_id", "_removed",
+        "_sealed", "_stale", "_store", "_stored", "_ttl", "_until", "_values", "_watchers", "id",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +80,7 @@ class Session(MutableMapping[str, Any]):
         self._stale = stale
         self._ended = self._sealed = self._accessed = False
         self._new_id: str | None = None
+        self._followed: str | None = None  # the id that others gave it meanwhile
         self._cookie: bool | None = None  # what the client has to be told: a new cookie, or to drop its own
         self._lock: asyncio.Lock | None = None
         self._login: tuple[bytes, Identity] | None = None
@@ -284,8 +286,13 @@ class Session(MutableMapping[str, Any]):
         self._removed.intersection_update(stored)
 
     async def seconds_left(self) -> float | None:
-        """How long it lives if nobody uses it; None: it is over, or nothing was ever saved. This is no use of it."""
-        left = await self._store.remaining(self.id) if self._kept or self._ended else None
+        """How long it lives if nobody uses it; None: it is over, or nothing was ever saved. This is no use of it.
+
+        Where the engine is watched, it is found by another id that others gave it too.
+        """
+        if not self._kept and not self._ended:
+            return None
+        self._followed, left = await follow(self._store, self._followed or self.id)
         if left is not None:
             self._until = self._clock() + left
         return left
@@ -315,8 +322,10 @@ class Session(MutableMapping[str, Any]):
             if not await self._store.rename(self.id, self._new_id, self._ttl):
                 self._end()
                 raise session_ended()
-            self.id, self._new_id = self._new_id, None
+            former, self.id, self._new_id = self.id, self._new_id, None
             self._cookie = True
+            if self._watchers and lineage(former) == lineage(self.id):
+                await leave(self._store, former, self.id, self._ttl)
         left = await self._store.update(self.id, changes, removed, self._ttl)
         if left is None:
             self._end()

@@ -22,7 +22,9 @@ KEY = "the key of these tests: 32 bytes or more"
 JWT = JWTAuthManager(KEY)
 REVOKED = (4401, "WS_AUTH_REQUIRED: access was revoked")
 APP = f"""
-from aquilia import POST, AppManifest, Controller, JWTAuthManager
+from aquilia import (
+    POST, AppManifest, Controller, Identity, JWTAuthManager, RequestCtx, SessionEngine, SQLSessionStore,
+)
 from aquilia.aquilary import Registry
 from aquilia.asgi import Application
 from aquilia.sockets import Connection, Event, Revocations, Socket, SocketController
@@ -43,9 +45,23 @@ class Admin(Controller):
     async def revoke(self, kind: str, id: str) -> None:
         await self.revocations.revoke(**{{kind: id}})
 
+    @POST("/login/:name", status=204)
+    async def login(self, ctx: RequestCtx, name: str) -> None:
+        ctx.session.login(Identity(name))
+
+    @POST("/logout", status=204)
+    async def logout(self, ctx: RequestCtx) -> None:
+        await ctx.session.logout()
+
 
 app = Application(Registry.build([AppManifest(
-    "desk", controllers=[Desk, Admin], auth=JWTAuthManager({KEY!r}), websockets={{"revocation": True}},
+    "desk",
+    controllers=[Desk, Admin],
+    auth=JWTAuthManager({KEY!r}),
+    sessions=SessionEngine(
+        {KEY!r}, store=SQLSessionStore("sqlite+aiosqlite:///sessions.db", create_tables=True), max_age=5
+    ),
+    websockets={{"revocation": True}},
 )]))
 """
 
@@ -97,6 +113,36 @@ async def test_what_one_node_revokes_ends_on_the_other_within_a_second_and_stays
                 for at in (a, b):
                     assert await arrival(at, token("ann", "x")) == REVOKED
                     assert await arrival(at, token("ann", "new")) == "welcome"
+
+
+async def test_a_session_is_one_on_both_nodes_whatever_its_id_and_ends_on_both(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    url = server.url()
+    with reserved_port() as first, reserved_port() as second:
+        async with (
+            node(tmp_path, APP, url, first) as a,
+            node(tmp_path, APP, url, second) as b,
+            AsyncClient(base_url=f"http://{a}") as http,
+        ):
+            await http.post("/login/ann")
+            async with by_session(b, http) as before:
+                await http.post("/login/ann")  # another id
+                async with by_session(b, http) as after:
+                    for each in (before, after):
+                        assert (await each.request("whoami"))["data"] == "ann"
+                    assert (await http.post("/logout")).is_success
+                    for each in (before, after):
+                        assert await each.closed() == REVOKED
+
+            await http.post("/login/ann")
+            async with by_session(b, http) as unused:
+                assert await unused.closed() == (4401, "WS_TOKEN_EXPIRED: the session has expired")
+
+
+def by_session(at: str, http: AsyncClient) -> contextlib.AbstractAsyncContextManager[Client]:
+    cookie = "; ".join(f"{name}={value}" for name, value in http.cookies.items())
+    return Client.connect(f"ws://{at}/desk", additional_headers={"cookie": cookie})
 
 
 class Wire:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
@@ -273,3 +273,43 @@ async def test_without_the_setting_connections_outlive_their_session() -> None:
         ann = await t.connect("/desk", headers=cookie(http))
         await t.clock.advance(300)
         assert await ann.request("whoami") == "ann"
+
+
+async def test_a_connection_lives_as_long_as_its_session_does_by_another_id() -> None:
+    async with Hours().house(max_age=100) as t, logged_in(t) as http:
+        ann = await t.connect("/desk", headers=cookie(http))
+        for change in ("/rotate", "/login/ann", "/rotate"):
+            await t.clock.advance(50)
+            assert (await http.post(change)).status_code == 204
+        await t.clock.advance(98)
+        assert await ann.request("whoami") == "ann"
+        await t.clock.advance(3)
+        assert await expired(ann)
+
+
+async def test_the_store_learns_no_id_from_a_rotation_and_one_that_fails_there_fails_no_login(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Watching(MemorySessionStore):
+        kept = b""
+        fails = False
+
+        async def create(self, id: str, values: Mapping[str, bytes], ttl: float) -> None:
+            if self.fails:
+                raise ConnectionError("the store is away")
+            self.kept += b"".join(values.values())
+            await super().create(id, values, ttl)
+
+    store = Watching()
+    engine = SessionEngine(SECRET, store=store)
+    async with house(engine) as t, logged_in(t) as http:
+        assert (await http.post("/rotate")).status_code == 204
+        secret, _, rest = http.cookies[engine.cookie].partition("~")
+        assert len(store.kept) > 100
+        assert secret.encode() not in store.kept
+        assert rest.partition(".")[0].encode() not in store.kept
+
+        store.fails = True
+        assert (await http.post("/login/ann")).status_code == 204
+        assert (await http.get("/me")).text == "ann"
+    assert "connections of a session end with its former id: the store is away" in caplog.text
