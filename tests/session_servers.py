@@ -1,7 +1,8 @@
-"""Real servers for the stores of sessions, each on a free port, with its files in a folder of its own."""
+"""Real servers for the stores of sessions, each on a free port and with files of its own, and two stores on one."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -9,12 +10,16 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ports import reserved_port
+from session_store_contract import SessionStoreContract
+
+from aquilia import SessionStore
 
 PASSWORD = "s3cret-of-the-tests"
 
@@ -98,3 +103,22 @@ def postgres() -> Iterator[Server]:
             yield server
         finally:
             server.stop()
+
+
+class OfTwoProcesses(SessionStoreContract):
+    """The promises of stores on a server: `pair` are two for the same place there, as two processes have them."""
+
+    @pytest.fixture
+    async def started(self, pair: list[Any]) -> AsyncIterator[list[Any]]:
+        await asyncio.gather(*(store.start() for store in pair))
+        yield pair
+        for store in pair:
+            await store.stop()
+
+    @pytest.fixture
+    def store(self, started: list[Any]) -> SessionStore:
+        return started[0]
+
+    @pytest.fixture
+    def other(self, started: list[Any]) -> SessionStore:
+        return started[1]

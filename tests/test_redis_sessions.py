@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis as redis_py
 from http_app import client_of
 from session_pages import SECRET, serving, shown
-from session_servers import PASSWORD, Server, redis
-from session_store_contract import BOUND, PassTime, SessionStoreContract
+from session_servers import PASSWORD, OfTwoProcesses, Server, redis
+from session_store_contract import BOUND, PassTime
 
 from aquilia import Fault, RedisSessionStore, SessionEngine
 
@@ -36,24 +36,11 @@ def url(server: Server) -> str:
     return f"redis://:{PASSWORD}@127.0.0.1:{server.port}/3"
 
 
-class _OnRedis(SessionStoreContract):
+class _OnRedis(OfTwoProcesses):
     @pytest.fixture
-    async def made(self, place: tuple[str, bool]) -> AsyncIterator[list[RedisSessionStore]]:
+    def pair(self, place: tuple[str, bool]) -> list[RedisSessionStore]:
         where, is_cluster = place
-        stores = [RedisSessionStore(where, cluster=is_cluster, max_session_size=BOUND) for _ in range(2)]
-        for store in stores:
-            await store.start()
-        yield stores
-        for store in stores:
-            await store.stop()
-
-    @pytest.fixture
-    def store(self, made: list[RedisSessionStore]) -> RedisSessionStore:
-        return made[0]
-
-    @pytest.fixture
-    def other(self, made: list[RedisSessionStore]) -> RedisSessionStore:
-        return made[1]
+        return [RedisSessionStore(where, cluster=is_cluster, max_session_size=BOUND) for _ in range(2)]
 
     @pytest.fixture
     def pass_time(self, place: tuple[str, bool]) -> PassTime:

@@ -7,15 +7,15 @@ import logging
 import secrets
 import sqlite3
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from http_app import client_of
 from session_pages import SECRET, Clock, serving, shown
-from session_servers import PASSWORD, Server, postgres
-from session_store_contract import BOUND, PassTime, SessionStoreContract
+from session_servers import PASSWORD, OfTwoProcesses, Server, postgres
+from session_store_contract import BOUND, PassTime
 
 from aquilia import Fault, SessionEngine, SQLSessionStore
 
@@ -40,24 +40,12 @@ def clock() -> Clock:
     return Clock()
 
 
-class _OnSQL(SessionStoreContract):
+class _OnSQL(OfTwoProcesses):
     @pytest.fixture
-    async def made(self, place: str, clock: Clock) -> AsyncIterator[list[SQLSessionStore]]:
-        table = f"sessions_{secrets.token_hex(8)}"
+    def pair(self, place: str, clock: Clock) -> list[SQLSessionStore]:
+        table = f"sessions_{secrets.token_hex(8)}"  # which both make at once
         options: Any = {"table": table, "create_tables": True, "max_session_size": BOUND, "clock": clock}
-        stores = [SQLSessionStore(place, **options) for _ in range(2)]
-        await asyncio.gather(*(store.start() for store in stores))  # both make the table at once
-        yield stores
-        for store in stores:
-            await store.stop()
-
-    @pytest.fixture
-    def store(self, made: list[SQLSessionStore]) -> SQLSessionStore:
-        return made[0]
-
-    @pytest.fixture
-    def other(self, made: list[SQLSessionStore]) -> SQLSessionStore:
-        return made[1]
+        return [SQLSessionStore(place, **options) for _ in range(2)]
 
     @pytest.fixture
     def pass_time(self, clock: Clock) -> PassTime:

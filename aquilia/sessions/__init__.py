@@ -16,6 +16,7 @@ from aquilia.sessions.redis_store import RedisSessionStore
 from aquilia.sessions.session import Session, session_ended
 from aquilia.sessions.sql_store import SQLSessionStore
 from aquilia.sessions.store import MemorySessionStore, SessionStore
+from aquilia.sessions.watcher import SessionWatcher
 
 __all__ = [
     "SESSION_SECRET",
@@ -25,5 +26,6 @@ __all__ = [
     "Session",
     "SessionEngine",
     "SessionStore",
+    "SessionWatcher",
     "session_ended",
 ]
