@@ -25,6 +25,7 @@ from aquilia.sockets import (
     OnDisconnect,
     Socket,
     SocketController,
+    outbound,
 )
 from aquilia.sockets.compat import Flow, FlowRequest
 from aquilia.sockets.transports import frames as frames_module
@@ -47,6 +48,7 @@ class Echo(SocketController):
 
     @Event("end")
     async def end(self, conn: Connection) -> None:
+        SEEN.append("end")
         await conn.disconnect(4001, "enough")
 
     @OnDisconnect()
@@ -154,14 +156,16 @@ async def test_what_came_before_is_answered_and_then_the_close_goes_out(
 async def test_it_is_so_on_each_loop() -> None:
     for broken, code in BROKEN.values():
         async with served() as base, RawSocket.open(f"{base}/flow") as raw:
-            if code != 1009:
-                raw.send(event("echo", 1), event("echo", 2), broken)
-                assert payloads([await raw.read(), await raw.read()]) == [1, 2]
-                assert (await raw.read()).close_code == code
+            raw.send(event("echo", 1), event("echo", 2), broken)
+            assert payloads([await raw.read(), await raw.read()]) == [1, 2]
+            assert (await raw.read()).close_code == code
 
 
 @pytest.mark.parametrize("what", BROKEN)
-async def test_all_that_came_before_is_answered_however_much_it_is(raw: RawSocket, what: str) -> None:
+async def test_all_that_came_before_is_answered_however_much_it_is(
+    raw: RawSocket, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames_module, "CLOSE_TIMEOUT", 3600)  # it is not waited for
     broken, code = BROKEN[what]
     raw.send(*(event("echo", n) for n in range(1000)), broken)
     assert payloads([await raw.read() for _ in range(1000)]) == list(range(1000))
@@ -211,10 +215,12 @@ async def test_messages_that_wait_behind_one_that_hangs_hold_the_close_for_as_lo
     raw: RawSocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(frames_module, "CLOSE_TIMEOUT", 0.05)
-    raw.send(event("hang"), *(event("echo", n) for n in range(80)), frame(11, b"x"))
+    raw.send(*(event("echo", n) for n in range(1000)))  # from then on a read takes all that follows
+    assert payloads([await raw.read() for _ in range(1000)])[-1] == 999
+    raw.send(event("hang"), *(event("echo", n) for n in range(100)), frame(11, b"x"))
     (close,) = await all_of(raw)
     assert close.close_code == 1002
-    assert SEEN == []
+    assert len(SEEN) == 1000
 
 
 async def test_a_handlers_own_close_that_came_before_is_what_the_client_is_told(raw: RawSocket) -> None:
@@ -238,6 +244,25 @@ async def test_a_client_that_goes_on_sending_is_not_heard_and_is_cut(
                 await asyncio.sleep(0)
     await raw.ended()
     assert SEEN == [1]
+
+
+async def test_a_client_that_reads_nothing_is_cut_whatever_it_sends_behind_our_close(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    SEEN.clear()
+    ENDS.clear()
+    monkeypatch.setattr(frames_module, "CLOSE_TIMEOUT", 0.2)
+    monkeypatch.setattr(outbound, "CLOSE_GRACE", 0)
+    app = AquilaSockets.from_controllers([Echo], max_message_size=17 * 2**20)
+    async with (
+        serving(app, ws=NativeProtocol, send_buffer=1 << 16) as base,
+        RawSocket.open(f"{base}/controller") as raw,
+    ):
+        raw.send(event("echo", "x" * 2**24), event("end"))
+        await raw.writer.drain()
+        await eventually(lambda: SEEN[1:] == ["end"])
+        raw.send(frame(11, b"x"))
+        await eventually(lambda: ENDS)
 
 
 async def test_a_compressed_message_before_a_broken_one_is_answered(base: str) -> None:

@@ -69,9 +69,9 @@ class NativeTransport(WSListener):
     kind = "native"
 
     __slots__ = (
-        "_budget", "_close_timer", "_closing", "_conn", "_decoder", "_events", "_fragments", "_heard", "_kind",
-        "_later", "_leaving", "_line", "_on_gone", "_paused", "_pong", "_said", "_silent", "_size", "_stopped",
-        "_websocket", "_wire", "_write_paused", "gone", "max_fragments", "max_size", "read_behind",
+        "_broken", "_budget", "_close_timer", "_closing", "_conn", "_decoder", "_events", "_fragments", "_heard",
+        "_kind", "_later", "_leaving", "_line", "_on_gone", "_paused", "_pong", "_said", "_silent", "_size",
+        "_stopped", "_websocket", "_wire", "_write_paused", "gone", "max_fragments", "max_size", "read_behind",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +96,8 @@ class NativeTransport(WSListener):
         """How it ends. Nothing of the peer is taken any more,"""
         self._said = False
         """but what is for the peer goes out until the close frame has been written."""
+        self._broken = False
+        """Whether picows met a broken frame: it would go on behind it with the next read."""
         self._leaving = False
         """Whether the wire ends with our close frame, and does not wait for the peer's."""
         self._pong: bytes | None = None
@@ -190,7 +192,7 @@ class NativeTransport(WSListener):
             self._say_goodbye()  # if there is one: it came behind all of them
 
     def _balance_wire(self) -> None:
-        stop = self._paused or self._later is not None
+        stop = self._paused or self._later is not None or self._broken
         if stop is not self._stopped and not self._wire.is_closing():
             self._stopped = stop
             if stop:
@@ -281,6 +283,7 @@ class NativeTransport(WSListener):
             return
         self._said = True
         self._line = None
+        self._broken = False
         self.resume_reading()  # the peer's close frame has to be read
         self._wire.write(frame_header(_CLOSE, len(body)) + body)
         self._set_timer(self._wire.abort)
@@ -307,6 +310,8 @@ class NativeTransport(WSListener):
         """
         asyncio.get_running_loop().call_soon(self._say_goodbye)
         if not self._said:
+            self._broken = True
+            self._balance_wire()
             self._set_timer(self._drop_later)
 
     def _drop_later(self) -> None:
