@@ -1,11 +1,10 @@
-"""The Autobahn test suite against both transports: RFC 6455, and RFC 7692 where it is asked for.
+"""The Autobahn test suite against both transports: RFC 6455, and RFC 7692.
 
 `python -m conformance`, with `tests` and `tests/sockets` on the path, as `make conformance` has them:
 
-    make conformance                                  # all cases, on both transports
+    make conformance                                  # all cases
     make conformance ARGS=--write                     # the same, into docs/CONFORMANCE.md
     make conformance ARGS="--cases 6.*,7.1.2 --transports native"
-    make conformance ARGS=--compression               # with it on, for a kosoku that can run groups 12 and 13
 """
 
 from __future__ import annotations
@@ -14,13 +13,12 @@ import argparse
 import asyncio
 import json
 import logging
-import os
 import sys
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
-from conformance.suite import COMPRESSION, KNOWN, PROTOCOL, VERDICTS, run, unexpected
+from conformance.suite import COMPRESSION, KNOWN, PROTOCOL, SUBJECTS, VERDICTS, run, unexpected
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENT = ROOT / "docs" / "CONFORMANCE.md"
@@ -45,16 +43,14 @@ def table(reports: dict[str, dict[str, str]]) -> str:
     """The counts of each group, and the cases that are not OK, in Markdown."""
     lines = [f"| cases | transport | {' | '.join(VERDICTS)} |", "|---|---|" + "---:|" * len(VERDICTS)]
     for group, words in GROUPS.items():
-        for transport, verdicts in reports.items():
+        for subject, verdicts in reports.items():
             found = Counter(word for case, word in verdicts.items() if case.split(".")[0] == group)
             if found:
                 counts = " | ".join(str(found[word] or "") for word in VERDICTS)
-                lines.append(f"| {group}: {words} | {transport} | {counts} |")
+                lines.append(f"| {group}: {words} | {subject} | {counts} |")
     lines += ["", "| transport | case | may be | why |", "|---|---|---|---|"]
-    for transport in reports:
-        lines += [
-            f"| {transport} | {key} | {worst} | {why} |" for key, (worst, why) in KNOWN[transport].items()
-        ]
+    for subject in reports:
+        lines += [f"| {subject} | {key} | {worst} | {why} |" for key, (worst, why) in KNOWN[subject].items()]
     return "\n".join(lines) + "\n"
 
 
@@ -70,31 +66,30 @@ def write(reports: dict[str, dict[str, str]]) -> None:
 async def main() -> None:
     """See above."""
     parser = argparse.ArgumentParser(description="The Autobahn test suite against both transports")
-    parser.add_argument("--transports", default="native,asgi", help="native, asgi, or both with a comma")
-    parser.add_argument("--cases", help="patterns with commas, as in '6.*,7.1.2'; all of them, if not given")
+    subjects = ",".join(SUBJECTS)
+    parser.add_argument("--transports", default=subjects, help=f"of {subjects}, those wanted")
+    parser.add_argument(
+        "--cases", default=f"{PROTOCOL},{COMPRESSION}", help="patterns with commas, as in '6.*,7.1.2'; or all"
+    )
     parser.add_argument(
         "--path", default="flow", choices=["flow", "asgi"], help="through Aquilia, or plain ASGI"
     )
-    parser.add_argument("--compression", action="store_true", help="switch it on, where the version has it")
     parser.add_argument("--write", action="store_true", help="write the results into docs/CONFORMANCE.md")
     parser.add_argument(
         "--report", type=Path, default=REPORT, help="where the verdict of each case is written"
     )
     options = parser.parse_args()
-    if options.compression:
-        os.environ["CONFORMANCE_COMPRESSION"] = "1"
     logging.getLogger("aquilia").setLevel(logging.CRITICAL)
     reports = {}
-    for transport in options.transports.split(","):
-        # Under ASGI compression is the server's own, and none of ours.
-        cases = options.cases or PROTOCOL + (COMPRESSION if transport == "native" else "")
-        reports[transport] = await run(transport, cases.split(","), options.path)
+    cases = options.cases.split(",")
+    for subject in options.transports.split(","):
+        reports[subject] = await run(subject, cases, options.path)
     options.report.parent.mkdir(exist_ok=True)
     options.report.write_text(json.dumps(reports, indent=1), encoding="utf-8")
     if options.write:
         write(reports)
     print(table(reports), end="")
-    problems = [line for transport, verdicts in reports.items() for line in unexpected(transport, verdicts)]
+    problems = [line for subject, verdicts in reports.items() for line in unexpected(subject, verdicts)]
     sys.exit("\n".join(["", *problems]) if problems else 0)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from typing import Any
 
-from aquilia.sockets import AquilaSockets
+from aquilia.sockets import AquilaSockets, Compression
 from aquilia.sockets.compat import Flow, FlowRequest
 
 MAX_SIZE = 17 * 2**20
 """Bytes of a message; the suite's largest has 16 MiB."""
+COMPRESSION: dict[str, bool | Compression] = {
+    "off": False,
+    "shared": True,
+    "context": Compression(mode="context", min_size=0),
+}
 
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=__name__)
 flow = Flow()
@@ -26,16 +30,17 @@ async def echo(request: FlowRequest) -> None:
             await request.send_bytes(message)
 
 
-options: dict[str, Any] = {"compression": True} if os.environ.get("CONFORMANCE_COMPRESSION") else {}
-sockets = AquilaSockets.from_controllers(flow.controllers, **options)
-
-
-async def app(scope: Any, receive: Any, send: Any) -> None:
+def echoing(compression: str) -> Any:
     """Both, as one ASGI application."""
-    if scope["type"] != "websocket" or scope["path"] != "/asgi":
-        await sockets(scope, receive, send)
-        return
-    await receive()
-    await send({"type": "websocket.accept"})
-    while (message := await receive())["type"] == "websocket.receive":
-        await send({**message, "type": "websocket.send"})
+    sockets = AquilaSockets.from_controllers(flow.controllers, compression=COMPRESSION[compression])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "websocket" or scope["path"] != "/asgi":
+            await sockets(scope, receive, send)
+            return
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({**message, "type": "websocket.send"})
+
+    return app

@@ -69,9 +69,9 @@ class NativeTransport(WSListener):
     kind = "native"
 
     __slots__ = (
-        "_budget", "_close_timer", "_closing", "_conn", "_decoder", "_events", "_fragments", "_heard", "_kind",
-        "_later", "_line", "_on_gone", "_paused", "_pong", "_silent", "_size", "_stopped", "_websocket", "_wire",
-        "_write_paused", "gone", "max_fragments", "max_size", "read_behind",
+        "_broken", "_budget", "_close_timer", "_closing", "_conn", "_decoder", "_events", "_fragments", "_heard",
+        "_kind", "_later", "_leaving", "_line", "_on_gone", "_paused", "_pong", "_said", "_silent", "_size",
+        "_stopped", "_websocket", "_wire", "_write_paused", "gone", "max_fragments", "max_size", "read_behind",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +93,13 @@ class NativeTransport(WSListener):
         self._decoder: IncrementalDecoder | None = None
         self._size = 0
         self._closing: tuple[int, str] | None = None
+        """How it ends. Nothing of the peer is taken any more,"""
+        self._said = False
+        """but what is for the peer goes out until the close frame has been written."""
+        self._broken = False
+        """Whether picows met a broken frame: it would go on behind it with the next read."""
+        self._leaving = False
+        """Whether the wire ends with our close frame, and does not wait for the peer's."""
         self._pong: bytes | None = None
         self._close_timer: asyncio.TimerHandle | None = None
         self._write_paused = self._paused = self._stopped = False
@@ -136,7 +143,7 @@ class NativeTransport(WSListener):
         self._budget = TURN if frame.last_in_buffer else budget - 1
         if self._closing is not None or events is None:
             if frame.msg_type == _CLOSE:
-                self._wire.close()
+                self.leave()
             return
         opcode = frame.msg_type
         if frame.rsv1 or frame.rsv2 or frame.rsv3:
@@ -182,9 +189,10 @@ class NativeTransport(WSListener):
             self._budget = TURN
             self._later = None
             self._balance_wire()
+            self._say_goodbye()  # if there is one: it came behind all of them
 
     def _balance_wire(self) -> None:
-        stop = self._paused or self._later is not None
+        stop = self._paused or self._later is not None or self._broken
         if stop is not self._stopped and not self._wire.is_closing():
             self._stopped = stop
             if stop:
@@ -256,34 +264,70 @@ class NativeTransport(WSListener):
             code == CloseCode.ABNORMAL
         ):  # of those that may not be sent (section 7.4.1), picows lets this one pass
             code, reason = int(CloseCode.PROTOCOL_ERROR), "the close code 1006 is not to be sent"
-        self._closing = (code or CloseCode.NO_STATUS, reason)
-        body = code.to_bytes(2, "big") if code else b""
-        self._write_close(body)
-        self._wire.close()
+        self._leaving = True
+        self._close_behind_answers(
+            code or CloseCode.NO_STATUS, reason, code.to_bytes(2, "big") if code else b""
+        )
+
+    def _close_behind_answers(self, code: int, reason: str, body: bytes) -> None:
+        """Nothing of the peer is taken any more. What it sent before may have answers that wait for nothing.
+
+        Handlers run in the next turn of the loop, and what they say is written in the one behind, at the latest.
+        """
+        self._closing = (code, reason)
+        loop = asyncio.get_running_loop()
+        loop.call_soon(loop.call_soon, self._write_close, body)
 
     def _write_close(self, body: bytes) -> None:
+        if self._said or self.gone:
+            return
+        self._said = True
         self._line = None
+        self._broken = False
+        self.resume_reading()  # the peer's close frame has to be read
         self._wire.write(frame_header(_CLOSE, len(body)) + body)
+        self._set_timer(self._wire.abort)
+        if self._leaving:
+            self._wire.close()
+
+    def _set_timer(self, at_last: Callable[[], object]) -> None:
+        if self._close_timer is not None:
+            self._close_timer.cancel()
         patience = CLOSE_TIMEOUT * uniform(1, 1.2)
-        self._close_timer = asyncio.get_running_loop().call_later(patience, self._wire.abort)
+        self._close_timer = asyncio.get_running_loop().call_later(patience, at_last)
+
+    def leave(self) -> None:
+        """End the wire, once our close frame has been written."""
+        self._leaving = True
+        if self._said or self._events is None:
+            self._wire.close()
 
     def on_goodbye(self) -> None:
         """picows would say goodbye: it met a broken frame, or an exception of ours.
 
         It reads a frame ahead. What it read before comes now, and may be a close that is to be answered as such; so
-        it is said a turn later, and by us.
+        it is said a turn later, and by us. What was put off comes before it, for as long as we wait for a peer.
         """
         asyncio.get_running_loop().call_soon(self._say_goodbye)
+        if not self._said:
+            self._broken = True
+            self._balance_wire()
+            self._set_timer(self._drop_later)
+
+    def _drop_later(self) -> None:
+        self._later = None
+        self._say_goodbye()
 
     def _say_goodbye(self) -> None:
-        if not self.gone:
+        if self._later is None and not self.gone and self._websocket.is_close_frame_sent:
             sent = self._websocket.close_handshake.sent
             self._fail(int(sent.code), sent.reason or "")
 
     def _fail(self, code: int, reason: str) -> None:
         """The peer broke the protocol (RFC 6455 section 7.1.7)."""
         self._fragments = None
-        self.close(code, reason)
+        if self._closing is None:
+            self._close_behind_answers(code, reason, _close_body(code, reason))
 
     def on_ws_disconnected(self, transport: Any) -> None:
         """The wire is gone."""
@@ -307,7 +351,7 @@ class NativeTransport(WSListener):
     def resume_writing(self) -> None:
         """The wire takes more."""
         self._write_paused = False
-        self._line = self._way() if self._closing is None else None
+        self._line = None if self._said else self._way()
         if self._pong is not None:
             pong, self._pong = self._pong, None
             self._answer_ping(pong)
@@ -334,7 +378,7 @@ class NativeTransport(WSListener):
 
     def write(self, frames: Sequence[bytes]) -> bool:
         """See `Transport`."""
-        if self._closing is None:
+        if not self._said:
             self._wire.write(frames[0] if len(frames) == 1 else b"".join(frames))
         return not self._write_paused
 
@@ -353,17 +397,15 @@ class NativeTransport(WSListener):
 
     def close(self, code: int, reason: str) -> None:
         """See `Transport`."""
-        if self._closing is not None:
-            return
-        self._closing = (code, reason)
-        self.resume_reading()  # the peer's close frame has to be read
-        text = reason.encode()[:MAX_REASON].decode(errors="ignore")  # a whole number of characters
-        self._write_close(code.to_bytes(2, "big") + text.encode())
+        if not self._said and not self.gone:
+            self._closing = (code, reason)
+            self._write_close(_close_body(code, reason))
 
     def abort(self) -> None:
         """See `Transport`."""
         if self._closing is None:
             self._closing = (CloseCode.ABNORMAL, "")
+        self._said = True
         self._line = None
         self._wire.abort()
 
@@ -390,6 +432,11 @@ class NativeTransport(WSListener):
         """
         if self._closing is None and not self._heard and not self._paused and self._silent >= silent:
             self.close(CloseCode.TIMED_OUT, "no answer to pings")
+
+
+def _close_body(code: int, reason: str) -> bytes:
+    text = reason.encode()[:MAX_REASON].decode(errors="ignore")  # a whole number of characters
+    return code.to_bytes(2, "big") + text.encode()
 
 
 _PING_FRAME = frame_header(_PING, 0)

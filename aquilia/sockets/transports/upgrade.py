@@ -56,14 +56,14 @@ class _Wire:
     does the kernel acknowledge at once (TCP_QUICKACK), a packet of its own for what our answer acknowledges.
     TCP_NODELAY is set by asyncio and uvloop themselves.
 
-    It writes the answer to the handshake. The only other thing that it writes by itself is a close frame, and that is
-    for the transport to say.
+    It writes the answer to the handshake. By itself it otherwise only writes a close frame, and closes the wire 10 ms
+    later: both are for the transport to do.
     """
 
     __slots__ = ("_transport", "_write", "abort", "close", "get_write_buffer_size")
 
     def __init__(self, wire: asyncio.Transport, transport: NativeTransport) -> None:
-        self.abort, self.close = wire.abort, wire.close
+        self.abort, self.close = wire.abort, transport.leave
         self.get_write_buffer_size = wire.get_write_buffer_size
         self._write: Callable[[bytes], object] | None = wire.write
         self._transport = transport
