@@ -107,6 +107,12 @@ FAMILIES = {
             "Bytes that wait on disk, or are on their way there.",
         ),
         Family(
+            "aquilia_inbox_bytes",
+            "gauge",
+            _PATTERN,
+            "Bytes that were read and wait to be handled, or for the rest of their message.",
+        ),
+        Family(
             "aquilia_faults_total", "counter", ("pattern", "code"), "Faults that clients were answered with."
         ),
         Family("aquilia_unmatched_acks_total", "counter", _PATTERN, "Acks that nobody waited for."),

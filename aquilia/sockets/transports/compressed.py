@@ -12,7 +12,8 @@ from typing import Any
 
 from aquilia.sockets.deflate import Agreement, InflateError
 from aquilia.sockets.faults import CloseCode
-from aquilia.sockets.transports.frames import BINARY, TEXT, NativeTransport, frame_header
+from aquilia.sockets.transports.frames import NativeTransport
+from aquilia.sockets.transports.framing import BINARY, TEXT, frame_header
 
 __all__ = ["CompressedTransport", "ContextTransport", "compressed"]
 
