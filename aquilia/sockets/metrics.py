@@ -200,6 +200,9 @@ class Metrics:
         for pattern, meter in figures.meters.items():
             yield from _messages("received", pattern, meter.received, meter.received_kinds)
             yield from _messages("sent", pattern, meter.sent, meter.sent_kinds)
+            for way, deflated in meter.deflated.items():
+                yield Sample(FAMILIES["aquilia_deflated_plain_bytes_total"], (pattern, way), deflated.plain)
+                yield Sample(FAMILIES["aquilia_deflated_wire_bytes_total"], (pattern, way), deflated.wire)
             for event, distribution in meter.handling.items():
                 yield Sample(FAMILIES["aquilia_handler_seconds"], (pattern, event), distribution)
             for event, publications in list(meter.fanout.items()):

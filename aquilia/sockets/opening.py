@@ -254,6 +254,8 @@ class Entrance:
             door.native.max_fragments = settings.max_fragments
             door.native.ping_timeout = self._node.ping_timeout
             door.native.compression = settings.compression
+            meter = self._recorder.meter(door.pattern)
+            door.native.counted = None if meter is None else meter.deflated
         else:
             _tell_of_compression(admission.served, "under this server, which compresses, or not, by its own")
         await door.send(

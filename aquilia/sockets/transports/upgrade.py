@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from aquilia.sockets.deflate import Agreement
+from aquilia.sockets.figures import Deflated
 from aquilia.sockets.transports.compressed import compressed
 from aquilia.sockets.transports.frames import NativeTransport
 from aquilia.sockets.transports.reader import PicowsReader
@@ -28,6 +29,7 @@ def upgrade(
     behind: bytes,
     agreement: Agreement | None,
     on_gone: Callable[[NativeTransport], None],
+    counted: Mapping[str, Deflated] | None = None,
 ) -> NativeTransport:
     """Answer a handshake with 101, and give the wire to picows. Nothing is read before the transport's `start`.
 
@@ -37,7 +39,7 @@ def upgrade(
     if agreement is None:
         transport = NativeTransport(wire, max_size, on_gone)
     else:
-        transport = compressed(wire, max_size, on_gone, agreement)
+        transport = compressed(wire, max_size, on_gone, agreement, counted)
     transport.max_fragments = max_fragments
     receive_buffer = max(MIN_RECEIVE_BUFFER, min(max_size, MAX_RECEIVE_BUFFER))
     wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
