@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -195,7 +196,8 @@ async def test_functions_are_counted_as_controllers_are(transport: Any) -> None:
         await eventually(lambda: served.held == 0)
 
 
-async def test_the_gauge_and_the_count_of_what_was_refused_are_among_the_metrics() -> None:
+async def test_who_is_ended_is_in_the_audit_and_the_metrics(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "aquilia.audit")
     async with mill(inbox_bytes=20 * KB, metrics="collect") as served, contextlib.AsyncExitStack() as stack:
         metrics = served.sockets.metrics
         assert metrics is not None
@@ -210,6 +212,9 @@ async def test_the_gauge_and_the_count_of_what_was_refused_are_among_the_metrics
         one.send(frame(CONTINUATION, b"x" * 12 * KB, final=False))
         assert (await one.read()).close_code == OVERLOADED
         assert value("aquilia_limited_total") == 1
+        [audited] = [record for record in caplog.records if record.name == "aquilia.audit"]
+        assert "limit.hit" in audited.getMessage()
+        assert "inbox_bytes" in audited.getMessage()
 
 
 async def test_whatever_connections_do_and_however_they_end_nothing_stays_counted(transport: Any) -> None:
