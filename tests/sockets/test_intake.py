@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from members import CONTROLLERS, Slow, hello
 from rawsocket import BINARY, CLOSE, CONTINUATION, TEXT, RawSocket, frame
 from wire import TRANSPORTS, Client, eventually, serving
 
@@ -194,6 +195,23 @@ async def test_functions_are_counted_as_controllers_are(transport: Any) -> None:
             await eventually(lambda: served.ground["x"] == 5)
             assert sum(conn._unhandled for conn in served.open) == 0
         await eventually(lambda: served.held == 0)
+
+
+async def test_what_comes_behind_hello_counts_until_it_is_handled(transport: Any) -> None:
+    users = Slow()
+    sockets = AquilaSockets.from_controllers(CONTROLLERS, auth=users)
+    async with serving(sockets, ws=transport) as base:
+        async with Client.connect(f"{base}/members", "v1.json", hello=False) as client:
+            await hello(client, token="slow")
+            for _ in range(10):
+                await client.send("say", "x" * 1000)
+            await eventually(lambda: sockets.hub.intake.total > 10 * KB)
+            users.let_go.set()
+            assert await client.expect("welcome")
+            for _ in range(10):
+                await client.expect("said")
+            [conn] = [conn for home in sockets.hub.homes.values() for conn in home.everyone()]
+            assert conn._unhandled == 0
 
 
 async def test_who_is_ended_is_in_the_audit_and_the_metrics(caplog: pytest.LogCaptureFixture) -> None:
