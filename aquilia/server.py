@@ -239,7 +239,7 @@ def serve(
         **websocket_options(plan),
     )
     if transport == "asgi":
-        _tell_of_compression(plan)
+        application.sockets.tell_of_compression("with --transport asgi: nothing is compressed")
     server = _Server(
         config,
         application.sockets,
@@ -254,15 +254,6 @@ def serve(
         except SystemExit as error:
             if error.code:
                 raise ServerError("the application did not start") from error
-
-
-def _tell_of_compression(plan: SocketPlan) -> None:
-    for _, contract in plan.contracts:
-        if contract.settings.compression is not None:
-            logger.warning(
-                "%s: compression: has no effect with --transport asgi: nothing is compressed",
-                contract.pattern.source,
-            )
 
 
 class _Server(uvicorn.Server):

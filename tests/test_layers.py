@@ -162,6 +162,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/audit_file.py",
         "sockets/audit_trail.py",
         "sockets/budget.py",
+        "sockets/intake.py",
         "sockets/endings.py",
         "sockets/fanout.py",
         "sockets/following.py",

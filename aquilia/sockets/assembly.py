@@ -101,6 +101,7 @@ def hub_of(
     options: dict[str, Any] = {
         "clock": clock,
         "outbox_bytes": node.outbox_bytes,
+        "inbox_bytes": node.inbox_bytes,
         "spool": _spool(node) if plan.spools else None,
         "audit": audit,
     }

@@ -33,6 +33,8 @@ INBOX_LIMIT = 64
 INBOX_BYTES = 1 << 18
 """So many messages of one connection wait for its handlers, or so many bytes came behind the first of them, before
 reading pauses."""
+MESSAGE_OVERHEAD = 512
+"""Bytes of memory that a message takes beside its own, about."""
 
 T = TypeVar("T")
 Payload = TypeVar("Payload")
@@ -68,9 +70,12 @@ class Connection(Outbound):
         "_good_until",
         "_head",
         "_heard_at",
+        "_held_back",
         "_identity",
+        "_in_hand",
         "_inbox",
         "_inbox_since",
+        "_intake",
         "_pending",
         "_pump",
         "_query",
@@ -83,6 +88,7 @@ class Connection(Outbound):
         "_state",
         "_strikes",
         "_subprotocol",
+        "_unhandled",
         "bytes_received",
         "messages_received",
         "resumed",
@@ -126,6 +132,10 @@ class Connection(Outbound):
         self._state: dict[str, Any] | None = None
         self._inbox: list[Any] | None = None
         self._inbox_since = 0  # the value of bytes_received when it was last empty
+        self._unhandled = 0  # bytes of what is in the inbox
+        self._in_hand = 0  # and of the message that was taken from it last
+        self._intake = 0  # bytes that the process's bound counts for it: see `Intake`
+        self._held_back = False
         self._pump: Any = None
         self._pending: dict[str, Owed] | None = None
         self._requests = 0
@@ -299,17 +309,23 @@ class Connection(Outbound):
 
     def _end(self, code: int, reason: str) -> None:
         super()._end(code, reason)
-        self._inbox = None
+        self._drop_inbox()
 
     def _closed(self, code: int, reason: str) -> DisconnectReason:
         ended = super()._closed(code, reason)
-        self._inbox = None
+        self._drop_inbox()
         for future in list((self._pending or {}).values()):  # which some leave when they are told
             if not future.done():
                 future.set_exception(ws_connection_closed())
         return ended
 
     # The machinery: inbound
+
+    def _drop_inbox(self) -> None:
+        self._inbox = None
+        self._unhandled = 0
+        if self._intake:
+            self._hub.weigh_inbox(self)
 
     def _balance_reading(self) -> None:
         """Read while there is room for what comes and for its answers.
@@ -331,7 +347,7 @@ class Connection(Outbound):
         inbox = self._inbox
         if not inbox:
             return False
-        return len(inbox) >= limit or self.bytes_received - self._inbox_since > INBOX_BYTES
+        return self._held_back or len(inbox) >= limit or self.bytes_received - self._inbox_since > INBOX_BYTES
 
     def _settle(self, id: str, payload: Any) -> bool:
         """Give an ack to the request that waits for it. False: nobody does."""

@@ -26,7 +26,13 @@ from aquilia.sockets.answers import (
     sender,
 )
 from aquilia.sockets.authentication import Arrival
-from aquilia.sockets.connection import INBOX_LIMIT, Connection, ConnectionState, DisconnectReason
+from aquilia.sockets.connection import (
+    INBOX_LIMIT,
+    MESSAGE_OVERHEAD,
+    Connection,
+    ConnectionState,
+    DisconnectReason,
+)
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.credentials import Credentials
 from aquilia.sockets.envelope import MessageEnvelope, Profile
@@ -56,6 +62,8 @@ logger = logging.getLogger("aquilia.sockets")
 
 HANDLER_GRACE = 10.0
 """Seconds that a handler may still run after it closed its own connection."""
+NOTICED = 40_000
+"""Bytes of one connection that need not be counted before its handlers had their turn: 64 messages of a hundred."""
 
 _CONNECTING = ConnectionState.CONNECTING
 
@@ -238,7 +246,8 @@ class Dispatcher:
             raise ws_message_invalid(f"{name!r} is acked: it needs an id")
         if conn._pending and conn._inbox_full(INBOX_LIMIT):
             raise ws_overloaded("too many events wait behind one that waits for your ack")
-        self._enqueue(conn, (route, envelope))
+        size += MESSAGE_OVERHEAD
+        self._enqueue(conn, (route, envelope, size), size)
 
     def _control(self, conn: Connection, envelope: MessageEnvelope) -> None:
         if envelope.type != "control" or not conn._profile.v1:
@@ -271,15 +280,21 @@ class Dispatcher:
 
     # The handling
 
-    def _enqueue(self, conn: Connection, item: Any) -> None:
+    def _enqueue(self, conn: Connection, item: Any, size: int = 0) -> None:
+        """Let something wait for the connection's turn, that takes so many bytes of memory."""
         inbox = conn._inbox
+        conn._unhandled += size
         if inbox is None:
             conn._inbox = [item]
             conn._inbox_since = conn.bytes_received
             if conn._pump is None:
                 self._pump.add(conn)
-            return
-        inbox.append(item)
+            if not conn._intake and size <= NOTICED:
+                return
+        else:
+            inbox.append(item)
+        if conn._intake or conn._unhandled > NOTICED:
+            conn._hub.weigh_inbox(conn)
         if conn._inbox_full(INBOX_LIMIT):
             conn._balance_reading()
 
@@ -297,10 +312,15 @@ class Dispatcher:
             if conn._paused:
                 conn._balance_reading()
             if item.__class__ is not tuple:  # it belongs to the opening
+                conn._in_hand = MESSAGE_OVERHEAD
                 await item(conn)
                 begun = None
                 continue
-            route, envelope = item
+            route, envelope, size = item
+            conn._unhandled -= size
+            conn._in_hand = size
+            if conn._intake:
+                conn._hub.weigh_inbox(conn)
             if route.handling is not None and begun is None:
                 begun = perf_counter()
             try:
@@ -352,6 +372,10 @@ class Dispatcher:
     def on_writable(self, conn: Connection) -> None:
         """See `TransportEvents`."""
         conn._writable()
+
+    def on_held(self, conn: Connection) -> None:
+        """See `TransportEvents`."""
+        conn._hub.weigh_inbox(conn)
 
     def on_shutdown(self, conn: Connection) -> None:
         """See `TransportEvents`."""

@@ -65,6 +65,18 @@ FAMILIES = {
         ),
         Family("aquilia_sent_bytes_total", "counter", _MESSAGE, "Bytes of frames to clients."),
         Family(
+            "aquilia_deflated_plain_bytes_total",
+            "counter",
+            ("pattern", "way"),
+            "Bytes of messages that aq serve has compressed or inflated, without compression.",
+        ),
+        Family(
+            "aquilia_deflated_wire_bytes_total",
+            "counter",
+            ("pattern", "way"),
+            "Bytes of the same messages with it.",
+        ),
+        Family(
             "aquilia_messages_dropped_total",
             "counter",
             ("pattern", "cause"),
@@ -105,6 +117,12 @@ FAMILIES = {
             "gauge",
             _PATTERN,
             "Bytes that wait on disk, or are on their way there.",
+        ),
+        Family(
+            "aquilia_inbox_bytes",
+            "gauge",
+            _PATTERN,
+            "Bytes that were read and wait to be handled, or for the rest of their message.",
         ),
         Family(
             "aquilia_faults_total", "counter", ("pattern", "code"), "Faults that clients were answered with."

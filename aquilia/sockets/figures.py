@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from aquilia.sockets import faults
 from aquilia.sockets.faults import CloseCode
 
-__all__ = ["Distribution", "FanOutFigures", "Figures", "Meter", "Tally"]
+__all__ = ["Deflated", "Distribution", "FanOutFigures", "Figures", "Meter", "Tally"]
 
 SECONDS = (
     0.0001,
@@ -60,6 +60,20 @@ class Tally:
         self.bytes += size
 
 
+class Deflated:
+    """Bytes of messages that were compressed: as they are handled, and as they are on the wire."""
+
+    __slots__ = ("plain", "wire")
+
+    def __init__(self) -> None:
+        self.plain = self.wire = 0
+
+    def add(self, plain: int, wire: int) -> None:
+        """Count a message."""
+        self.plain += plain
+        self.wire += wire
+
+
 class Distribution:
     """How often values fell between which bounds. The last count is of those above all bounds."""
 
@@ -95,6 +109,7 @@ class Meter:
         self.received_kinds = {kind: Tally() for kind in ("ack", "control", "invalid", OTHER)}
         self.sent = {name: Tally() for name in (*emits, "error")}
         self.sent_kinds = {kind: Tally() for kind in ("ack", "system", OTHER)}
+        self.deflated = {"received": Deflated(), "sent": Deflated()}
         self.handling = {name: Distribution(SECONDS) for name in self.received}
         self.spans: dict[tuple[str, str], Distribution] = {}
         self.fanout: dict[str, FanOutFigures] = {}

@@ -172,6 +172,11 @@ class FlowDispatcher:
         """See `TransportEvents`."""
         request._accepted()._writable()
 
+    def on_held(self, request: FlowRequest) -> None:
+        """See `TransportEvents`."""
+        conn = request._accepted()
+        conn._hub.weigh_inbox(conn)
+
     def on_shutdown(self, request: FlowRequest) -> None:
         """See `TransportEvents`."""
         self._ends.stopping()

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from starlette.datastructures import Address, Headers, QueryParams
 
-from aquilia.sockets.connection import INBOX_LIMIT, Connection, ConnectionState
+from aquilia.sockets.connection import INBOX_LIMIT, MESSAGE_OVERHEAD, Connection, ConnectionState
 from aquilia.sockets.faults import CloseCode, SocketFault, ws_connection_closed, ws_forbidden
 from aquilia.sockets.figures import OTHER
 from aquilia.sockets.handshake import Handshake
@@ -190,6 +190,10 @@ class FlowRequest:
             finally:
                 self._arrival = None
         message = self._messages.pop(0)
+        if conn._inbox is not None:  # else the connection has ended, and all of it is counted out
+            conn._unhandled -= _size(message)
+            if conn._intake:
+                conn._hub.weigh_inbox(conn)
         if not self._messages:
             conn._inbox = None
         if conn._paused:
@@ -240,16 +244,23 @@ class FlowRequest:
 
     def _put(self, conn: Connection, message: str | bytes) -> None:
         self._messages.append(message)
+        conn._unhandled += _size(message)
         if conn._inbox is None:
             conn._inbox = self._messages
             conn._inbox_since = conn.bytes_received
-        elif conn._inbox_full(INBOX_LIMIT):
+        if self._arrival is None:  # the function does something else
+            conn._hub.weigh_inbox(conn)
+        if conn._inbox_full(INBOX_LIMIT):
             conn._balance_reading()
         self._wake()
 
     def _wake(self) -> None:
         if self._arrival is not None and not self._arrival.done():
             self._arrival.set_result(None)
+
+
+def _size(message: str | bytes) -> int:
+    return message.__sizeof__() + MESSAGE_OVERHEAD
 
 
 def _unsuitable(message: str, code: CloseCode) -> SocketFault:

@@ -12,7 +12,7 @@ from aquilia.faults import FaultEngine
 from aquilia.sockets.answers import close_with, fault_of, internal_error_in_opening
 from aquilia.sockets.authentication import Arrival
 from aquilia.sockets.codecs import Codec
-from aquilia.sockets.connection import Connection
+from aquilia.sockets.connection import MESSAGE_OVERHEAD, Connection
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import SocketFault, ws_connection_timeout, ws_handshake_failed
@@ -48,7 +48,7 @@ class HelloExchange:
         node: NodeSettings,
         engine: FaultEngine,
         *,
-        enqueue: Callable[[Connection, Any], None],
+        enqueue: Callable[..., None],
         connected: Callable[[Connection], None],
         messages: Messages,
     ) -> None:
@@ -85,7 +85,7 @@ class HelloExchange:
     def take(self, conn: Connection, data: bytes) -> None:
         """What comes before the welcome. The first frame ends the connection, whatever it is but `hello`."""
         if conn._pump is not None:  # hello came, and its token is being looked at: the rest waits for that
-            self._enqueue(conn, data)
+            self._enqueue(conn, data, len(data) + MESSAGE_OVERHEAD)
             return
         try:
             asked = _asked(conn._codec, conn._codec.decode(data), max_rooms=self._max_rooms)
@@ -144,7 +144,8 @@ class HelloExchange:
             return
         if conn._close is not None:
             return
-        waiting, conn._inbox = conn._inbox or (), None
+        waiting = conn._inbox or ()
+        conn._drop_inbox()
         if conn._paused:
             conn._balance_reading()
         conn._cancel_timer()

@@ -29,8 +29,9 @@ from aquilia.sockets.gathering import ask_room
 from aquilia.sockets.history import MAX_ROOM_LENGTH, History, Position
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Recovery
+from aquilia.sockets.intake import Intake
 from aquilia.sockets.room_answers import RoomAnswers
-from aquilia.sockets.settings import OUTBOX_BYTES
+from aquilia.sockets.settings import INBOX_BYTES, OUTBOX_BYTES
 from aquilia.sockets.spool import Spool
 from aquilia.sockets.writing import Writing
 
@@ -52,6 +53,7 @@ class Hub:
         clock: Clock | None = None,
         stopwatch: Callable[[], float] = perf_counter,
         outbox_bytes: int = OUTBOX_BYTES,
+        inbox_bytes: int = INBOX_BYTES,
         spool: Spool | None = None,
         audit: AuditTrail | None = None,
     ) -> None:
@@ -65,6 +67,10 @@ class Hub:
         """The disk behind the outboxes, where any controller has the strategy `spool`."""
         self._writing = Writing(self._fanout, outbox_bytes, stopwatch, spool)
         self.weigh = self._writing.weigh
+        """See `HubPort`."""
+        self.intake = Intake(inbox_bytes, stopwatch)
+        """What has been read and is not handled yet."""
+        self.weigh_inbox = self.intake.weigh
         """See `HubPort`."""
         self.keep_pace = self._writing.keep_pace
         """See `HubPort`."""

@@ -192,6 +192,9 @@ class HubPort(Protocol):
     def weigh(self, conn: Any) -> None:
         """What waits for this connection counts for the process: its transport takes no more, or takes again."""
 
+    def weigh_inbox(self, conn: Any) -> None:
+        """What was read from this connection and is not handled has changed, or what its transport holds."""
+
     def show_out(self, conn: Any) -> None:
         """This connection has its close code, and nothing that it waits for: close it soon."""
 

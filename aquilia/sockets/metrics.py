@@ -47,6 +47,7 @@ class Levels:
     most: int = 0
     bytes: int = 0
     spooled: int = 0
+    unhandled: int = 0
     paused: int = 0
     namespaces: int = 0
     rooms: int = 0
@@ -57,6 +58,7 @@ _LEVELS = {
     "aquilia_outbox_messages_max": "most",
     "aquilia_outbox_bytes": "bytes",
     "aquilia_spool_bytes": "spooled",
+    "aquilia_inbox_bytes": "unhandled",
     "aquilia_connections_paused": "paused",
     "aquilia_namespaces": "namespaces",
     "aquilia_rooms": "rooms",
@@ -169,6 +171,7 @@ class Metrics:
                     level.most = max(level.most, waiting)
                 level.bytes += outbox.waiting_bytes
                 level.spooled += outbox.spooled_bytes
+                level.unhandled += conn._intake
                 level.paused += conn._paused
                 seen += 1
                 if seen % SLICE == 0:
@@ -197,6 +200,9 @@ class Metrics:
         for pattern, meter in figures.meters.items():
             yield from _messages("received", pattern, meter.received, meter.received_kinds)
             yield from _messages("sent", pattern, meter.sent, meter.sent_kinds)
+            for way, deflated in meter.deflated.items():
+                yield Sample(FAMILIES["aquilia_deflated_plain_bytes_total"], (pattern, way), deflated.plain)
+                yield Sample(FAMILIES["aquilia_deflated_wire_bytes_total"], (pattern, way), deflated.wire)
             for event, distribution in meter.handling.items():
                 yield Sample(FAMILIES["aquilia_handler_seconds"], (pattern, event), distribution)
             for event, publications in list(meter.fanout.items()):

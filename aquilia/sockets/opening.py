@@ -148,6 +148,11 @@ class Entrance:
         self._namespaces.prepare(contract)
         self._table.add(contract.declaration.path, served, where=str(contract.location))
 
+    def tell_of_compression(self, why: str) -> None:
+        """Warn of each controller that wants compression, and does not get it here; once for each."""
+        for served in self._served.values():
+            _tell_of_compression(served, why)
+
     def left(self, conn: Connection) -> None:
         """A connection has gone."""
         self._count(self._served[conn._home.pattern], -1)
@@ -249,8 +254,10 @@ class Entrance:
             door.native.max_fragments = settings.max_fragments
             door.native.ping_timeout = self._node.ping_timeout
             door.native.compression = settings.compression
+            meter = self._recorder.meter(door.pattern)
+            door.native.counted = None if meter is None else meter.deflated
         else:
-            _tell_of_compression(admission.served)
+            _tell_of_compression(admission.served, "under this server, which compresses, or not, by its own")
         await door.send(
             {
                 "type": "websocket.accept",
@@ -397,11 +404,8 @@ class Entrance:
         return conn
 
 
-def _tell_of_compression(served: _Served) -> None:
+def _tell_of_compression(served: _Served, why: str) -> None:
     """Under any other server that is the server's matter: nothing is ignored in silence."""
     if served.contract.settings.compression is not None and not served.told:
         served.told = True
-        logger.warning(
-            "%s: compression: has no effect under this server, which compresses, or not, by its own",
-            served.contract.declaration.path,
-        )
+        logger.warning("%s: compression: has no effect %s", served.contract.declaration.path, why)

@@ -94,6 +94,7 @@ class Pump:
                     self._ended(conn)
                 else:
                     conn._pump = task
+                    hub.weigh_inbox(conn)
                     task.add_done_callback(partial(self._ended, conn))
         finally:
             self._running = False
@@ -101,5 +102,7 @@ class Pump:
 
     def _ended(self, conn: Connection, task: object = None) -> None:
         conn._pump = None
+        if conn._intake:
+            conn._hub.weigh_inbox(conn)
         if conn._inbox:  # more came behind its end, or it was ended before its time
             self.add(conn)

@@ -377,6 +377,10 @@ class AquilaSockets:
         else:
             await self._entrance.enter(scope, receive, send)
 
+    def tell_of_compression(self, why: str) -> None:
+        """Warn of controllers whose setting `compression` has no effect: a server does that knows of it."""
+        self._entrance.tell_of_compression(why)
+
     async def gone(self, conn: Connection) -> None:
         """The end of a connection, called by its dispatcher."""
         self._entrance.left(conn)

@@ -50,6 +50,7 @@ from aquilia.sockets.outbox import Backpressure
 
 __all__ = [
     "ADAPTERS",
+    "INBOX_BYTES",
     "OUTBOX_BYTES",
     "AppChain",
     "NodeSettings",
@@ -62,6 +63,8 @@ __all__ = [
 
 OUTBOX_BYTES = 1 << 28
 """Bytes that may wait for slow clients in a process, if nobody says otherwise."""
+INBOX_BYTES = 1 << 28
+"""Bytes that were read in a process and wait to be handled, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,7 @@ class NodeSettings:
     """Handshakes a second and address."""
     max_namespaces: int = 10_000
     outbox_bytes: int = OUTBOX_BYTES
+    inbox_bytes: int = INBOX_BYTES
     spool_dir: str | None = None
     """Where what waits on disk is; None: in the system's folder for temporary files."""
     spool_bytes: int = 1 << 26
@@ -228,6 +232,7 @@ _RULES: dict[str, Rule] = {
     "handshake_rate": or_none(positive),
     "max_namespaces": count,
     "outbox_bytes": count,
+    "inbox_bytes": count,
     "spool_dir": folder,
     "spool_bytes": count,
     "spool_total_bytes": count,

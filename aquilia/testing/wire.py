@@ -26,6 +26,7 @@ class Wire:
     """One connection. The methods of the client's end are below those of the port."""
 
     kind = "testing"
+    held = 0
 
     def __init__(self, context: Context) -> None:
         self.ended: DisconnectReason | None = None
@@ -94,6 +95,13 @@ class Wire:
     def abort(self) -> None:
         """See `Transport`."""
         self.close(CloseCode.ABNORMAL, "")
+
+    def trim(self) -> None:
+        """See `Transport`: there is nothing to give back."""
+
+    def fail(self, code: int, reason: str) -> None:
+        """See `Transport`."""
+        self.close(code, reason)
 
     # The client's end
 

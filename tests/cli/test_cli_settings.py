@@ -90,3 +90,4 @@ async def test_compression_is_agreed_on_or_the_log_says_that_it_is_not(
         _, logged = await server.end()
     told = "compression: has no effect with --transport asgi: nothing is compressed"
     assert (told in logged) is (transport == "asgi")
+    assert logged.count("compression: has no effect") == (transport == "asgi")

@@ -86,6 +86,7 @@ class Wire:
 
     kind = "test"
     framed = 0
+    held = 0
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
@@ -122,6 +123,11 @@ class Wire:
 
     def abort(self) -> None:
         self.cut = True
+
+    def trim(self) -> None: ...
+
+    def fail(self, code: int, reason: str) -> None:
+        self.close(code, reason)
 
     @property
     def events(self) -> list[dict[str, Any]]:

@@ -120,12 +120,13 @@ ELSEWHERE = {
     ("max_fragments", "@Socket"),
     ("tickets", "manifest"),
     ("query_token", "manifest"),
+    ("inbox_bytes", "manifest"),
     ("spool_dir", "manifest"),
     ("spool_bytes", "manifest"),
     ("spool_total_bytes", "manifest"),
 }
-"""Shown by tests of their own, below, and in test_audit.py, test_drain.py, test_metrics_serving.py, test_spool.py and
-test_tickets.py."""
+"""Shown by tests of their own, below, and in test_audit.py, test_drain.py, test_intake.py, test_metrics_serving.py,
+test_spool.py and test_tickets.py."""
 
 
 def said(where: str) -> list[Any]:

@@ -44,7 +44,7 @@ class ASGITransport:
 
     __slots__ = (
         "_aborted", "_binary", "_closing", "_conn", "_context", "_events", "_full", "_queue", "_queued", "_receive",
-        "_resume", "_send", "_served", "_tasks", "_writer", "kind",
+        "_resume", "_send", "_served", "_tasks", "_writer", "held", "kind",
     )  # fmt: skip
 
     def __init__(self, receive: Receive, send: Send, *, binary: bool | None, tasks: TaskSet) -> None:
@@ -64,6 +64,8 @@ class ASGITransport:
         self._full = False
         self._closing: tuple[int, str] | None = None
         self._aborted = False
+        self.held = 0
+        """See `Transport`: the message in hand while reading is paused. The server's own are not known here."""
 
     # The upward half
 
@@ -81,6 +83,7 @@ class ASGITransport:
                 await self._say_goodbye(*self._closing)
         finally:
             self._served = None
+            self.held = 0
             if self._writer is not None:
                 self._writer.cancel()
             events.on_closed(conn, *(self._closing or (code, reason)))
@@ -91,7 +94,10 @@ class ASGITransport:
             message = await self._receive()
             if message["type"] == "websocket.receive":
                 if self._resume is not None:
-                    await self._resume  # with the message in hand: of the client's end we hear even so
+                    # With the message in hand: of the client's end we hear even so.
+                    self._hold(len(message.get("text") or message.get("bytes") or b""))
+                    await self._resume
+                    self._hold(0)
                 messages += 1
                 if messages % TURN == 0:
                     await asyncio.sleep(0)  # a server that has them queued gives the loop no turn by itself
@@ -102,6 +108,11 @@ class ASGITransport:
                     events.on_message(conn, message["bytes"], binary=True)
             elif message["type"] == "websocket.disconnect":
                 return int(message.get("code") or CloseCode.NO_STATUS), message.get("reason") or ""
+
+    def _hold(self, size: int) -> None:
+        self.held = size
+        if self._events is not None:
+            self._events.on_held(self._conn)
 
     # The downward half
 
@@ -201,3 +212,10 @@ class ASGITransport:
             self._closing = (int(CloseCode.ABNORMAL), "")
         if self._served is not None:
             self._served.cancel()
+
+    def trim(self) -> None:
+        """See `Transport`. There is nothing but the message in hand."""
+
+    def fail(self, code: int, reason: str) -> None:
+        """See `Transport`."""
+        self.close(code, reason)

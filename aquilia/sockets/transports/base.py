@@ -13,6 +13,8 @@ What is promised:
 - `close` sends what was written before, then the close frame, and waits a bounded time for the peer; `abort`
   sends nothing. Both may be called at any time, repeatedly.
 - While reading is paused, messages that had been read already may still come up.
+- `held` is what is in memory of messages that have not come up: it is 0 again when the connection is over. `on_held`
+  comes when it has changed but for a downward call, once for each read at most.
 - No upward call is made from within a downward one.
 """
 
@@ -36,6 +38,11 @@ class Transport(Protocol):
     """Names the framing: connections of one kind share the frames that `frame` made."""
 
     @property
+    def held(self) -> int:
+        """Bytes of memory for messages that are not whole, or wait below this port; and of buffers that grew for
+        them. Servers that put messages together for an ASGI application do not tell."""
+
+    @property
     def line(self) -> Callable[[bytes], object] | None:
         """Writes one frame at once: the short way for a publication to many. None while there is none."""
 
@@ -57,6 +64,15 @@ class Transport(Protocol):
     def abort(self) -> None:
         """Cut the connection."""
 
+    def trim(self) -> None:
+        """Give back memory that is held for messages to come."""
+
+    def fail(self, code: int, reason: str) -> None:
+        """Send a close frame, and end the connection without waiting for the peer's (RFC 6455 section 7.1.7).
+
+        What is held is given back at once. Where a server does the closing handshake, it is as `close`.
+        """
+
 
 class TransportEvents(Protocol):
     """The upward half: one object serves many connections; `conn` is what it gave at the opening."""
@@ -66,6 +82,9 @@ class TransportEvents(Protocol):
 
     def on_writable(self, conn: Any) -> None:
         """The transport takes frames again."""
+
+    def on_held(self, conn: Any) -> None:
+        """What the transport holds has changed."""
 
     def on_shutdown(self, conn: Any) -> None:
         """The server stops, and wants the connection to end."""

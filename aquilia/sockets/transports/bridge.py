@@ -38,6 +38,9 @@ class ASGIBridge:
         """See `TransportEvents`."""
         self._writable.set()
 
+    def on_held(self, conn: Any) -> None:
+        """See `TransportEvents`. Nobody counts here what it is."""
+
     def on_shutdown(self, conn: Any) -> None:
         """See `TransportEvents`."""
         self._transport.close(CloseCode.RESTART, "")

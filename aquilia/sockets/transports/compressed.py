@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aquilia.sockets.deflate import Agreement, InflateError
 from aquilia.sockets.faults import CloseCode
-from aquilia.sockets.transports.frames import BINARY, TEXT, NativeTransport, frame_header
+from aquilia.sockets.figures import Deflated
+from aquilia.sockets.transports.frames import NativeTransport
+from aquilia.sockets.transports.framing import BINARY, TEXT, frame_header
 
 __all__ = ["CompressedTransport", "ContextTransport", "compressed"]
 
@@ -22,22 +24,35 @@ RSV1 = 0x40
 CHARGE = 4096
 """Inflated bytes that count like one more frame in what a connection may do in one turn of the loop."""
 
+_UNSEEN = {"received": Deflated(), "sent": Deflated()}
+"""What is counted where nobody asks."""
+
 
 def compressed(
     wire: asyncio.Transport,
     max_size: int,
     on_gone: Callable[[NativeTransport], None],
     agreement: Agreement,
+    counted: Mapping[str, Deflated] | None = None,
 ) -> CompressedTransport:
-    """The transport of a connection that agreed on this."""
+    """The transport of a connection that agreed on this; `counted` is what it has received and sent."""
     kind = ContextTransport if agreement.server_context else CompressedTransport
-    return kind(wire, max_size, on_gone, agreement)
+    return kind(wire, max_size, on_gone, agreement, counted or _UNSEEN)
 
 
 class CompressedTransport(NativeTransport):
     """Its messages stand alone: those that agreed on the same share their frames."""
 
-    __slots__ = ("_deflater", "_inflater", "_is_compressed", "_limit", "_min_size", "kind")
+    __slots__ = (
+        "_deflater",
+        "_inflater",
+        "_is_compressed",
+        "_limit",
+        "_min_size",
+        "_received",
+        "_sent",
+        "kind",
+    )
 
     def __init__(
         self,
@@ -45,6 +60,7 @@ class CompressedTransport(NativeTransport):
         max_size: int,
         on_gone: Callable[[NativeTransport], None],
         agreement: Agreement,
+        counted: Mapping[str, Deflated],
     ) -> None:
         # What does not become smaller becomes larger, by 5 bytes for each block of 507 or more.
         super().__init__(wire, max_size + max_size // 64 + 64, on_gone)
@@ -53,6 +69,7 @@ class CompressedTransport(NativeTransport):
         self._deflater = agreement.deflater()
         self._inflater = agreement.inflater()
         self._is_compressed = False
+        self._received, self._sent = counted["received"], counted["sent"]
         self.kind = agreement.kind
 
     # What picows calls
@@ -83,6 +100,7 @@ class CompressedTransport(NativeTransport):
             logger.debug("a compressed message of %d bytes is refused: %s", len(data), error)
             self._fail(error.code, error.reason)
             return
+        self._received.add(len(message), len(data))
         if self._events is not None and (binary or message.isascii() or self._is_utf8(message)):
             self._events.on_message(self._conn, message, binary=binary)
         # A read holds few bytes, and what they inflate to may be many: what is behind waits as it came.
@@ -95,6 +113,7 @@ class CompressedTransport(NativeTransport):
         if len(message) >= self._min_size:
             packed = self._deflater.deflate(message)
             if len(packed) < len(message):
+                self._sent.add(len(message), len(packed))
                 return frame_header(RSV1 | (BINARY if binary else TEXT), len(packed)) + packed
         return super().frame(message, binary=binary)
 
@@ -127,4 +146,5 @@ class ContextTransport(CompressedTransport):
         if len(frame) - start < self._min_size:
             return frame
         packed = self._deflater.deflate(frame[start:])
+        self._sent.add(len(frame) - start, len(packed))
         return frame_header(RSV1 | (frame[0] & 0x0F), len(packed)) + packed

@@ -11,14 +11,29 @@ from codecs import IncrementalDecoder, getincrementaldecoder
 from collections import deque
 from collections.abc import Callable, Sequence
 from random import uniform
-from typing import Any
+from typing import Any, Protocol
 
 from picows import WSListener
 
 from aquilia.sockets.faults import CloseCode
 from aquilia.sockets.transports.base import TransportEvents
+from aquilia.sockets.transports.framing import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    FRAME_OVERHEAD,
+    PING,
+    PING_FRAME,
+    PONG,
+    SHORT_BINARY,
+    SHORT_TEXT,
+    TEXT,
+    KeptFrame,
+    close_body,
+    frame_header,
+)
 
-__all__ = ["BINARY", "TEXT", "NativeTransport", "frame_header"]
+__all__ = ["NativeTransport", "Reader"]
 
 CLOSE_TIMEOUT = 5.0
 """Seconds that the peer may take to answer a close frame, before the connection is cut: up to a fifth more.
@@ -28,39 +43,20 @@ CLOSE_TIMEOUT = 5.0
 MAX_FRAGMENTS = 4096
 """Frames of one message, unless told otherwise, or they have MIN_FRAGMENT bytes on average: each takes 50 more."""
 MIN_FRAGMENT = 16
-MAX_REASON = 123
-"""Bytes of a close frame's reason (RFC 6455 section 5.5)."""
 TURN = 64
 """Frames of one connection that are handled in one turn of the loop; what else came with them waits for the next."""
 
 _UTF8 = getincrementaldecoder("utf-8")
 
-TEXT, BINARY = 0x1, 0x2
-_CONTINUATION, _CLOSE, _PING, _PONG = 0x0, 0x8, 0x9, 0xA
 
+class Reader(Protocol):
+    """What puts frames together for a transport."""
 
-def frame_header(opcode: int, length: int) -> bytes:
-    """The head of a final, unmasked frame (RFC 6455 section 5.2)."""
-    if length < 126:
-        return bytes((0x80 | opcode, length))
-    if length < 65_536:
-        return bytes((0x80 | opcode, 126)) + length.to_bytes(2, "big")
-    return bytes((0x80 | opcode, 127)) + length.to_bytes(8, "big")
+    buffer: int
+    """Bytes by which its buffer has grown."""
 
-
-class _KeptFrame:
-    """What `on_ws_frame` needs of a frame, for later."""
-
-    __slots__ = ("_payload", "fin", "last_in_buffer", "msg_type", "rsv1", "rsv2", "rsv3")
-
-    def __init__(self, frame: Any) -> None:
-        self.msg_type, self.fin = frame.msg_type, frame.fin
-        self.rsv1, self.rsv2, self.rsv3 = frame.rsv1, frame.rsv2, frame.rsv3
-        self.last_in_buffer = False
-        self._payload: bytes = frame.get_payload_as_bytes()
-
-    def get_payload_as_bytes(self) -> bytes:
-        return self._payload
+    def renew(self) -> Reader:
+        """One with a small buffer, in its place; itself, while it has a part of a frame."""
 
 
 class NativeTransport(WSListener):
@@ -70,8 +66,9 @@ class NativeTransport(WSListener):
 
     __slots__ = (
         "_broken", "_budget", "_close_timer", "_closing", "_conn", "_decoder", "_events", "_fragments", "_heard",
-        "_kind", "_later", "_leaving", "_line", "_on_gone", "_paused", "_pong", "_said", "_silent", "_size",
-        "_stopped", "_websocket", "_wire", "_write_paused", "gone", "max_fragments", "max_size", "read_behind",
+        "_kind", "_later", "_later_bytes", "_leaving", "_line", "_on_gone", "_paused", "_pong", "_said", "_silent",
+        "_size", "_stopped", "_websocket", "_wire", "_write_paused", "gone", "held", "max_fragments", "max_size",
+        "read_behind", "reader",
     )  # fmt: skip
 
     def __init__(
@@ -108,7 +105,11 @@ class NativeTransport(WSListener):
         """Reads what came in one read with the request's head: it is the beginning of what is read now."""
         self._line: Callable[[bytes], object] | None = self._way()
         self._budget = TURN
-        self._later: deque[_KeptFrame] | None = None
+        self._later: deque[KeptFrame] | None = None
+        self._later_bytes = 0
+        self.reader: Reader | None = None
+        self.held = 0
+        """See `Transport`."""
 
     def start(self, events: TransportEvents, conn: Any) -> None:
         """Hand messages up to `events` from now on; called in the turn of the loop that made the connection."""
@@ -142,7 +143,7 @@ class NativeTransport(WSListener):
             return
         self._budget = TURN if frame.last_in_buffer else budget - 1
         if self._closing is not None or events is None:
-            if frame.msg_type == _CLOSE:
+            if frame.msg_type == CLOSE:
                 self.leave()
             return
         opcode = frame.msg_type
@@ -154,11 +155,11 @@ class NativeTransport(WSListener):
                 events.on_message(self._conn, data, binary=False)
         elif opcode == BINARY and frame.fin and self._fragments is None:
             events.on_message(self._conn, frame.get_payload_as_bytes(), binary=True)
-        elif opcode == _PING:
+        elif opcode == PING:
             self._answer_ping(frame.get_payload_as_bytes())
-        elif opcode == _CLOSE:
+        elif opcode == CLOSE:
             self._answer_close(transport)
-        elif opcode != _PONG:
+        elif opcode != PONG:
             data = frame.get_payload_as_bytes()
             if self._may_be_utf8(int(opcode), data):
                 self._on_fragment(int(opcode), data, bool(frame.fin))
@@ -172,7 +173,11 @@ class NativeTransport(WSListener):
             self._later = deque()
             self._balance_wire()
             asyncio.get_running_loop().call_soon(self._go_on)
-        self._later.append(_KeptFrame(frame))
+        kept = KeptFrame(frame)
+        self._later.append(kept)
+        self._later_bytes += kept.weight
+        if frame.last_in_buffer:
+            self.hold()
 
     def _go_on(self) -> None:
         """Handle what was put off, as long as reading is not paused."""
@@ -181,7 +186,9 @@ class NativeTransport(WSListener):
             return
         self._budget = TURN
         while later and self._budget:
-            self.on_ws_frame(self._websocket, later.popleft())
+            kept = later.popleft()
+            self._later_bytes -= kept.weight
+            self.on_ws_frame(self._websocket, kept)
         if later:
             self._budget = 0  # what comes now comes behind them
             asyncio.get_running_loop().call_soon(self._go_on)
@@ -190,6 +197,7 @@ class NativeTransport(WSListener):
             self._later = None
             self._balance_wire()
             self._say_goodbye()  # if there is one: it came behind all of them
+        self.hold()
 
     def _balance_wire(self) -> None:
         stop = self._paused or self._later is not None or self._broken
@@ -217,7 +225,7 @@ class NativeTransport(WSListener):
         return True
 
     def _on_fragment(self, opcode: int, data: bytes, final: bool) -> None:
-        if opcode == _CONTINUATION:
+        if opcode == CONTINUATION:
             if self._fragments is None:
                 self._fail(CloseCode.PROTOCOL_ERROR, "a continuation frame continues nothing")
                 return
@@ -233,6 +241,18 @@ class NativeTransport(WSListener):
             self._fail(CloseCode.TOO_BIG, "the message is too big")
         elif final:
             self._finish_fragments()
+            self.hold()
+        else:
+            self.hold()
+
+    def hold(self) -> None:
+        """Tell of what is held, which has changed."""
+        held = self._later_bytes + (0 if self.reader is None else self.reader.buffer)
+        if self._fragments is not None:
+            held += self._size + FRAME_OVERHEAD * len(self._fragments)
+        if held != self.held and self._events is not None:
+            self.held = held
+            self._events.on_held(self._conn)
 
     def _finish_fragments(self) -> None:
         data = b"".join(self._fragments or ())
@@ -254,7 +274,7 @@ class NativeTransport(WSListener):
         if self._write_paused:
             self._pong = payload
         else:
-            self._wire.write(frame_header(_PONG, len(payload)) + payload)
+            self._wire.write(frame_header(PONG, len(payload)) + payload)
 
     def _answer_close(self, transport: Any) -> None:
         handshake = transport.close_handshake.recv
@@ -285,7 +305,7 @@ class NativeTransport(WSListener):
         self._line = None
         self._broken = False
         self.resume_reading()  # the peer's close frame has to be read
-        self._wire.write(frame_header(_CLOSE, len(body)) + body)
+        self._wire.write(frame_header(CLOSE, len(body)) + body)
         self._set_timer(self._wire.abort)
         if self._leaving:
             self._wire.close()
@@ -315,7 +335,8 @@ class NativeTransport(WSListener):
             self._set_timer(self._drop_later)
 
     def _drop_later(self) -> None:
-        self._later = None
+        self._drop()
+        self.hold()
         self._say_goodbye()
 
     def _say_goodbye(self) -> None:
@@ -326,8 +347,9 @@ class NativeTransport(WSListener):
     def _fail(self, code: int, reason: str) -> None:
         """The peer broke the protocol (RFC 6455 section 7.1.7)."""
         self._fragments = None
+        self.hold()
         if self._closing is None:
-            self._close_behind_answers(code, reason, _close_body(code, reason))
+            self._close_behind_answers(code, reason, close_body(code, reason))
 
     def on_ws_disconnected(self, transport: Any) -> None:
         """The wire is gone."""
@@ -339,7 +361,9 @@ class NativeTransport(WSListener):
         self._websocket = None  # which leads back to here
         self._on_gone(self)
         events, self._events = self._events, None
-        self._later = None
+        self._drop()
+        self.reader = None
+        self.held = 0
         if events is not None:
             events.on_closed(self._conn, int(code), reason)
 
@@ -364,7 +388,7 @@ class NativeTransport(WSListener):
         """See `Transport`."""
         length = len(message)
         if length < 126:
-            return (_SHORT_BINARY if binary else _SHORT_TEXT)[length] + message
+            return (SHORT_BINARY if binary else SHORT_TEXT)[length] + message
         return frame_header(BINARY if binary else TEXT, length) + message
 
     def _way(self) -> Callable[[bytes], object]:
@@ -399,7 +423,8 @@ class NativeTransport(WSListener):
         """See `Transport`."""
         if not self._said and not self.gone:
             self._closing = (code, reason)
-            self._write_close(_close_body(code, reason))
+            self._fragments = None
+            self._write_close(close_body(code, reason))
 
     def abort(self) -> None:
         """See `Transport`."""
@@ -408,6 +433,29 @@ class NativeTransport(WSListener):
         self._said = True
         self._line = None
         self._wire.abort()
+
+    def trim(self) -> None:
+        """See `Transport`."""
+        if self._closing is not None or self._later is not None or self._broken:
+            return
+        if self.reader is not None and self.reader.buffer:
+            self.held -= self.reader.buffer
+            self.reader = self.reader.renew()
+            self.held += self.reader.buffer
+
+    def fail(self, code: int, reason: str) -> None:
+        """See `Transport`."""
+        self.close(code, reason)
+        self._drop()
+        self.held = 0
+        if self._write_paused:
+            self._wire.abort()  # it would be held until the peer reads on
+        else:
+            self._wire.close()
+
+    def _drop(self) -> None:
+        self._fragments = self._later = None
+        self._later_bytes = 0
 
     def shutdown(self) -> None:
         """The server stops: uvicorn calls this for each of its connections."""
@@ -423,7 +471,7 @@ class NativeTransport(WSListener):
         self._silent = 0 if self._heard or self._paused else self._silent + 1
         self._heard = False
         if not self._write_paused:
-            self._wire.write(_PING_FRAME)
+            self._wire.write(PING_FRAME)
 
     def look(self, silent: int) -> None:
         """Give the peer up if nothing was heard for so many heartbeats before the last one, nor since.
@@ -432,13 +480,3 @@ class NativeTransport(WSListener):
         """
         if self._closing is None and not self._heard and not self._paused and self._silent >= silent:
             self.close(CloseCode.TIMED_OUT, "no answer to pings")
-
-
-def _close_body(code: int, reason: str) -> bytes:
-    text = reason.encode()[:MAX_REASON].decode(errors="ignore")  # a whole number of characters
-    return code.to_bytes(2, "big") + text.encode()
-
-
-_PING_FRAME = frame_header(_PING, 0)
-_SHORT_TEXT = [frame_header(TEXT, length) for length in range(126)]
-_SHORT_BINARY = [frame_header(BINARY, length) for length in range(126)]

@@ -14,6 +14,7 @@ import base64
 import binascii
 import logging
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
@@ -21,6 +22,7 @@ from weakref import WeakKeyDictionary
 
 from aquilia.sockets.deflate import Compression, agree
 from aquilia.sockets.faults import CloseCode
+from aquilia.sockets.figures import Deflated
 from aquilia.sockets.heartbeat import HeartbeatWheel
 from aquilia.sockets.transports.base import NATIVE
 from aquilia.sockets.transports.bridge import ASGIBridge
@@ -86,7 +88,7 @@ class _Household:
 class NativeHandover:
     """`scope["extensions"]["aquilia.native"]`: how an application takes an accepted connection over."""
 
-    __slots__ = ("_protocol", "compression", "max_fragments", "max_message_size", "ping_timeout")
+    __slots__ = ("_protocol", "compression", "counted", "max_fragments", "max_message_size", "ping_timeout")
 
     def __init__(self, protocol: NativeProtocol, max_message_size: int) -> None:
         self._protocol: NativeProtocol | None = protocol
@@ -94,6 +96,8 @@ class NativeHandover:
         """Bytes; to be set before `websocket.accept`."""
         self.compression: Compression | None = None
         """How to compress if the client wants it; to be set before `websocket.accept`, too."""
+        self.counted: Mapping[str, Deflated] | None = None
+        """Counts what is compressed, `received` and `sent`; likewise."""
         self.max_fragments: int | None = None
         """Frames of one message; likewise."""
         self.ping_timeout: float | None = None
@@ -330,6 +334,7 @@ class NativeProtocol(asyncio.Protocol):
             behind=self._behind,
             agreement=agreement,
             on_gone=household.leave,
+            counted=handover.counted,
         )
         self._behind = b""
         self._state.connections.discard(cast(Any, self))
