@@ -150,7 +150,7 @@ class RoomLog:
         """The newest offset that the bounds have let go of."""
         self.bytes = 0
         self.touched = 0.0
-        """When something was last appended."""
+        """When something was last appended, or its last follower left."""
         self._entries: deque[Entry] = deque()
         self._ids: dict[str, int] = {}
 
@@ -205,8 +205,8 @@ class RoomLog:
 TOTAL_BYTES = 256 << 20
 """What all logs of a process may hold together, about: beyond it, the log that was least lately used goes."""
 IDLE = 300.0
-"""Seconds that an empty log is remembered after its last entry expired: until then its head proves that nothing
-is missing."""
+"""Seconds that an empty log that nobody follows is remembered after its last entry expired: until then its head
+proves that nothing is missing."""
 SWEEP_EVERY = 60.0
 
 
@@ -216,10 +216,11 @@ class RoomLogs:
     A log that was given up begins a new life under another epoch.
     """
 
-    __slots__ = ("_logs", "_swept", "bytes", "limit")
+    __slots__ = ("_followed", "_logs", "_swept", "bytes", "limit")
 
     def __init__(self, limit: int = TOTAL_BYTES) -> None:
         self._logs: OrderedDict[Hashable, RoomLog] = OrderedDict()
+        self._followed: set[Hashable] = set()
         self._swept = 0.0
         self.limit = limit
         self.bytes = 0
@@ -238,6 +239,17 @@ class RoomLogs:
         else:
             self._logs.move_to_end(key)
         return log
+
+    def follow(self, key: Hashable, history: History, now: float) -> RoomLog:
+        """The log of a room that has members: it is not given up, however long nothing is said there."""
+        self._followed.add(key)
+        return self.open(key, history, now)
+
+    def unfollow(self, key: Hashable, now: float) -> None:
+        """The members have left, and may come back."""
+        if key in self._followed:
+            self._followed.discard(key)
+            self._logs[key].touched = now
 
     def append(self, log: RoomLog, id: str, data: bytes, now: float) -> tuple[int, bool]:
         """See `RoomLog.append`."""
@@ -260,7 +272,7 @@ class RoomLogs:
         self._swept = now
         for key, log in list(self._logs.items()):
             log.expire(now)
-            if not len(log) and now - log.touched > log.history.ttl + IDLE:
+            if not len(log) and now - log.touched > log.history.ttl + IDLE and key not in self._followed:
                 del self._logs[key]
         self.bytes = sum(log.bytes for log in self._logs.values())
 

@@ -89,6 +89,29 @@ async def test_a_plain_client_sees_no_places() -> None:
     assert note == {"type": "event", "event": "note", "payload": "one", "room": "hall"}
 
 
+async def test_a_room_that_was_quiet_for_an_hour_is_no_loss_to_who_is_in_it_or_comes_back() -> None:
+    hall = Socket("/hall", history=History(ttl=60))(type("H", (Hall,), {}))
+    async with sockets_test(hall) as t:
+        stays, leaves = [await t.connect("/hall", subprotocol="aquilia.v1.json") for _ in range(2)]
+        for client in (stays, leaves):
+            await client.request("enter")
+        for _ in range(2):
+            await stays.request("say", "once")
+            await t.clock.advance(3600)
+
+        await stays.request("say", "again")
+        told = [await leaves.expect("note") for _ in range(3)]
+        assert [note.meta["offset"] for note in told if note.meta] == [1, 2, 3]
+        assert len({note.meta["epoch"] for note in told if note.meta}) == 1
+        await leaves.disconnect()
+        await stays.disconnect()
+        await t.clock.advance(70)
+
+        back = await t.connect("/hall")
+        page = await back.request("recall", {"room": "hall", "since": [told[-1].meta["epoch"], 3]})
+        assert (page["complete"], page["head"]) == (True, 3)
+
+
 async def test_history_returns_what_was_said_also_when_nobody_was_there() -> None:
     async with serving(hall(History(size=3))) as base:
         async with Client.connect(f"{base}/hall", "v1.json") as ada:

@@ -212,6 +212,17 @@ def test_a_log_that_nobody_used_for_long_is_given_up_and_begins_a_new_life() -> 
     assert logs.open("a", history, 900.0).epoch != log.epoch
 
 
+def test_a_log_that_somebody_follows_lives_on_and_so_long_behind_that_as_behind_a_message() -> None:
+    logs, history = RoomLogs(), History(ttl=10)
+    log = logs.follow("a", history, 0.0)
+    logs.open("b", history, 900.0)
+    assert logs.open("a", history, 900.0) is log
+    logs.unfollow("a", 900.0)
+    assert logs.open("a", history, 1000.0) is log
+    logs.open("b", history, 1900.0)
+    assert logs.open("a", history, 1900.0) is not log
+
+
 @pytest.mark.parametrize(
     ("room", "size"),
     [("chat:a", 1), ("chat:", 1), ("chat", 3), ("a.b", 2), ("axb", 3), ("a\nb", 3), ("news:chat:a", 3)],

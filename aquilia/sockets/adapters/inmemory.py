@@ -35,6 +35,8 @@ class InMemoryBroker:
     async def stop(self) -> None:
         """See `Broker`."""
         self._deliver = None
+        for key in self._subscribed:
+            self._logs.unfollow(key, self._clock())
         self._subscribed.clear()
 
     async def subscribe(
@@ -44,12 +46,13 @@ class InMemoryBroker:
         self._subscribed.add((namespace, room))
         if history is None or room is None:
             return None
-        log = self._logs.open((namespace, room), history, self._clock())
+        log = self._logs.follow((namespace, room), history, self._clock())
         return Position(log.epoch, log.head)
 
     async def unsubscribe(self, namespace: str, room: str | None) -> None:
         """See `Broker`."""
         self._subscribed.discard((namespace, room))
+        self._logs.unfollow((namespace, room), self._clock())
 
     async def publish(self, publication: Publication, history: History | None = None) -> Position | None:
         """See `Broker`."""
