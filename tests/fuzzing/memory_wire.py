@@ -8,6 +8,7 @@ import logging
 import socket
 from typing import Any
 
+from aquilia.sockets.deflate import Agreement
 from aquilia.sockets.transports.frames import NativeTransport
 from aquilia.sockets.transports.upgrade import upgrade
 
@@ -75,7 +76,7 @@ class MemoryWire(asyncio.Transport):
 class Visit:
     """One connection: what it handed up, and how it ended. Implements `TransportEvents`."""
 
-    def __init__(self, max_size: int = MAX_SIZE) -> None:
+    def __init__(self, max_size: int = MAX_SIZE, agreement: Agreement | None = None) -> None:
         self.messages: list[tuple[bytes, bool]] = []
         self.ends: list[tuple[int, str]] = []
         self.wire = MemoryWire()
@@ -92,7 +93,7 @@ class Visit:
             max_size=max_size,
             max_fragments=None,
             behind=b"",
-            agreement=None,
+            agreement=agreement,
             on_gone=self._count,
         )
         self.transport.start(self, self)

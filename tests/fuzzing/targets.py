@@ -17,7 +17,10 @@ from aquilia.sockets.handshake import check_host, check_origin, choose_profile, 
 from aquilia.sockets.offered import offered_credential
 from aquilia.sockets.resume import Record, Ticket, Tokens
 from aquilia.sockets.schema import Schema, payload_type
+from fuzzing.compression import compressed_frames, inflation, offers
+from fuzzing.conversation import anything, first_words
 from fuzzing.memory_wire import MAX_SIZE, Visit
+from fuzzing.strangers import cookies, jwt, proxies
 
 CLOSE, PING, PONG = 8, 9, 10
 TYPES = [payload_type(None), payload_type(Schema({"text": str})), payload_type(dict[int, float] | None)]
@@ -136,4 +139,25 @@ def patterns(data: bytes) -> None:
         assert pattern.match(pattern.build(**params)) == params or any(v != v for v in params.values())
 
 
-TARGETS = {target.__name__: target for target in (frames, codecs, doors, tokens, patterns)}
+def compressed(data: bytes) -> None:
+    """See `compressed_frames`."""
+    _loop().run_until_complete(compressed_frames(data))
+
+
+def hello(data: bytes) -> None:
+    """See `first_words`."""
+    _loop().run_until_complete(first_words(data))
+
+
+def dispatch(data: bytes) -> None:
+    """See `anything`."""
+    _loop().run_until_complete(anything(data))
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target
+    for target in (
+        frames, compressed, hello, dispatch, inflation, offers, codecs, doors, tokens, patterns, proxies, jwt,
+        cookies,
+    )
+}  # fmt: skip

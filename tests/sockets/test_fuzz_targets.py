@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +9,9 @@ from fuzzing.memory_wire import MAX_SIZE
 from fuzzing.targets import TARGETS, TOKEN
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import succeeds
 from rawsocket import CONTINUATION, PING, TEXT, frame
 
-TESTS = Path(__file__).parent.parent
 SEEDS = [
     b"",
     b"\x00",
@@ -25,6 +23,10 @@ SEEDS = [
     b"/room/:id:int\n/room/7",
     TOKEN.encode(),
     b"\x95\x01\xa4\xffway\x02\xa1o\x90",
+    b"permessage-deflate; client_max_window_bits, permessage-deflate; server_max_window_bits=9",
+    b'for=192.0.2.1;proto=https;host="a.example:80", for="[2001:db8::1]:47011"',
+    bytes(range(256)),
+    b"\x01\xff" * 60,
 ]
 
 
@@ -40,8 +42,7 @@ def test_a_target_holds_for_any_bytes(target: str, data: bytes) -> None:
     TARGETS[target](data)
 
 
-def test_what_a_run_has_found_can_be_tried_once_more(tmp_path: Path) -> None:
+async def test_what_a_run_has_found_can_be_tried_once_more(tmp_path: Path) -> None:
     found = tmp_path / "found"
     found.write_bytes(SEEDS[2])
-    command = [sys.executable, "-m", "fuzzing", "--only", "frames", "--input", str(found)]
-    subprocess.run(command, check=True, timeout=30, cwd=TESTS)
+    await succeeds("fuzzing", "--only", "frames", "--input", str(found), seconds=30)
