@@ -2,9 +2,11 @@
 
     make abuse                          # a minute
     make abuse ARGS="--seconds 600"
+    make abuse ARGS="--loop asyncio"    # in the place of uvloop
 
 A healthy client asks all the while, and must be answered. What the process holds is compared between the first
-quarter of the run and its end: objects of connections, tasks and open files, and its memory.
+quarter of the run and its end: objects of connections, tasks, timers, threads and open files, and its memory. The
+last lines say whether it held; the exit code is 0 if it did.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import random
 import shutil
 import sys
@@ -37,6 +40,7 @@ SPARE = 4
 """Objects of one kind that there may be more of, as those of the connections that ask for the figures."""
 KEPT = ("Ticket", "Record", "Succession", "Session", "Resum")
 """Sessions that a client may come back to are kept for two minutes."""
+NUMBERS = ("files", "threads", "tasks", "timers")
 GROWTH = 24 * 2**20
 """Bytes of memory that may be added: freed memory is not all given back at once."""
 
@@ -91,7 +95,7 @@ def grown(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         for kind, count in after["objects"].items()
         if count > before["objects"].get(kind, 0) + SPARE and not any(word in kind for word in KEPT)
     ]
-    for key in ("files", "tasks"):
+    for key in NUMBERS:
         if after[key] > before[key] + SPARE:
             problems.append(f"{key}: {before[key]} became {after[key]}")
     if after["rss"] > before["rss"] + GROWTH:
@@ -107,7 +111,7 @@ async def settled(port: int, before: dict[str, Any], patience: float = SETTLE) -
     return problems
 
 
-async def run(port: int, seconds: float, seed: int) -> list[str]:
+async def run(port: int, seconds: float, seed: int, loop: str) -> list[str]:
     """The whole of it; what is wrong in the end."""
     fresh = await figures(port)
     await abuse(port, seconds / 4, seed)
@@ -118,24 +122,32 @@ async def run(port: int, seconds: float, seed: int) -> list[str]:
     after = await figures(port)
     print(f"{sum(done.values())} attacks: {dict(sorted(done.items()))}")
     print(f"{answers} answers to the healthy client, the slowest after {slowest:.3f} s")
-    for key in ("rss", "files", "tasks"):
+    print(f"on {after['loop']}:")
+    for key in ("rss", *NUMBERS):
         print(f"{key}: {fresh[key]} at first, {before[key]} after a quarter, {after[key]} in the end")
     missing = {attack.__name__ for attack in ATTACKS} - set(done)
+    if after["loop"] != loop:
+        problems.append(f"it ran on {after['loop']}, not on {loop}")
     return problems + [f"never tried: {sorted(missing)}"] * bool(missing)
 
 
 @contextlib.asynccontextmanager
-async def served(folder: Path):  # type: ignore[no-untyped-def]
-    """`aq serve` of the workspace, on a port that the system chooses."""
+async def served(folder: Path, loop: str):  # type: ignore[no-untyped-def]
+    """`aq serve` of the workspace, on a port that the system chooses, and an event loop of this kind."""
     shutil.copytree(WORKSPACE, folder, dirs_exist_ok=True)
     aq = [sys.executable, "-m", "aquilia.cli"]
+    environment = {**os.environ, "ABUSE_LOOP": loop}
     compiled = await asyncio.create_subprocess_exec(
-        *aq, "compile", cwd=folder, stdout=asyncio.subprocess.DEVNULL
+        *aq, "compile", cwd=folder, env=environment, stdout=asyncio.subprocess.DEVNULL
     )
     assert await compiled.wait() == 0
     with (folder / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            *aq, "serve", "--port", "0", cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=log
+            *(*aq, "serve", "--port", "0"),
+            cwd=folder,
+            env=environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
         )
         try:
             assert process.stdout is not None
@@ -156,14 +168,19 @@ async def main() -> int:
     parser = argparse.ArgumentParser(prog="make abuse ARGS=", description="Clients that mean harm")
     parser.add_argument("--seconds", type=float, default=60, help="of abuse (60)")
     parser.add_argument("--seed", type=int, default=1, help="of what they do when (1)")
+    parser.add_argument(
+        "--loop", choices=["uvloop", "asyncio"], default="uvloop", help="of the server (uvloop)"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        async with served(Path(folder)) as port:
-            problems = await run(port, options.seconds, options.seed)
+        async with served(Path(folder), options.loop) as port:
+            problems = await run(port, options.seconds, options.seed, options.loop)
         complaints = (Path(folder) / "log").read_text(errors="replace")
         if "Traceback" in complaints:
             problems.append(f"the server logged an error:\n{complaints[-4000:]}")
-    print("\n".join(problems) or "Nothing is left of it.")
+    for problem in problems:
+        print(f"- {problem}")
+    print("It did NOT hold." if problems else "It held: nothing is left of it.")
     return 1 if problems else 0
 
 

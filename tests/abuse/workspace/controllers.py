@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import os
-from collections import Counter
-from pathlib import Path
 from typing import Any
 
-from aquilia import GET, Controller
-from aquilia.sockets import Connection, Event, Socket, SocketController, Subscribe, Unsubscribe
+from held import held
 
-COUNTED = ("aquilia.sockets", "picows", "uvicorn")
+from aquilia import GET, Controller, Identity
+from aquilia.auth import token_invalid
+from aquilia.sockets import (
+    Compression,
+    Connection,
+    Event,
+    Socket,
+    SocketController,
+    Subscribe,
+    Unsubscribe,
+)
 
 
-@Socket("/abused", max_message_size=10_000, message_rate_limit=500)
-class AbusedSocket(SocketController):
+class Users:
+    """A token is the name of its user."""
+
+    async def authenticate(self, token: str) -> Identity:
+        if token == "nobody":
+            raise token_invalid()
+        return Identity(token)
+
+
+class Abused(SocketController):
     @Event("echo")
     async def echo(self, conn: Connection, payload: Any) -> Any:
         return payload
@@ -35,19 +47,27 @@ class AbusedSocket(SocketController):
         return payload
 
 
+@Socket("/abused", max_message_size=10_000, message_rate_limit=500)
+class AbusedSocket(Abused):
+    pass
+
+
+@Socket("/packed", max_message_size=100_000, compression=True)
+class PackedSocket(Abused):
+    pass
+
+
+@Socket("/remembering", max_message_size=100_000, compression=Compression(mode="context"))
+class RememberingSocket(Abused):
+    pass
+
+
+@Socket("/closed", max_message_size=10_000, require_auth=True)
+class ClosedSocket(Abused):
+    pass
+
+
 class Figures(Controller):
     @GET("/figures")
     async def figures(self) -> dict[str, Any]:
-        gc.collect()
-        kinds = Counter(
-            f"{type(each).__module__}.{type(each).__qualname__}"
-            for each in gc.get_objects()
-            if type(each).__module__.startswith(COUNTED)
-        )
-        pages = int(Path("/proc/self/statm").read_text().split()[1])  # noqa: ASYNC240
-        return {
-            "rss": pages * os.sysconf("SC_PAGE_SIZE"),
-            "files": len(os.listdir("/proc/self/fd")),
-            "tasks": len(asyncio.all_tasks()),
-            "objects": dict(kinds),
-        }
+        return held()
