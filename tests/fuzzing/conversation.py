@@ -109,10 +109,15 @@ class _Hello:
         hello: dict[str, Any] = {"type": "control", "event": "hello", "payload": payload}
         while choices.once_in(2):
             self.is_odd = True
-            place = choices.of([hello, payload, payload, payload.get("resume"), payload.get("resume")])
-            if isinstance(place, dict):
-                place[choices.of([*KEYS, "token", "ticket", "resume", "rooms"])] = choices.value()
+            place = choices.of(_maps(hello))
+            place[choices.of([*place, *KEYS, "token", "ticket", "resume", "rooms"])] = choices.value()
         return hello
+
+
+def _maps(value: dict[str, Any]) -> list[dict[str, Any]]:
+    """It, and all that are in it."""
+    inner = [_maps(each) for each in value.values() if isinstance(each, dict)]
+    return [value, *(each for maps in inner for each in maps)]
 
 
 def _is_who_it_says(

@@ -20,6 +20,11 @@ from fuzzing.choices import Choices
 
 PROXY, REAL = "10.0.0.5", "203.0.113.9"
 TRUSTED = TrustedProxies(["10.0.0.0/8", "fd00::/8", UNIX])
+PIECES = [
+    b"for=", b"192.0.2.7", b",", b"for=192.0.2.1", b";", b"proto=https", b"host=a.example", b'"', b"10.0.0.9", b"wss",
+    b"[2001:db8::7]", b":443", b"unknown", b"_x", b" ", b"=", b"\\", b"10.0.0.9,", b"192.0.2.1,",
+    b'for="[fd00::1]:_x"',
+]  # fmt: skip
 NAMES = [b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"host"]
 
 
@@ -27,8 +32,7 @@ def proxies(data: bytes) -> None:
     """Any headers that tell of a client: read, or ignored as a whole; and no word of a stranger counts."""
     choices = Choices(data)
     kind = choices.of(["websocket", "http"])
-    headers = [(choices.of(NAMES), choices.some(80)) for _ in range(choices.number(4))]
-    headers.append((choices.of(NAMES), choices.rest()))
+    headers = [(choices.of(NAMES), _told(choices)) for _ in range(1 + choices.number(4))]
 
     told = _scope(PROXY, kind, headers)
     TRUSTED.apply(told)
@@ -52,6 +56,13 @@ def proxies(data: bytes) -> None:
         passed_on = _scope(PROXY, kind, [*mine, (name, added.encode())])
         TRUSTED.apply(passed_on)
         assert passed_on["client"][0] in (REAL, PROXY), "a client chose its own address"
+
+
+def _told(choices: Choices) -> bytes:
+    """The value of a header."""
+    if choices.once_in(4):
+        return choices.some(80)
+    return b"".join(choices.of(PIECES) for _ in range(choices.number(10)))
 
 
 def _scope(client: str, kind: str, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
