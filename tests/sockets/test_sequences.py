@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from fuzzing.memory_wire import MAX_SIZE, Visit
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rawsocket import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame
 
@@ -42,10 +42,10 @@ class Model:
             self.end = 1002
         elif not control and len(sent.payload) > MAX_SIZE:
             self.end = 1009
-        elif sent.opcode == CLOSE:
-            self._close(sent)
         elif sent.rsv:
             self.end = 1002
+        elif sent.opcode == CLOSE:
+            self._close(sent)
         elif sent.opcode == PING:
             self.pongs.append(sent.payload)
         elif not control:
@@ -60,7 +60,7 @@ class Model:
         ):
             self.end = 1002
         else:
-            self.end = code if not sent.rsv else 1002
+            self.end = code
 
     def _data(self, sent: Sent) -> None:
         if (sent.opcode == CONTINUATION) is (self.opcode is None):
@@ -100,6 +100,7 @@ broken = st.builds(
 sequences = st.lists(st.one_of(data_frames, data_frames, control_frames, closes, broken), max_size=12)
 
 
+@example([Sent(CLOSE, b"", rsv=1)])
 @given(sequences)
 async def test_what_comes_frame_by_frame_is_what_the_model_hands_up(frames: list[Sent]) -> None:
     visit, model = Visit(), Model()
