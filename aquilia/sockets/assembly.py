@@ -12,6 +12,7 @@ from aquilia.middleware import split
 from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.adapters.base import Adapter, Broker
 from aquilia.sockets.audit import AuditLog
+from aquilia.sockets.cluster import Cluster
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.figures import Figures
@@ -95,6 +96,7 @@ def hub_of(
     tasks: TaskSet,
     clock: Clock,
     audit: AuditLog,
+    cluster: Cluster,
 ) -> Hub:
     """The hub: with a spool where anything may wait on disk, and a `RevokingHub` by the setting `revocation`."""
     node = plan.node
@@ -104,6 +106,7 @@ def hub_of(
         "inbox_bytes": node.inbox_bytes,
         "spool": _spool(node) if plan.spools else None,
         "audit": audit,
+        "cluster": cluster,
     }
     if not node.revocation:
         return Hub(broker, **options)

@@ -107,11 +107,13 @@ class SocketController(Controller):
     ) -> RoomAnswers:
         """Send an event that each member of a room must ack, but the connection `exclude` (or its id).
 
-        Those are asked that are in the room now, and in this process. Returns when all have answered or left, at
-        the latest after `timeout` seconds; who has not answered by then is `missing`, which is no error.
+        Those are asked that are in the room now, on all nodes. Returns when all have answered or left, at the latest
+        after `timeout` seconds; who has not answered by then is `missing`, which is no error. Nodes that died or did
+        not answer are `silent`.
 
         Raises:
-            SocketFault: WS_PUBLISH_FAILED, before anybody is asked.
+            SocketFault: WS_PUBLISH_FAILED, or WS_ADAPTER_UNAVAILABLE where there are other nodes and the broker is
+                away: before anybody is asked.
             ValueError: for a timeout that is not a number.
         """
         require_timeout(timeout)
@@ -120,7 +122,11 @@ class SocketController(Controller):
         return await self._hub.ask(self.namespace, room, name, value, timeout=timeout, exclude=asked_but)
 
     async def room_members(self, room: str) -> Sequence[Member]:
-        """The connections in a room of this namespace."""
+        """The connections in a room of this namespace, on all nodes.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE: the broker is away, or a node does not answer.
+        """
         return await self._hub.members(self.namespace, room)
 
     async def history(self, room: str, *, since: Position | None = None, limit: int = 100) -> HistoryPage:
@@ -152,7 +158,11 @@ class SocketController(Controller):
         return await self._hub.read(self.namespace, room, history, since=since, limit=limit)
 
     async def kick(self, connection_id: str) -> bool:
-        """End a connection of this namespace with close code 4409. Whether it was there."""
+        """End a connection of this namespace with close code 4409, on whatever node. Whether it was there.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE: it is not on this node, and not all others can be asked.
+        """
         return await self._hub.kick(self.namespace, connection_id)
 
     async def revoke(

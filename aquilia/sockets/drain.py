@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from aquilia.sockets.answers import come_back
 from aquilia.sockets.boot_time import USUAL_BOOT
@@ -67,12 +67,16 @@ def reconnection_times(count: int, *, within: float | None = None) -> list[float
 class Drain:
     """The leaving of one process. `draining` says whether it is under way, or over."""
 
-    def __init__(self, hub: Hub, tasks: TaskSet, *, development: bool) -> None:
+    def __init__(
+        self, hub: Hub, tasks: TaskSet, *, leaving: Callable[[float], None], development: bool
+    ) -> None:
         self.ready = True
         """Whether new clients should be sent here; what `health` answers by."""
         self.draining = False
         self._hub = hub
         self._tasks = tasks
+        self._tell_nodes = leaving
+        """Tells the other nodes, and for how many seconds these clients are to be awaited."""
         self._boot: float | None = None
         self._development = development
         self._within = AT_ONCE if development else None
@@ -132,9 +136,11 @@ class Drain:
         self._deadline = now + SHUTDOWN_GRACE
         conns = [conn for home in self._hub.homes.values() for conn in home.everyone()]
         if not conns:
+            self._tell_nodes(0.0)
             return
         self._gone_at = min(self._deadline, self._gone_at + len(conns) / LEAVING)
         times = reconnection_times(len(conns), within=self._within)
+        self._tell_nodes(self._absence(now) + max(times))
         self._leaving = dict(zip(conns, times, strict=True))
         self._left = loop.create_future()
         timer = loop.call_later(SILENCE, self.tell_who_is_left)

@@ -19,7 +19,7 @@ from aquilia.sockets.home import Home
 from aquilia.sockets.outbound import Outbound
 from aquilia.sockets.room_answers import RoomAnswers
 
-__all__ = ["ask_room"]
+__all__ = ["RoomQuestion"]
 
 SLICE = 0.002
 """Seconds that members are asked without a break."""
@@ -27,34 +27,41 @@ SLICE = 0.002
 _numbers = count(1)
 
 
-async def ask_room(
-    home: Home | None,
-    room: str,
-    event: str,
-    payload: Any,
-    *,
-    timeout: float,
-    exclude: str | None,
-    stopwatch: Callable[[], float],
-) -> RoomAnswers:
-    """See `HubPort.ask`."""
-    audience = None if home is None else home.rooms.get(room)
-    if home is None or audience is None:
-        return RoomAnswers()
-    asked = {id: conn for id, conn in (audience.members | audience.waiting).items() if id != exclude}
-    if not asked:
-        return RoomAnswers()
-    gathering = _Gathering(f"r{next(_numbers)}", asked)
-    frames = _frames(home, gathering, event, payload, room)
-    try:
-        async with asyncio.timeout(timeout):
-            await gathering.ask(frames, _tally(home, event), stopwatch)
-            await gathering.complete
-    except TimeoutError:
-        pass
-    finally:
-        missing = gathering.close()
-    return RoomAnswers(gathering.answers, gathering.faults, missing)
+class RoomQuestion:
+    """A question to the members that a room has here now, but `exclude`, written for each kind of them.
+
+    Raises:
+        SocketFault: WS_PUBLISH_FAILED, if it cannot be written for one of them.
+    """
+
+    __slots__ = ("_frames", "_gathering", "_sent")
+
+    def __init__(
+        self, home: Home | None, room: str, event: str, payload: Any, *, exclude: str | None
+    ) -> None:
+        audience = None if home is None else home.rooms.get(room)
+        asked: dict[str, Connection] = {}
+        if audience is not None:
+            members = audience.members | audience.waiting
+            asked = {id: conn for id, conn in members.items() if id != exclude}
+        self._gathering = _Gathering(f"r{next(_numbers)}", asked)
+        self._frames = _frames(self._gathering, event, payload, room) if asked else {}
+        self._sent = None if home is None else _tally(home, event)
+
+    async def ask(self, timeout: float, stopwatch: Callable[[], float]) -> RoomAnswers:
+        """Send it, and wait for the acks, `timeout` seconds at most."""
+        gathering = self._gathering
+        if not gathering.asked:
+            return RoomAnswers()
+        try:
+            async with asyncio.timeout(timeout):
+                await gathering.ask(self._frames, self._sent, stopwatch)
+                await gathering.complete
+        except TimeoutError:
+            pass
+        finally:
+            missing = gathering.close()
+        return RoomAnswers(gathering.answers, gathering.faults, missing)
 
 
 class _Gathering:
@@ -140,7 +147,7 @@ def _forget(conn: Connection, id: str) -> None:
         conn._balance_reading()
 
 
-def _frames(home: Home, gathering: _Gathering, event: str, payload: Any, room: str) -> dict[Variant, bytes]:
+def _frames(gathering: _Gathering, event: str, payload: Any, room: str) -> dict[Variant, bytes]:
     """The question as each kind of member wants it. Nobody has been asked if one cannot be written.
 
     Raises:

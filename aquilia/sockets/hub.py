@@ -13,23 +13,22 @@ from uuid import uuid4
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker, Publication
 from aquilia.sockets.audit_trail import AuditTrail
+from aquilia.sockets.cluster import CONTROL, Cluster
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.endings import Endings
 from aquilia.sockets.fanout import Audience, FanOut
 from aquilia.sockets.faults import (
-    CloseCode,
     SocketFault,
-    ws_kicked,
     ws_message_invalid,
     ws_quota_exceeded,
     ws_room_full,
 )
 from aquilia.sockets.following import Following
-from aquilia.sockets.gathering import ask_room
 from aquilia.sockets.history import MAX_ROOM_LENGTH, History, Position
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Recovery
 from aquilia.sockets.intake import Intake
+from aquilia.sockets.reach import Reach
 from aquilia.sockets.room_answers import RoomAnswers
 from aquilia.sockets.settings import INBOX_BYTES, OUTBOX_BYTES
 from aquilia.sockets.spool import Spool
@@ -56,6 +55,7 @@ class Hub:
         inbox_bytes: int = INBOX_BYTES,
         spool: Spool | None = None,
         audit: AuditTrail | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
         self.clock = clock or Clock()
         """See `HubPort`."""
@@ -83,6 +83,8 @@ class Hub:
         self.show_out = Endings(stopwatch).add
         """See `HubPort`."""
         self.homes: dict[str, Home] = {}
+        self._cluster = cluster
+        self._reach = Reach(self.homes, self.audit, lambda: self._fanout.clock(), cluster)
         self._returning: dict[Connection, dict[str, Position | None]] = {}
         """Those that were put into rooms again, and from where on they are to be served."""
         self._loop: asyncio.AbstractEventLoop
@@ -373,20 +375,12 @@ class Hub:
     ) -> RoomAnswers:
         """See `HubPort`."""
         _require_text(room)
-        home, watch = self.homes.get(namespace), self._fanout.clock
-        return await ask_room(home, room, event, payload, timeout=timeout, exclude=exclude, stopwatch=watch)
+        return await self._reach.ask(namespace, room, event, payload, timeout=timeout, exclude=exclude)
 
     async def members(self, namespace: str, room: str) -> Sequence[Member]:
         """See `HubPort`."""
         _require_text(room)
-        home = self.homes.get(namespace)
-        audience = home.rooms.get(room) if home else None
-        if audience is None:
-            return []
-        return [
-            Member(conn.id, conn.identity.id if conn.identity is not None else None)
-            for conn in (*audience.members.values(), *audience.waiting.values())
-        ]
+        return await self._reach.members(namespace, room)
 
     async def read(
         self,
@@ -409,13 +403,7 @@ class Hub:
 
     async def kick(self, namespace: str, connection: str) -> bool:
         """See `HubPort`."""
-        home = self.homes.get(namespace)
-        conn = home.find(connection) if home else None
-        if conn is None or conn._close is not None:
-            return False
-        self.audit.note("connection.kicked", conn, outcome="closed", code="WS_KICKED")
-        conn._end(CloseCode.KICKED, ws_kicked().message)
-        return True
+        return await self._reach.kick(namespace, connection)
 
     # Fan-out
 
@@ -426,6 +414,8 @@ class Hub:
             return
         audience = self._audience(publication)
         if audience is None:
+            if publication.namespace == CONTROL and self._cluster is not None:
+                self._cluster.deliver(publication)
             return
         if publication.position is not None and isinstance(audience.tail, Following):
             audience.tail.arrived(publication)
@@ -441,6 +431,8 @@ class Hub:
             for room in home.rooms.values():
                 if isinstance(room.tail, Following):
                     room.tail.lost_touch()
+        if self._cluster is not None:
+            self._cluster.lost_touch()
 
     def _audience(self, publication: Publication) -> Audience | None:
         home = self.homes.get(publication.namespace)

@@ -121,14 +121,22 @@ class HubPort(Protocol):
         timeout: float,
         exclude: str | None = None,
     ) -> RoomAnswers:
-        """Send an event to the members of a room that are in this process, and wait for their acks.
+        """Send an event to the members of a room on all nodes, and wait for their acks.
+
+        Where a node dies or does not answer in time, it is among the `silent`, and its members are in none of the
+        answers. Those of other nodes have a little less than `timeout`, for the way.
 
         Raises:
-            SocketFault: WS_PUBLISH_FAILED, if it cannot be written for one of them: then nobody is asked.
+            SocketFault: WS_PUBLISH_FAILED, if it cannot be written for one of them here, or for other nodes;
+                WS_ADAPTER_UNAVAILABLE, if other nodes cannot be asked. Nobody is asked then.
         """
 
     async def members(self, namespace: str, room: str) -> Sequence[Member]:
-        """Who is in a room."""
+        """Who is in a room, on all nodes. Those of nodes that are dead are in none.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE: other nodes cannot be asked, or one lives and does not answer.
+        """
 
     async def read(
         self,
@@ -146,7 +154,11 @@ class HubPort(Protocol):
         """
 
     async def kick(self, namespace: str, connection: str) -> bool:
-        """End a connection with 4409. Whether it was there."""
+        """End a connection with 4409, on whatever node it is. Whether it was there.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE: it is not here, and not all other nodes can be asked.
+        """
 
     # For sessions that are resumed
 

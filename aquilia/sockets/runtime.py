@@ -27,6 +27,7 @@ from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.assembly import adapter_of, hub_of, metrics_of, registry_alone, require_disk
 from aquilia.sockets.audit_trail import AuditTrail
 from aquilia.sockets.boot_time import boot_time
+from aquilia.sockets.cluster import Cluster
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.dispatch import Dispatcher
 from aquilia.sockets.drain import Drain
@@ -116,15 +117,26 @@ class AquilaSockets:
         for app in registry.apps:
             if app.sessions is not None:
                 app.sessions.on_refused = partial(note_cookie, self.audit)
-        self._adapter.broker.on_foreign = partial(self.recorder.dropped, "none", "foreign", 1)
+        foreign = self._adapter.broker.on_foreign = partial(self.recorder.dropped, "none", "foreign", 1)
         self._tasks = TaskSet()
+        self.cluster = Cluster(
+            self._adapter.broker,
+            self._tasks,
+            clock,
+            fingerprint=registry.fingerprint,
+            connections=lambda: self._entrance.connections,
+            ignored=foreign,
+        )
+        """This node among those of the same application."""
         self.revocations = Revocations(
             self._adapter.store, clock, self.audit, enabled=self.plan.node.revocation
         )
         """What takes access back."""
         self.provided: dict[Any, Any] = {Revocations: self.revocations}
         """What services of the scope APP may ask for."""
-        self.hub = hub_of(self.plan, self._adapter.broker, self.revocations, self._tasks, clock, self.audit)
+        self.hub = hub_of(
+            self.plan, self._adapter.broker, self.revocations, self._tasks, clock, self.audit, self.cluster
+        )
         self._resumption = Resumption(self._adapter, self.hub, self.recorder, clock=clock, tasks=self._tasks)
         promises = Promises(self._adapter.store, ttl=self.plan.node.idempotence_ttl)
         self._namespaces = Namespaces(
@@ -147,7 +159,7 @@ class AquilaSockets:
         )
         self.on_gone: Callable[[Connection], None] | None = None
         """Called when a connection has given back all that it held: for tests."""
-        self._drain = Drain(self.hub, self._tasks, development=development)
+        self._drain = Drain(self.hub, self._tasks, leaving=self.cluster.leave, development=development)
         self.health = Health(
             self._drain,
             # A host without a lifespan starts it at the first client.
@@ -264,10 +276,13 @@ class AquilaSockets:
             await self._sessions.enter_async_context(running(engines))
             async with undone_by(self._sessions.aclose):
                 await self.hub.start()
-                if self.plan.node.revocation:
-                    self._sessions.enter_context(watched(engines, self.revocations))
-                if self.metrics is not None:
-                    await self.metrics.start()
+                async with undone_by(self.hub.stop):
+                    if self.plan.node.revocation:
+                        self._sessions.enter_context(watched(engines, self.revocations))
+                    await self.cluster.start()
+                    if self.metrics is not None:
+                        async with undone_by(self.cluster.stop):
+                            await self.metrics.start()
             self._drain.reset()
             self._entrance.open = self._started = True
 
@@ -320,6 +335,7 @@ class AquilaSockets:
                 rest.push_async_callback(self.audit.stop)
                 rest.push_async_callback(self._sessions.aclose)
                 rest.push_async_callback(self.hub.stop)
+                rest.push_async_callback(self.cluster.stop)
                 if self.metrics is not None:
                     rest.push_async_callback(self.metrics.stop)
                 await self._drain.begin()

@@ -25,7 +25,8 @@ async def node(folder: Path, app: str, url: str, port: int) -> AsyncIterator[str
                 await asyncio.sleep(0.02)
         yield f"127.0.0.1:{port}"
     finally:
-        process.terminate()
+        with contextlib.suppress(ProcessLookupError):  # the test has killed it
+            process.terminate()
         async with asyncio.timeout(20):
             await process.wait()
 

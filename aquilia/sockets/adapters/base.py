@@ -13,6 +13,9 @@ What a broker promises:
 - `publish` returns when the broker has the publication; it raises `WS_ADAPTER_UNAVAILABLE` or
   `WS_PUBLISH_FAILED` when it has not.
 
+A broker that no other process can reach may say so by an attribute `alone`, which is True: then its node does not
+look for others.
+
 A room with history is a log. Of it, a broker promises more:
 
 - `publish` stores and numbers atomically, once for each publication id: a repeat is stored no second time, is

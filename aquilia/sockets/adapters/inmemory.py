@@ -27,6 +27,8 @@ class InMemoryBroker:
         self.on_foreign: Callable[[], None] | None = None
         self.connected = True
         """See `Broker`. Memory is never lost touch with."""
+        self.alone = True
+        """See the head of `adapters.base`."""
 
     async def start(self, deliver: Deliver) -> None:
         """See `Broker`."""
