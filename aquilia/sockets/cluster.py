@@ -70,7 +70,8 @@ class Cluster:
         self._nodes = Nodes("", 0.0)
         self._phase: Phase = "live"
         self._started = self._awaited = 0.0
-        self._beats = count(1)
+        self._beaten = 0
+        """How often."""
         self._numbers = count(1)
         self._questions: dict[int, Question] = {}
         self._running: asyncio.Task[None] | None = None
@@ -86,11 +87,11 @@ class Cluster:
         self.id = uuid4().hex[:16]
         self._nodes = Nodes(self.id, self._clock.monotonic())
         self._phase, self._awaited, self._started = "live", 0.0, self._clock.time()
-        self._beats = count(1)
+        self._beaten = 0
         if not self._alone:
             await self._broker.subscribe(CONTROL, None)
             await self._broker.subscribe(CONTROL, self.id)
-            await self._say("beat", self._myself())
+            await self._say("beat", self._next())
             self._running = asyncio.get_running_loop().create_task(self._beat())
 
     async def stop(self) -> None:
@@ -105,7 +106,7 @@ class Cluster:
         self._phase = "left"
         with contextlib.suppress(SocketFault, TimeoutError):  # the others will know by its silence
             async with asyncio.timeout(FAREWELL):
-                await self._say("beat", self._myself())
+                await self._say("beat", self._next())
         self.id = ""
 
     def leave(self, awaited: float) -> None:
@@ -118,7 +119,7 @@ class Cluster:
             await asyncio.sleep(BEAT)
             self._happened(self._nodes.check(self._clock.monotonic()))
             try:
-                await self._say("beat", self._myself())
+                await self._say("beat", self._next())
             except SocketFault as fault:  # the next one may get through
                 logger.debug("a beat was lost: %s", fault)
             except Exception:
@@ -126,13 +127,17 @@ class Cluster:
 
     def _beat_now(self, to: str | None = None) -> None:
         if self._running is not None:
-            self._tasks.start(self._tell_quietly("beat", self._myself(), to))
+            self._tasks.start(self._tell_quietly("beat", self._next(), to))
+
+    def _next(self) -> Node:
+        self._beaten += 1
+        return self._myself()
 
     def _myself(self) -> Node:
         return Node(
             version=VERSION,
             id=self.id,
-            number=next(self._beats),
+            number=self._beaten,
             life=self._nodes.life,
             phase=self._phase,
             started=self._started,
@@ -271,15 +276,15 @@ class Cluster:
 
     def _called(self, call: Call) -> None:
         if call.sender != self.id:
-            self._tasks.start(self._answer(call))
+            self._tasks.start(self._answer(call, unpack(call.payload)))
 
-    async def _answer(self, call: Call) -> None:
+    async def _answer(self, call: Call, payload: Any) -> None:
         handler = self._handlers.get(call.verb)
         if handler is None:
             pieces = [Part(VERSION, self.id, call.question, "unknown", 0, 1, b"")]
         else:
             try:
-                answer = await _handled(handler, call.payload)
+                answer = await _handled(handler, payload)
                 pieces = list(parts(self.id, call.question, "answer", answer))
             except SocketFault as fault:
                 pieces = list(parts(self.id, call.question, "fault", pack(ToldFault.of(fault))))
@@ -293,7 +298,7 @@ class Cluster:
             if here is not None:
                 question.settle(self.id, await _awaited(here()))
             elif handler is not None:
-                question.settle(self.id, unpack(await _handled(handler, call.payload)))
+                question.settle(self.id, unpack(await _handled(handler, unpack(call.payload))))
             else:
                 question.close(self.id)
         except SocketFault as fault:
@@ -321,7 +326,7 @@ def _read(publication: Publication, kind: type[Message]) -> Message:
     return message
 
 
-async def _handled(handler: Handler, payload: bytes) -> bytes:
+async def _handled(handler: Handler, payload: Any) -> bytes:
     """What a handler answers.
 
     Raises:
@@ -329,7 +334,7 @@ async def _handled(handler: Handler, payload: bytes) -> bytes:
             foresee.
     """
     try:
-        return pack(await _awaited(handler(unpack(payload))))
+        return pack(await _awaited(handler(payload)))
     except SocketFault:
         raise
     except Exception as error:

@@ -62,7 +62,7 @@ class ToldFault(msgspec.Struct, frozen=True, array_like=True):
         """That of a fault."""
         return cls(
             fault.code,
-            fault.message,
+            fault.message.encode(errors="replace").decode(),
             fault.severity,
             fault.retryable,
             fault.status,
@@ -105,12 +105,12 @@ def unpack(data: bytes) -> Any:
     """What was packed, as builtins.
 
     Raises:
-        ValueError: it was not.
+        ValueError: it is none of it.
     """
     try:
         return msgspec.msgpack.decode(data)
     except (msgspec.MsgspecError, RecursionError) as error:
-        raise ValueError(f"no answer: {error}") from error
+        raise ValueError(f"not what was packed: {error}") from error
 
 
 def parts(sender: str, question: int, kind: Literal["answer", "fault"], data: bytes) -> Iterator[Part]:

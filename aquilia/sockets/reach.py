@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -35,6 +35,7 @@ WAY = 0.25
 """Of the seconds for a question to members, so many are left for the way of the answers; a tenth of them at most."""
 
 Homes = Mapping[str, Home]
+Asked = TypeVar("Asked")
 
 
 class _Asked(msgspec.Struct, frozen=True, array_like=True):
@@ -67,9 +68,9 @@ class Reach:
         self._stopwatch = stopwatch
         self._cluster = cluster
         if cluster is not None:
-            cluster.on("members", lambda asked: self._members(*asked))
-            cluster.on("kick", lambda asked: self._kick(*asked))
-            cluster.on("request", self._gather)
+            cluster.on("members", lambda asked: self._members(*_asked(asked, tuple[str, str])))
+            cluster.on("kick", lambda asked: self._kick(*_asked(asked, tuple[str, str])))
+            cluster.on("request", lambda asked: self._gather(_asked(asked, _Asked)))
 
     @property
     def _others(self) -> Cluster | None:
@@ -130,12 +131,8 @@ class Reach:
         )
         return _together(told, cluster.id)
 
-    async def _gather(self, payload: Any) -> _Gathered:
+    async def _gather(self, asked: _Asked) -> _Gathered:
         """What another node asks the members that are here."""
-        try:
-            asked = msgspec.convert(payload, _Asked)
-        except msgspec.ValidationError as error:
-            raise ws_message_invalid(f"a question of another version: {error}") from error
         home = self._homes.get(asked.namespace)
         question = RoomQuestion(home, asked.room, asked.event, asked.payload, exclude=asked.exclude)
         told = await question.ask(asked.timeout, self._stopwatch)
@@ -149,14 +146,21 @@ class Reach:
         return _Gathered(answers, faults, told.missing)
 
 
+def _asked(payload: Any, kind: type[Asked]) -> Asked:
+    try:
+        return msgspec.convert(payload, kind)
+    except msgspec.ValidationError as error:
+        raise ws_message_invalid(f"a question of another version: {error}") from error
+
+
 def _require_all(told: Answers, otherwise: str) -> None:
     """See to it that all nodes have answered, but those that are dead.
 
     Raises:
         SocketFault: WS_ADAPTER_UNAVAILABLE; a node's own fault.
     """
-    for fault in told.faults.values():
-        raise fault
+    if told.faults:
+        raise next(iter(told.faults.values()))
     if silent := [id for id in told.silent if id not in told.gone]:
         shown = "not all servers answer now: try again later"
         raise ws_adapter_unavailable(f"{otherwise}: no answer of node {', '.join(silent)}", shown)
