@@ -104,9 +104,10 @@ class Cluster:
         running.cancel()
         await asyncio.wait([running])
         self._phase = "left"
-        with contextlib.suppress(SocketFault, TimeoutError):  # the others will know by its silence
-            async with asyncio.timeout(FAREWELL):
-                await self._say("beat", self._next())
+        if self._broker.connected:
+            with contextlib.suppress(SocketFault, TimeoutError):  # the others will know by its silence
+                async with asyncio.timeout(FAREWELL):
+                    await self._say("beat", self._next())
         self.id = ""
 
     def leave(self, awaited: float) -> None:
@@ -118,6 +119,8 @@ class Cluster:
         while True:
             await asyncio.sleep(BEAT)
             self._happened(self._nodes.check(self._clock.monotonic()))
+            if not self._broker.connected:
+                continue
             try:
                 await self._say("beat", self._next())
             except SocketFault as fault:  # the next one may get through
@@ -126,7 +129,8 @@ class Cluster:
                 logger.exception("a beat was lost")
 
     def _beat_now(self, to: str | None = None) -> None:
-        if self._running is not None:
+        # What stops does not wait for a broker that is away.
+        if self._running is not None and self._broker.connected:
             self._tasks.start(self._tell_quietly("beat", self._next(), to))
 
     def _next(self) -> Node:

@@ -39,6 +39,8 @@ class Wires:
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.sent: list[tuple[Publication, int]] = []
+        self.open = asyncio.Event()
+        self.open.set()
         self.away = False
         self.refused = 0
         self.passes: Callable[[Publication], bool] = lambda publication: True
@@ -67,6 +69,7 @@ class Node(InMemoryBroker):
             self._deliver(publication)
 
     async def publish(self, publication: Publication, history: Any = None) -> None:
+        await self.wires.open.wait()
         if self.wires.away:
             self.wires.refused += 1
             raise ws_adapter_unavailable("the wires are away")
@@ -275,6 +278,16 @@ async def test_beats_that_get_lost_are_no_error(wires: Wires) -> None:
         await eventually(lambda: wires.refused >= 2)
         wires.away = False
         await eventually(lambda: other.cluster.nodes()[one.cluster.id].number > seen + 1)
+
+
+async def test_a_node_that_stops_does_not_wait_for_a_broker_that_is_away(wires: Wires) -> None:
+    async with running(wires, 2) as (one, _):
+        wires.open.clear()
+        for node in wires.nodes:
+            node.connected = False
+        async with asyncio.timeout(0.5):
+            await one.shutdown()
+        wires.open.set()
 
 
 async def test_a_listener_that_fails_harms_nobody(wires: Wires, complaints: Complaints) -> None:
