@@ -124,6 +124,19 @@ async def test_nodes_know_each_other_as_soon_as_they_have_started(wires: Wires) 
         assert len(wires.sent) == 3 + 1 + 2
 
 
+async def test_a_newcomer_s_beat_is_answered_to_it_alone_and_an_answer_is_not(wires: Wires) -> None:
+    async with running(wires, 2) as (one, other):
+        for stranger, room in (("asking", None), ("answering", one.cluster.id)):
+            wires.sent.clear()
+            beat = [1, stranger, 1, 0, "live", 0.0, "host", 1, "print", 0]
+            await other._adapter.broker.publish(
+                Publication(id="g", namespace=CONTROL, event="beat", payload=beat, ts=0, room=room)
+            )
+            assert stranger in one.cluster.nodes()
+            answers = [told.payload[1] for told, _ in wires.sent if told.room == stranger]
+            assert sorted(answers) == (sorted(names(one, other)) if room is None else [])
+
+
 async def test_a_node_that_is_started_again_is_another(wires: Wires) -> None:
     async with running(wires, 2) as (one, other):
         happened: list[tuple[str, str]] = []
