@@ -2,7 +2,7 @@
 
 Counted are messages that wait for a handler that is slow, the one that it has, and what transports hold: fragments of
 messages that are not whole, and receive buffers that have grown. Connections whose handlers end at once, and whose
-messages come whole and are small, are never looked at here.
+messages come whole and are small, are never looked at here. What a function has taken is its own.
 
 What is promised:
 

@@ -70,8 +70,15 @@ def controllers(gate: asyncio.Event, ground: Counter[str]) -> list[type[SocketCo
         async for message in request:
             ground[str(message)[:1]] += 1
 
+    async def slow(request: FlowRequest) -> None:
+        await request.accept()
+        async for message in request:
+            ground[str(message)[:1]] += 1
+            await gate.wait()
+
     with pytest.warns(DeprecationWarning, match="is a function that handles a WebSocket"):
         flow.ws("/raw")(raw)
+        flow.ws("/slow")(slow)
     return [MillSocket, *flow.controllers]
 
 
@@ -195,6 +202,14 @@ async def test_functions_are_counted_as_controllers_are(transport: Any) -> None:
             await eventually(lambda: served.ground["x"] == 5)
             assert sum(conn._unhandled for conn in served.open) == 0
         await eventually(lambda: served.held == 0)
+
+
+async def test_what_comes_with_the_message_that_a_slow_function_has_counts_too() -> None:
+    async with mill() as served:
+        async with RawSocket.open(f"{served.base}/slow") as raw:
+            raw.send(*[frame(TEXT, b"x")] * 50)
+            await eventually(lambda: served.ground["x"] == 1)
+            assert served.held >= 20 * KB
 
 
 async def test_what_comes_behind_hello_counts_until_it_is_handled(transport: Any) -> None:
