@@ -76,9 +76,9 @@ def controllers(gate: asyncio.Event, ground: Counter[str]) -> list[type[SocketCo
             ground[str(message)[:1]] += 1
             await gate.wait()
 
-    with pytest.warns(DeprecationWarning, match="is a function that handles a WebSocket"):
-        flow.ws("/raw")(raw)
-        flow.ws("/slow")(slow)
+    for path, function in {"/raw": raw, "/slow": slow}.items():
+        with pytest.warns(DeprecationWarning, match="is a function that handles a WebSocket"):
+            flow.ws(path)(function)
     return [MillSocket, *flow.controllers]
 
 
