@@ -204,6 +204,16 @@ async def test_functions_are_counted_as_controllers_are(transport: Any) -> None:
         await eventually(lambda: served.held == 0)
 
 
+async def test_a_part_of_a_message_counts_no_more_once_the_server_closes() -> None:
+    async with mill() as served, contextlib.AsyncExitStack() as stack:
+        raw = await holding(stack, served, beginning(1 * KB))
+        [conn] = served.open
+        await conn.disconnect(4001)
+        assert (await raw.read()).close_code == 4001
+        await eventually(lambda: served.held == 0)
+        assert served.sockets.live()["connections"] == 1  # the client has not answered
+
+
 async def test_what_comes_with_the_message_that_a_slow_function_has_counts_too() -> None:
     async with mill() as served:
         async with RawSocket.open(f"{served.base}/slow") as raw:

@@ -394,7 +394,9 @@ class NativeTransport(WSListener):
         """See `Transport`."""
         if not self._said and not self.gone:
             self._closing = (code, reason)
-            self._fragments = None
+            if self._fragments is not None:
+                self._fragments = None
+                asyncio.get_running_loop().call_soon(self.hold)
             self._write_close(close_body(code, reason))
 
     def abort(self) -> None:
@@ -416,9 +418,9 @@ class NativeTransport(WSListener):
 
     def fail(self, code: int, reason: str) -> None:
         """See `Transport`."""
-        self.close(code, reason)
         self._drop()
         self.held = 0
+        self.close(code, reason)
         if self._write_paused:
             self._wire.abort()  # it would be held until the peer reads on
         else:
