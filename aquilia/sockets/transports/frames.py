@@ -347,8 +347,8 @@ class NativeTransport(WSListener):
         """The wire takes more."""
         self._write_paused = False
         self._line = None if self._said else self._way()
-        if self._pong is not None:
-            pong, self._pong = self._pong, None
+        pong, self._pong = self._pong, None
+        if pong is not None and not self._said:
             self._answer_ping(pong)
         if self._events is not None:
             self._events.on_writable(self._conn)
