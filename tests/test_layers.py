@@ -132,6 +132,8 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/quotas.py",
         "sockets/durable.py",
         "sockets/resumable.py",
+        "sockets/resume_claims.py",
+        "sockets/renewals.py",
         "sockets/resumption.py",
         "sockets/revocation.py",
         "sockets/routes.py",

@@ -79,8 +79,7 @@ class SessionEngine:
         if problem := self._cookie_problem():
             raise ValueError(f"SessionEngine: {problem}")
         self._watchers: list[SessionWatcher] = []
-        self.on_refused: Callable[[HTTPConnection, str], None] | None = None
-        """Told of each cookie that is not accepted, and why."""
+        self._listeners: list[Callable[[HTTPConnection, str], None]] = []
 
     @property
     def store(self) -> SessionStore:
@@ -108,6 +107,11 @@ class SessionEngine:
         """
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
+
+    def hear(self, told: Callable[[HTTPConnection, str], None]) -> Callable[[], None]:
+        """Tell of each cookie that is not accepted, and why, until what this returns is called; as in `watch`."""
+        self._listeners.append(told)
+        return lambda: self._listeners.remove(told)
 
     def boot_problem(self) -> str | None:
         """Why it cannot run in this environment; it can be declared and compiled all the same."""
@@ -203,8 +207,8 @@ class SessionEngine:
         return id.decode(), age
 
     def _refuse(self, connection: HTTPConnection, reason: str) -> None:
-        if self.on_refused is not None:
-            self.on_refused(connection, reason)
+        for told in self._listeners:
+            told(connection, reason)
 
     def _set_cookie(self, response: Response, value: str | None, connection: HTTPConnection) -> None:
         secure = self.secure

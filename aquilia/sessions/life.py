@@ -1,14 +1,16 @@
-"""What lives as long as the application: stores that start and stop, and who watches the sessions."""
+"""What lives as long as the application: stores that start and stop, and who hears of the sessions."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+
+from starlette.requests import HTTPConnection
 
 from aquilia.sessions.engine import SessionEngine
 from aquilia.sessions.watcher import SessionWatcher
 
-__all__ = ["running", "watched"]
+__all__ = ["heard", "running"]
 
 
 @contextlib.asynccontextmanager
@@ -25,9 +27,16 @@ async def running(engines: Iterable[SessionEngine | None]) -> AsyncIterator[None
 
 
 @contextlib.contextmanager
-def watched(engines: Iterable[SessionEngine | None], watcher: SessionWatcher) -> Iterator[None]:
-    """Within it `watcher` is told of the engines' sessions that end: once, of an engine that several apps have."""
+def heard(
+    engines: Iterable[SessionEngine | None],
+    *,
+    refused: Callable[[HTTPConnection, str], None],
+    watcher: SessionWatcher | None,
+) -> Iterator[None]:
+    """Within it they are told what `SessionEngine.hear` and `watch` say; once, of an engine of several apps."""
     with contextlib.ExitStack() as stack:
         for engine in {id(engine): engine for engine in engines if engine is not None}.values():
-            stack.callback(engine.watch(watcher))
+            stack.callback(engine.hear(refused))
+            if watcher is not None:
+                stack.callback(engine.watch(watcher))
         yield

@@ -192,7 +192,7 @@ class FlowRequest:
         message = self._messages.pop(0)
         if conn._inbox is not None:  # else the connection has ended, and all of it is counted out
             conn._unhandled -= _size(message)
-            if conn._intake:
+            if conn._intake or self._messages:  # what came with it waits for what the function does now
                 conn._hub.weigh_inbox(conn)
         if not self._messages:
             conn._inbox = None

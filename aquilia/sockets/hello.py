@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from aquilia.sockets.hub_port import Recovery
 from aquilia.sockets.offered import Credential, Kind
 from aquilia.sockets.quotas import Seat
 from aquilia.sockets.resume import MAX_TOKEN
-from aquilia.sockets.resumption import Resumption, Succession, told
+from aquilia.sockets.resumption import Resumption, Succession
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.tasks import own_error, pass_on
 
@@ -185,7 +185,7 @@ class HelloExchange:
         conn._resumable.entering = ()
         direct = Recovery(succession.direct.recovered, succession.direct.position)
         elsewhere = dict.fromkeys(positions, Recovery(False, None))
-        conn._system("resumed", told({**elsewhere, **recovered, "": direct}))
+        conn._system("resumed", _told({**elsewhere, **recovered, "": direct}))
         for name in sorted((elsewhere.keys() | set(rooms)) - recovered.keys() - {""}):
             conn._system("left", {"room": name})
         if len(recovered) < len(rooms):
@@ -224,7 +224,7 @@ class HelloExchange:
         self._tell_welcome(conn, token)
         wanted = asked.get("resume")
         if wanted is not None:
-            conn._system("resumed", told(dict.fromkeys(wanted["rooms"], Recovery(False, None))))
+            conn._system("resumed", _told(dict.fromkeys(wanted["rooms"], Recovery(False, None))))
 
     def _tell_welcome(self, conn: Connection, token: str | None) -> None:
         welcome: dict[str, Any] = {"connection": conn.id, "heartbeat": self._heartbeat}
@@ -293,3 +293,13 @@ def _wanted(resume: Any, max_rooms: int) -> dict[str, Any]:
 def _is_position(place: dict[Any, Any]) -> bool:
     epoch, offset = place.get("epoch"), place.get("offset")
     return isinstance(epoch, str) and type(offset) is int and offset >= 0
+
+
+def _told(recoveries: Mapping[str, Recovery]) -> dict[str, Any]:
+    """The payload of `resumed`."""
+    rooms: dict[str, Any] = {}
+    for room, (recovered, position) in recoveries.items():
+        rooms[room] = {"recovered": recovered}
+        if position is not None:
+            rooms[room] |= {"epoch": position.epoch, "offset": position.offset}
+    return {"rooms": rooms}

@@ -265,15 +265,16 @@ class Hub:
     async def review(self, conn: Connection) -> None:
         """See `HubPort`."""
         parted = []
-        for room in sorted(conn._rooms) if conn._home.room_checks else ():
-            if not await conn._home.takes_back(conn, room) and room in conn._rooms:
-                self._part(conn, room)
-                parted.append(room)
-        if parted:
+        try:
+            for room in sorted(conn._rooms) if conn._home.room_checks else ():
+                if not await conn._home.takes_back(conn, room) and room in conn._rooms:
+                    self._part(conn, room)
+                    parted.append(room)
+        finally:  # also where a guard fails: who has left a room does not give it back at its end
             await self.vacate(conn._home, parted)
-            if conn._resumable is not None:
-                with suppress(SocketFault):  # it is written a while later, and who comes back is asked again
-                    await conn._resumable.save(conn)
+        if parted and conn._resumable is not None:
+            with suppress(SocketFault):  # it is written a while later, and who comes back is asked again
+                await conn._resumable.save(conn)
 
     # Sessions that are resumed
 

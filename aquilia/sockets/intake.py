@@ -2,7 +2,7 @@
 
 Counted are messages that wait for a handler that is slow, the one that it has, and what transports hold: fragments of
 messages that are not whole, and receive buffers that have grown. Connections whose handlers end at once, and whose
-messages come whole and are small, are never looked at here.
+messages come whole and are small, are never looked at here. What a function has taken is its own.
 
 What is promised:
 
@@ -67,7 +67,7 @@ class Intake:
             if weight > even and not conn._held_back:
                 conn._held_back = True
                 conn._balance_reading()
-        elif conn._held_back and weight <= even // 2:
+        elif conn._held_back and weight <= max(0, even // 2):
             conn._held_back = False
             conn._balance_reading()
         if self.total > self._limit:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -25,41 +24,32 @@ from aquilia.sockets.faults import (
     CloseCode,
     SocketFault,
     ws_connection_closed,
-    ws_overloaded,
     ws_taken_over,
 )
 from aquilia.sockets.history import Position
-from aquilia.sockets.hub_port import HubPort, Recovery
+from aquilia.sockets.hub_port import HubPort
 from aquilia.sockets.recorder import Recorder
+from aquilia.sockets.renewals import REFRESH, Renewals
 from aquilia.sockets.resumable import Resumable
 from aquilia.sockets.resume import (
     RESUME_WINDOW,
     VERSION,
     Record,
-    Refusal,
-    Ticket,
-    Tokens,
     packed_state,
     unpacked_state,
 )
+from aquilia.sockets.resume_claims import ResumeClaims, record_key
 from aquilia.sockets.tasks import TaskSet
 
-__all__ = ["FOR_GOOD", "REFRESH", "Resumption", "Succession"]
+__all__ = ["FOR_GOOD", "Resumption", "Succession"]
 
 logger = logging.getLogger("aquilia.sockets")
 
-REFRESH = 30.0
-"""Seconds after which the record of a live connection is written anew."""
 LIVE_TTL = RESUME_WINDOW + REFRESH
-TRIES = 16
-"""So often a connection tries to take up a session that others write at the same time."""
 TOGETHER = 0.01
 """Seconds in which sessions that are taken over are told of together."""
 MAX_UNFIT = 1000
 """Keys of `conn.state` of which is remembered that they were reported."""
-SLOTS = 10
-AT_ONCE = 8
-TURN = 64
 FOR_GOOD = frozenset(
     {
         CloseCode.NORMAL,
@@ -76,11 +66,6 @@ FOR_GOOD = frozenset(
     }
 )
 """Close codes behind which nobody comes back. Behind 4401 a client may, with another token for its identity."""
-_KEY = "resume-key"
-
-
-def _key(session: str) -> str:
-    return f"resume.{session}"
 
 
 class Succession(NamedTuple):
@@ -112,13 +97,8 @@ class Resumption:
         self._hub = hub
         self._recorder = recorder
         self._tasks = tasks
-        self._known: Tokens | None = None
-        self._looked = 0.0
-        # Those whose records are written anew together.
-        self._slots: list[dict[Connection, None]] = [{} for _ in range(SLOTS)]
-        self._next = 0
-        self._live = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._claims = ResumeClaims(adapter.store, clock)
+        self._renewals = Renewals(self.logs, clock, tasks, self._renew)
         self._unfit: set[tuple[str, str]] = set()
         self._news: dict[str, dict[str, str]] = {}
         """Who has which session now, by namespaces, of which other nodes are still to be told."""
@@ -131,18 +111,18 @@ class Resumption:
         record = Record(VERSION, "live", 0, conn.id)
         data = record.pack()
         try:
-            tokens = await self._tokens()
-            if not await self._store.compare_and_swap(_key(conn.id), None, data, LIVE_TTL):
+            await self._claims.prepare()
+            if not await self._store.compare_and_swap(record_key(conn.id), None, data, LIVE_TTL):
                 return None
         except SocketFault as fault:
             logger.warning("a client cannot come back: the store does not answer: %s", fault)
             return None
         self._own(conn, Resumable(self, conn.id, 0, data))
-        return tokens.issue(Ticket(conn.id, 1), conn.namespace, _whose(conn))
+        return self._claims.token(conn, 1)
 
     async def holder(self, conn: Connection, token: str) -> Connection | None:
         """The connection of this process that has the session of a token, if the token is of this client."""
-        ticket = (await self._tokens()).read(token, conn.namespace, _whose(conn))
+        ticket = await self._claims.ticket(conn, token)
         return None if ticket is None else self._hub.find(conn.namespace, ticket.session)
 
     async def take_up(self, conn: Connection, token: str, position: Position | None) -> Succession | None:
@@ -152,7 +132,7 @@ class Resumption:
             SocketFault: WS_ADAPTER_UNAVAILABLE.
         """
         owner = conn.id
-        found = await self._claim(conn, token)
+        found = await self._claims.claim(conn, token, LIVE_TTL)
         if isinstance(found, str):
             self._recorder.resumed(conn._home.pattern, found)
             return None
@@ -218,7 +198,7 @@ class Resumption:
         ts = int(self.clock.time() * 1000)
         told = DurableEvent(uuid4().hex, resumable.next_place(conn), event, payload, ts)
         await self._durable.write(conn.namespace, conn.id, told)
-        found = await self._store.get(_key(conn.id))
+        found = await self._store.get(record_key(conn.id))
         record = None if found is None else Record.read(found)
         if record is None or record.owner != resumable.owner:
             self.lose(conn)  # who has the session now may have read before this was written
@@ -227,61 +207,17 @@ class Resumption:
     def token(self, conn: Connection) -> str:
         """The token for the connection behind this one."""
         resumable = conn._resumable
-        assert self._known is not None
-        return self._known.issue(Ticket(conn.id, resumable.generation + 1), conn.namespace, _whose(conn))
-
-    async def _claim(self, conn: Connection, token: str) -> tuple[str, Record, Record] | Refusal:
-        tokens = await self._tokens()
-        ticket = tokens.read(token, conn.namespace, _whose(conn))
-        if ticket is None:
-            tokens = await self._tokens(anew=True)
-            ticket = tokens.read(token, conn.namespace, _whose(conn))
-        if ticket is None:
-            return "invalid"
-        key = _key(ticket.session)
-        for _ in range(TRIES):
-            data = await self._store.get(key)
-            record = None if data is None else Record.read(data)
-            if record is None:
-                return "unknown"
-            claimed = record.claimed(ticket.generation, conn.id)
-            if isinstance(claimed, str):
-                return claimed
-            if await self._store.compare_and_swap(key, data, claimed.pack(), LIVE_TTL):
-                return ticket.session, record, claimed
-        raise ws_overloaded("too many connections resume this session at once")
-
-    async def _tokens(self, *, anew: bool = False) -> Tokens:
-        """What signs: by a key that the first node made, and all share."""
-        now = self.clock.monotonic()
-        if self._known is not None and not (anew and now - self._looked > REFRESH):
-            return self._known
-        self._looked = now
-        key = await self._store.get(_KEY)
-        if key is None:
-            made = secrets.token_bytes(32)
-            key = (
-                made if await self._store.compare_and_swap(_KEY, None, made) else await self._store.get(_KEY)
-            )
-        self._known = Tokens(key or secrets.token_bytes(32))
-        return self._known
+        return self._claims.token(conn, resumable.generation + 1)
 
     # Keeping
 
     def _own(self, conn: Connection, resumable: Resumable) -> None:
         conn._resumable = resumable
-        self._slots[self._slot(conn)][conn] = None
-        self._live += 1
-        if self._timer is None:
-            self._timer = self._tasks.loop.call_later(REFRESH / SLOTS, self._tick)
+        self._renewals.add(conn)
 
     def _disown(self, conn: Connection) -> None:
         conn._resumable = None
-        if self._slots[self._slot(conn)].pop(conn, self) is None:
-            self._live -= 1
-
-    def _slot(self, conn: Connection) -> int:
-        return hash(conn.id) % SLOTS
+        self._renewals.remove(conn)
 
     async def save(self, conn: Connection, *, anew: bool = False) -> None:
         """Write what has changed; `anew`: write in any case, so that the record lives on.
@@ -341,7 +277,7 @@ class Resumption:
 
     async def _write(self, session: str, resumable: Resumable, data: bytes, ttl: float) -> bool:
         """Whether the record is still ours, and written."""
-        key = _key(session)
+        key = record_key(session)
         if await self._store.compare_and_swap(key, resumable.stored, data, ttl):
             resumable.stored = data
             return True
@@ -363,28 +299,6 @@ class Resumption:
         except SocketFault as fault:
             if conn._close is None:
                 logger.warning("conn.state of %s waits to be kept: %s", conn.id, fault)
-
-    def _tick(self) -> None:
-        self.logs.expire(self.clock.monotonic())
-        slot = list(self._slots[self._next])
-        self._next = (self._next + 1) % SLOTS
-        # It goes on for the logs of those who are away, which have their time as well.
-        self._timer = None
-        if self._live or len(self.logs):
-            self._timer = self._tasks.loop.call_later(REFRESH / SLOTS, self._tick)
-        if slot:
-            self._tasks.start(self._refresh(slot))
-
-    async def _refresh(self, conns: list[Connection]) -> None:
-        rest = iter(conns)
-
-        async def some() -> None:
-            for turn, conn in enumerate(rest, 1):
-                await self._renew(conn)
-                if turn % TURN == 0:
-                    await asyncio.sleep(0)
-
-        await asyncio.gather(*(some() for _ in range(min(AT_ONCE, len(conns)))))
 
     async def _renew(self, conn: Connection) -> None:
         """Keep a record alive, and find out whether it is still ours."""
@@ -423,7 +337,7 @@ class Resumption:
             while resumable.saving:
                 await self._turn(resumable)
             if ended and resumable.generation == 0:  # no other connection had it
-                await self._store.get_and_delete(_key(session))
+                await self._store.get_and_delete(record_key(session))
             else:  # a former one that has not heard of it yet finds its end, not nothing
                 await self._write(session, resumable, last.pack(), RESUME_WINDOW)
         except SocketFault as fault:
@@ -475,21 +389,4 @@ class Resumption:
 
     def stop(self) -> None:
         """The process ends."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-
-def _whose(conn: Connection) -> Hashable:
-    whose: Hashable = getattr(conn.identity, "id", None)
-    return whose
-
-
-def told(recoveries: Mapping[str, Recovery]) -> dict[str, Any]:
-    """The payload of `resumed`."""
-    rooms: dict[str, Any] = {}
-    for room, (recovered, position) in recoveries.items():
-        rooms[room] = {"recovered": recovered}
-        if position is not None:
-            rooms[room] |= {"epoch": position.epoch, "offset": position.offset}
-    return {"rooms": rooms}
+        self._renewals.stop()

@@ -22,7 +22,7 @@ from aquilia.forwarded import ForwardedError, TrustedProxies
 from aquilia.lifespan import serve_lifespan, undone_by
 from aquilia.manifest import AppManifest
 from aquilia.sessions import Session, SessionEngine
-from aquilia.sessions.life import running, watched
+from aquilia.sessions.life import heard, running
 from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.assembly import adapter_of, hub_of, metrics_of, registry_alone, require_disk
 from aquilia.sockets.audit_trail import AuditTrail
@@ -114,9 +114,6 @@ class AquilaSockets:
         self._engine = engine or FaultEngine()
         self.audit = AuditTrail(clock, self.plan.node.audit)
         """Is told what touches security: see `AuditLog.note`."""
-        for app in registry.apps:
-            if app.sessions is not None:
-                app.sessions.on_refused = partial(note_cookie, self.audit)
         foreign = self._adapter.broker.on_foreign = partial(self.recorder.dropped, "none", "foreign", 1)
         self._tasks = TaskSet()
         self.cluster = Cluster(
@@ -277,8 +274,10 @@ class AquilaSockets:
             async with undone_by(self._sessions.aclose):
                 await self.hub.start()
                 async with undone_by(self.hub.stop):
-                    if self.plan.node.revocation:
-                        self._sessions.enter_context(watched(engines, self.revocations))
+                    watcher = self.revocations if self.plan.node.revocation else None
+                    self._sessions.enter_context(
+                        heard(engines, refused=partial(note_cookie, self.audit), watcher=watcher)
+                    )
                     await self.cluster.start()
                     if self.metrics is not None:
                         async with undone_by(self.cluster.stop):

@@ -198,7 +198,8 @@ async def compressed_frames(data: bytes) -> None:
             said.append((message, True))
         for at in range(0, len(wire), step or len(wire)):
             await visit.feed(wire[at : at + (step or len(wire))])
-            held = sum(map(len, visit.transport._fragments or ()))
+            fragments = visit.transport._fragments
+            held = 0 if fragments is None else fragments.size
             assert held <= visit.transport.max_size, f"{held} bytes of fragments are kept"
     await visit.lose()
     assert visit.messages[: len(said)] == said, "what was sent whole did not come up as it was"

@@ -42,7 +42,8 @@ async def _frames(data: bytes) -> None:
     step = (data[0] if data else 0) % 64 or len(data)
     for at in range(1, len(data), step or 1):
         await visit.feed(data[at : at + step])
-        held = sum(map(len, visit.transport._fragments or ()))
+        fragments = visit.transport._fragments
+        held = 0 if fragments is None else fragments.size
         assert held <= MAX_SIZE, f"{held} bytes of fragments are kept"
     await visit.lose()
     assert len(visit.ends) == visit.gone == 1

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -149,6 +150,28 @@ async def test_a_session_cookie_that_is_not_accepted_is_noted_once(
     assert record[-1] == (
         "the session cookie is too old" if age else "the session cookie is not signed by this server"
     )
+
+
+async def test_each_application_of_an_engine_that_serves_hears_of_a_cookie(tmp_path: Path) -> None:
+    engine = SessionEngine(SECRET)
+
+    def made(name: str) -> Application:
+        settings = {"audit": str(tmp_path / name)}
+        return Application(
+            Registry.build(
+                [AppManifest("desk", controllers=[Desk, Hall], sessions=engine, websockets=settings)]
+            )
+        )
+
+    one, former, _ = made("one"), made("former"), made("last")
+    await one.startup()
+    await former.startup()
+    await former.shutdown()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(one), base_url="http://inside") as http:
+        await http.get("/desk/a", headers={"cookie": "aquilia_session=forged"})
+    await one.shutdown()
+    assert "authentication.failed" in (tmp_path / "one").read_text()
+    assert "authentication.failed" not in (tmp_path / "former").read_text()
 
 
 async def test_who_gets_no_ticket_is_noted(caplog: pytest.LogCaptureFixture) -> None:

@@ -70,8 +70,15 @@ def controllers(gate: asyncio.Event, ground: Counter[str]) -> list[type[SocketCo
         async for message in request:
             ground[str(message)[:1]] += 1
 
-    with pytest.warns(DeprecationWarning, match="is a function that handles a WebSocket"):
-        flow.ws("/raw")(raw)
+    async def slow(request: FlowRequest) -> None:
+        await request.accept()
+        async for message in request:
+            ground[str(message)[:1]] += 1
+            await gate.wait()
+
+    for path, function in {"/raw": raw, "/slow": slow}.items():
+        with pytest.warns(DeprecationWarning, match="is a function that handles a WebSocket"):
+            flow.ws(path)(function)
     return [MillSocket, *flow.controllers]
 
 
@@ -195,6 +202,24 @@ async def test_functions_are_counted_as_controllers_are(transport: Any) -> None:
             await eventually(lambda: served.ground["x"] == 5)
             assert sum(conn._unhandled for conn in served.open) == 0
         await eventually(lambda: served.held == 0)
+
+
+async def test_a_part_of_a_message_counts_no_more_once_the_server_closes() -> None:
+    async with mill() as served, contextlib.AsyncExitStack() as stack:
+        raw = await holding(stack, served, beginning(1 * KB))
+        [conn] = served.open
+        await conn.disconnect(4001)
+        assert (await raw.read()).close_code == 4001
+        await eventually(lambda: served.held == 0)
+        assert served.sockets.live()["connections"] == 1  # the client has not answered
+
+
+async def test_what_comes_with_the_message_that_a_slow_function_has_counts_too() -> None:
+    async with mill() as served:
+        async with RawSocket.open(f"{served.base}/slow") as raw:
+            raw.send(*[frame(TEXT, b"x")] * 50)
+            await eventually(lambda: served.ground["x"] == 1)
+            assert served.held >= 20 * KB
 
 
 async def test_what_comes_behind_hello_counts_until_it_is_handled(transport: Any) -> None:

@@ -265,6 +265,26 @@ async def test_a_client_that_reads_nothing_is_cut_whatever_it_sends_behind_our_c
         await eventually(lambda: ENDS)
 
 
+async def test_no_pong_comes_behind_the_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    SEEN.clear()
+    monkeypatch.setattr(outbound, "CLOSE_GRACE", 0)
+    app = AquilaSockets.from_controllers([Echo], max_message_size=17 * 2**20)
+    async with (
+        serving(app, ws=NativeProtocol, send_buffer=1 << 16) as base,
+        RawSocket.open(f"{base}/controller") as raw,
+    ):
+        raw.send(event("echo", "x" * 2**24))
+        await raw.writer.drain()
+        await eventually(lambda: SEEN)
+        raw.send(frame(PING, b"?"), event("end"))
+        await raw.writer.drain()
+        await eventually(lambda: SEEN[1:] == ["end"])
+        assert (await raw.read()).opcode == TEXT
+        assert (await raw.read()).close_code == 4001
+        raw.send(frame(CLOSE, b"\x0f\xa1"))
+        assert await all_of(raw) == []
+
+
 async def test_a_compressed_message_before_a_broken_one_is_answered(base: str) -> None:
     async with websockets.connect(f"{base}/controller", proxy=None, compression="deflate") as client:
         text = json.dumps({"event": "echo", "payload": "x" * 500})

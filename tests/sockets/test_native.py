@@ -28,6 +28,7 @@ from aquilia.sockets import (
 )
 from aquilia.sockets.transports import frames as frames_module
 from aquilia.sockets.transports import http as http_module
+from aquilia.sockets.transports.fragments import MAX_FRAGMENTS
 from aquilia.sockets.transports.frames import CLOSE_TIMEOUT
 from aquilia.sockets.transports.http import HTTPProtocol
 from aquilia.sockets.transports.native import NativeProtocol
@@ -184,7 +185,7 @@ async def test_a_message_may_have_as_many_fragments_as_its_bytes_are_worth() -> 
     app = AquilaSockets.from_controllers([Raw], max_message_size=2**20)
     data = message("x" * 500_000)
     parts = [data[at : at + 64] for at in range(0, len(data), 64)]
-    assert len(parts) > frames_module.MAX_FRAGMENTS
+    assert len(parts) > MAX_FRAGMENTS
     async with serving(app, ws=NativeProtocol) as base, RawSocket.open(f"{base}/raw") as raw:
         raw.send(frame(TEXT, parts[0], final=False))
         raw.send(*(frame(CONTINUATION, part, final=False) for part in parts[1:]), frame(CONTINUATION))

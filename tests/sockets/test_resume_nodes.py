@@ -336,4 +336,4 @@ async def test_nothing_of_a_session_is_left_when_its_time_is_over() -> None:
         resumption = t.application.sockets._resumption
         assert resumption.logs.bytes > 0
         await t.clock.advance(150)
-        assert (resumption.logs.bytes, resumption._live, resumption._timer) == (0, 0, None)
+        assert (resumption.logs.bytes, resumption._renewals.idle) == (0, True)

@@ -199,6 +199,7 @@ SHOP = AppManifest("shop", controllers=[Shop], auth=Changing(), websockets={"han
 
 class Shopper(Client):
     url: str
+    sockets: AquilaSockets
 
 
 @contextlib.asynccontextmanager
@@ -207,11 +208,12 @@ async def shopping(*rooms: str) -> AsyncIterator[Shopper]:
     RIGHTS["ann"] = {"roles": ["staff"], "scopes": ["vault"]}
     HELD[:] = [asyncio.Event()]
     HELD[0].set()
+    application = Application(Registry.build([SHOP]))
     async with (
-        serving(Application(Registry.build([SHOP]))) as base,
+        serving(application) as base,
         Shopper.connect(f"{base}/shop", "v1.json", additional_headers=ANN) as ann,
     ):
-        ann.url = f"{base}/shop"
+        ann.url, ann.sockets = f"{base}/shop", application.sockets
         for room in rooms:
             await ann.request("enter", room)
         ASKED.clear()
@@ -276,6 +278,16 @@ async def test_a_connection_ends_whose_guard_fails() -> None:
         RIGHTS["ann"] = {}
         await ann.send("auth", {"token": "ann"}, type="control", id="auth")
         await expect_close(ann, 1011)
+    BROKEN.clear()
+
+
+async def test_a_room_that_it_left_empty_before_a_guard_failed_is_given_back() -> None:
+    async with shopping("a", "vault", "z") as ann:
+        BROKEN.add("z")
+        RIGHTS["ann"] = {}
+        await ann.send("auth", {"token": "ann"}, type="control", id="auth")
+        await expect_close(ann, 1011)
+        await eventually(lambda: ann.sockets.live()["rooms"] == 0)
     BROKEN.clear()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from aquilia.sockets.deflate import Agreement, InflateError
 from aquilia.sockets.faults import CloseCode
 from aquilia.sockets.figures import Deflated
+from aquilia.sockets.transports.fragments import Fragments
 from aquilia.sockets.transports.frames import NativeTransport
 from aquilia.sockets.transports.framing import BINARY, TEXT, frame_header
 
@@ -46,7 +47,6 @@ class CompressedTransport(NativeTransport):
     __slots__ = (
         "_deflater",
         "_inflater",
-        "_is_compressed",
         "_limit",
         "_min_size",
         "_received",
@@ -68,7 +68,6 @@ class CompressedTransport(NativeTransport):
         self._min_size = agreement.compression.min_size
         self._deflater = agreement.deflater()
         self._inflater = agreement.inflater()
-        self._is_compressed = False
         self._received, self._sent = counted["received"], counted["sent"]
         self.kind = agreement.kind
 
@@ -81,17 +80,13 @@ class CompressedTransport(NativeTransport):
         elif frame.fin and self._fragments is None:
             self._inflate(frame.get_payload_as_bytes(), binary=opcode == BINARY)
         else:
-            self._on_fragment(int(opcode), frame.get_payload_as_bytes(), bool(frame.fin))
-            self._is_compressed = True
+            self._on_fragment(frame, compressed=True)
 
-    def _finish_fragments(self) -> None:
-        if not self._is_compressed:
-            super()._finish_fragments()
-            return
-        self._is_compressed = False
-        data = b"".join(self._fragments or ())
-        self._fragments = None
-        self._inflate(data, binary=self._kind == BINARY)
+    def _finish(self, whole: Fragments) -> None:
+        if whole.compressed:
+            self._inflate(whole.join(), binary=whole.binary)
+        else:
+            super()._finish(whole)
 
     def _inflate(self, data: bytes, *, binary: bool) -> None:
         try:

@@ -7,7 +7,6 @@ fragments and their order (5.4), reserved bits (5.2), UTF-8 (8.1), control frame
 from __future__ import annotations
 
 import asyncio
-from codecs import IncrementalDecoder, getincrementaldecoder
 from collections import deque
 from collections.abc import Callable, Sequence
 from random import uniform
@@ -17,11 +16,11 @@ from picows import WSListener
 
 from aquilia.sockets.faults import CloseCode
 from aquilia.sockets.transports.base import TransportEvents
+from aquilia.sockets.transports.fragments import Fragments
 from aquilia.sockets.transports.framing import (
     BINARY,
     CLOSE,
     CONTINUATION,
-    FRAME_OVERHEAD,
     PING,
     PING_FRAME,
     PONG,
@@ -40,13 +39,8 @@ CLOSE_TIMEOUT = 5.0
 
 1,000 that are shown out at once would hold the loop for 13 ms if they were cut at once.
 """
-MAX_FRAGMENTS = 4096
-"""Frames of one message, unless told otherwise, or they have MIN_FRAGMENT bytes on average: each takes 50 more."""
-MIN_FRAGMENT = 16
 TURN = 64
 """Frames of one connection that are handled in one turn of the loop; what else came with them waits for the next."""
-
-_UTF8 = getincrementaldecoder("utf-8")
 
 
 class Reader(Protocol):
@@ -65,9 +59,9 @@ class NativeTransport(WSListener):
     kind = "native"
 
     __slots__ = (
-        "_broken", "_budget", "_close_timer", "_closing", "_conn", "_decoder", "_events", "_fragments", "_heard",
-        "_kind", "_later", "_later_bytes", "_leaving", "_line", "_on_gone", "_paused", "_pong", "_said", "_silent",
-        "_size", "_stopped", "_websocket", "_wire", "_write_paused", "gone", "held", "max_fragments", "max_size",
+        "_broken", "_budget", "_close_timer", "_closing", "_conn", "_events", "_fragments", "_heard",
+        "_later", "_later_bytes", "_leaving", "_line", "_on_gone", "_paused", "_pong", "_said", "_silent",
+        "_stopped", "_websocket", "_wire", "_write_paused", "gone", "held", "max_fragments", "max_size",
         "read_behind", "reader",
     )  # fmt: skip
 
@@ -85,10 +79,7 @@ class NativeTransport(WSListener):
         self._on_gone = on_gone
         self._events: TransportEvents | None = None
         self._conn: Any = None
-        self._fragments: list[bytes] | None = None
-        self._kind = 0
-        self._decoder: IncrementalDecoder | None = None
-        self._size = 0
+        self._fragments: Fragments | None = None
         self._closing: tuple[int, str] | None = None
         """How it ends. Nothing of the peer is taken any more,"""
         self._said = False
@@ -160,9 +151,7 @@ class NativeTransport(WSListener):
         elif opcode == CLOSE:
             self._answer_close(transport)
         elif opcode != PONG:
-            data = frame.get_payload_as_bytes()
-            if self._may_be_utf8(int(opcode), data):
-                self._on_fragment(int(opcode), data, bool(frame.fin))
+            self._on_fragment(frame)
 
     def _on_reserved(self, frame: Any) -> None:
         self._fail(CloseCode.PROTOCOL_ERROR, "a reserved bit is set, and no extension was agreed on")
@@ -208,58 +197,40 @@ class NativeTransport(WSListener):
             else:
                 self._wire.resume_reading()
 
-    def _may_be_utf8(self, opcode: int, data: bytes) -> bool:
-        """Whether the text of which this is a fragment may still be valid (RFC 6455 section 8.1).
-
-        So the connection ends at the first byte that is wrong, and not when the message is complete.
-        """
-        if self._fragments is None:
-            self._decoder = _UTF8() if opcode == TEXT else None
-        if self._decoder is None:
-            return True
-        try:
-            self._decoder.decode(data)
-        except UnicodeDecodeError:
-            self._fail(CloseCode.NOT_UTF8, "a text message is not UTF-8")
-            return False
-        return True
-
-    def _on_fragment(self, opcode: int, data: bytes, final: bool) -> None:
-        if opcode == CONTINUATION:
-            if self._fragments is None:
+    def _on_fragment(self, frame: Any, *, compressed: bool = False) -> None:
+        fragments = self._fragments
+        if frame.msg_type == CONTINUATION:
+            if fragments is None:
                 self._fail(CloseCode.PROTOCOL_ERROR, "a continuation frame continues nothing")
                 return
-        elif self._fragments is not None:
+        elif fragments is not None:
             self._fail(CloseCode.PROTOCOL_ERROR, "a new message began within a fragmented one")
             return
         else:
-            self._fragments, self._kind, self._size = [], opcode, 0
-        self._fragments.append(data)
-        self._size += len(data)
-        most = self.max_fragments or max(MAX_FRAGMENTS, self._size // MIN_FRAGMENT)
-        if self._size > self.max_size or len(self._fragments) > most:
+            fragments = self._fragments = Fragments(int(frame.msg_type), compressed=compressed)
+        if not fragments.add(frame.get_payload_as_bytes()):
+            self._fail(CloseCode.NOT_UTF8, "a text message is not UTF-8")
+        elif fragments.exceed(self.max_size, self.max_fragments):
             self._fail(CloseCode.TOO_BIG, "the message is too big")
-        elif final:
-            self._finish_fragments()
-            self.hold()
         else:
+            if frame.fin:
+                self._fragments = None
+                self._finish(fragments)
             self.hold()
 
     def hold(self) -> None:
         """Tell of what is held, which has changed."""
         held = self._later_bytes + (0 if self.reader is None else self.reader.buffer)
         if self._fragments is not None:
-            held += self._size + FRAME_OVERHEAD * len(self._fragments)
+            held += self._fragments.weight
         if held != self.held and self._events is not None:
             self.held = held
             self._events.on_held(self._conn)
 
-    def _finish_fragments(self) -> None:
-        data = b"".join(self._fragments or ())
-        self._fragments = self._decoder = None
-        binary = self._kind == BINARY
-        if self._events is not None and (binary or data.isascii() or self._is_utf8(data)):
-            self._events.on_message(self._conn, data, binary=binary)
+    def _finish(self, whole: Fragments) -> None:
+        data = whole.join()
+        if self._events is not None and (whole.binary or data.isascii() or self._is_utf8(data)):
+            self._events.on_message(self._conn, data, binary=whole.binary)
 
     def _is_utf8(self, data: bytes) -> bool:
         try:
@@ -376,8 +347,8 @@ class NativeTransport(WSListener):
         """The wire takes more."""
         self._write_paused = False
         self._line = None if self._said else self._way()
-        if self._pong is not None:
-            pong, self._pong = self._pong, None
+        pong, self._pong = self._pong, None
+        if pong is not None and not self._said:
             self._answer_ping(pong)
         if self._events is not None:
             self._events.on_writable(self._conn)
@@ -423,7 +394,9 @@ class NativeTransport(WSListener):
         """See `Transport`."""
         if not self._said and not self.gone:
             self._closing = (code, reason)
-            self._fragments = None
+            if self._fragments is not None:
+                self._fragments = None
+                asyncio.get_running_loop().call_soon(self.hold)
             self._write_close(close_body(code, reason))
 
     def abort(self) -> None:
@@ -445,9 +418,9 @@ class NativeTransport(WSListener):
 
     def fail(self, code: int, reason: str) -> None:
         """See `Transport`."""
-        self.close(code, reason)
         self._drop()
         self.held = 0
+        self.close(code, reason)
         if self._write_paused:
             self._wire.abort()  # it would be held until the peer reads on
         else:
