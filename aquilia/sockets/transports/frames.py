@@ -452,6 +452,8 @@ class NativeTransport(WSListener):
             self._wire.abort()  # it would be held until the peer reads on
         else:
             self._wire.close()
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._wire.abort)  # or until it reads the rest, or ends TLS as well
 
     def _drop(self) -> None:
         self._fragments = self._later = None
