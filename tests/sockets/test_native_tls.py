@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import json
 import ssl
@@ -30,6 +31,7 @@ from aquilia.sockets import (
 from aquilia.sockets.transports import frames as frames_module
 from aquilia.sockets.transports.http import HTTPProtocol
 from aquilia.sockets.transports.native import NativeProtocol
+from aquilia.sockets.transports.reader import PicowsReader
 from aquilia.tls import Certificate, Files
 
 AUTHORITY = Authority()
@@ -161,3 +163,26 @@ async def test_who_is_ended_for_what_it_holds_is_gone_at_once_and_need_not_end_t
         await eventually(lambda: ENDS)
         writer.transport.abort()
     assert [end.code for end in ENDS] == [1013]
+
+
+@on_each_loop
+async def test_who_has_gone_leaves_no_buffer_behind_until_garbage_is_collected(
+    context: ssl.SSLContext,
+) -> None:
+    def readers() -> int:
+        return sum(type(each) is PicowsReader for each in gc.get_objects())  # of which proxies are none
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = readers()
+        async with secure(context) as url:
+            async with dialled(url) as client:
+                assert await said(client, "x" * 1_000_000) == "x" * 1_000_000
+            async with dialled(url) as client:
+                assert await said(client, "x" * 1_000_000) == "x" * 1_000_000
+                client.transport.abort()
+            await eventually(lambda: len(ENDS) == 2)
+            await eventually(lambda: readers() == before)
+    finally:
+        gc.enable()
