@@ -170,6 +170,31 @@ async def test_a_message_that_is_refused_is_not_kept_until_garbage_is_collected(
             gc.enable()
 
 
+async def test_the_message_of_a_handler_whose_client_has_left_is_not_kept_until_garbage_is_collected() -> (
+    None
+):
+    message = frame(TEXT, (NEWS % ("x" * 60 * KB)).encode())
+    async with mill() as served:
+
+        async def come_and_go(times: int) -> int:
+            for _ in range(times):
+                async with RawSocket.open(f"{served.base}/mill") as raw:
+                    raw.send(message)
+                    await eventually(lambda: served.held)
+                await eventually(lambda: not served.open)
+            return tracemalloc.get_traced_memory()[0]
+
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            before = await come_and_go(2)
+            assert await come_and_go(40) - before < 10 * 60 * KB
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+
+
 async def test_buffers_that_are_empty_are_given_back_before_anybody_is_closed() -> None:
     async with mill(inbox_bytes=100 * KB) as served, contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(Client.connect(f"{served.base}/mill")) for _ in range(20)]
