@@ -208,8 +208,9 @@ class Dispatcher:
             except SocketFault as fault:
                 self._count(conn, "invalid", size)
                 bucket = conn._bucket
-                answer = fault if bucket is None or bucket.take(now) else over_limit(conn, now)
-                self._answer(conn, answer, sender(conn._codec, data))
+                passes = bucket is None or bucket.take(now)
+                # Under no second name: its traceback leads back to this frame, and both would keep the data.
+                self._answer(conn, fault if passes else over_limit(conn, now), sender(conn._codec, data))
                 return
             try:
                 self._take(conn, envelope, now, size)
@@ -332,6 +333,7 @@ class Dispatcher:
             except (Exception, asyncio.CancelledError) as error:
                 own = own_error(error, meant=conn._close is not None)
                 self._answer(conn, fault_of(self._engine, own, route.where, conn, envelope), envelope)
+                del own  # whose traceback leads back to this frame: both would keep the message
                 pass_on(error)
             finally:
                 if begun is not None:

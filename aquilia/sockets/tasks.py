@@ -39,7 +39,13 @@ def own_error(error: BaseException, *, meant: bool = True) -> Exception:
     task = asyncio.current_task()
     cancelled = task is not None and task.cancelling() > 0
     if not isinstance(error, asyncio.CancelledError) or (cancelled and meant):
-        raise error
+        try:
+            raise error
+        finally:
+            del (
+                error,
+                task,
+            )  # the traceback leads here now, and with them in a circle: it would keep all its frames
     stray = RuntimeError("its own task was cancelled" if cancelled else "what it awaited was cancelled")
     stray.__cause__ = error
     return stray
@@ -229,7 +235,13 @@ class _Spare(Coroutine[Any, Any, None]):
             awaited = self._await()
             if cancelled and asyncio.isfuture(awaited) and awaited.cancel(*error.args[:1]):
                 return awaited  # what a cancelled task waits for is cancelled, and ends first
-        return self._run(self._coroutine.throw, error)
+        try:
+            return self._run(self._coroutine.throw, error)
+        except BaseException:
+            del self.task  # which has ended, and whose exception leads to this frame
+            raise
+        finally:
+            del error
 
     def _park(self) -> Any:
         self._parked = self.task.get_loop().create_future()

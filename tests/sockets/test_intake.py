@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import random
+import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -142,6 +144,62 @@ async def test_a_message_that_is_complete_is_held_no_more() -> None:
         raw.send(frame(CONTINUATION, text[20:]))
         assert b"xxxx" in (await raw.read()).payload
         assert served.held == 0
+
+
+@pytest.mark.parametrize(
+    "begins",
+    [
+        b'{"event": "ask", "payload": !',
+        b'{"type": "rumour", "payload": "',
+        b'{"event": "grind", "payload": ["',
+    ],
+    ids=["no JSON", "no envelope", "wrong shape"],
+)
+async def test_a_message_that_is_refused_is_not_kept_until_garbage_is_collected(begins: bytes) -> None:
+    end = b'"]}' if begins.endswith(b'["') else b'"}'
+    refused = frame(TEXT, begins + b"x" * 50 * KB + end)
+    async with mill() as served, RawSocket.open(f"{served.base}/mill") as raw:
+
+        async def refuse(times: int) -> int:
+            for _ in range(times):
+                raw.send(refused)
+                assert b"WS_MESSAGE_INVALID" in (await raw.read()).payload
+            return tracemalloc.get_traced_memory()[0]
+
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            before = await refuse(2)
+            assert await refuse(40) - before < 10 * 50 * KB
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+
+
+async def test_the_message_of_a_handler_whose_client_has_left_is_not_kept_until_garbage_is_collected() -> (
+    None
+):
+    message = frame(TEXT, (NEWS % ("x" * 60 * KB)).encode())
+    async with mill() as served:
+
+        async def come_and_go(times: int) -> int:
+            for _ in range(times):
+                async with RawSocket.open(f"{served.base}/mill") as raw:
+                    raw.send(message)
+                    await eventually(lambda: served.held)
+                await eventually(lambda: not served.open)
+            return tracemalloc.get_traced_memory()[0]
+
+        gc.collect()
+        gc.disable()
+        tracemalloc.start()
+        try:
+            before = await come_and_go(2)
+            assert await come_and_go(40) - before < 10 * 60 * KB
+        finally:
+            tracemalloc.stop()
+            gc.enable()
 
 
 async def test_buffers_that_are_empty_are_given_back_before_anybody_is_closed() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import json
 import ssl
@@ -15,6 +16,7 @@ import pytest
 import websockets
 from certificates import Authority
 from loops import on_each_loop
+from rawsocket import TEXT, frame, handshake
 from wire import eventually, serving
 
 from aquilia.sockets import (
@@ -26,8 +28,10 @@ from aquilia.sockets import (
     Socket,
     SocketController,
 )
+from aquilia.sockets.transports import frames as frames_module
 from aquilia.sockets.transports.http import HTTPProtocol
 from aquilia.sockets.transports.native import NativeProtocol
+from aquilia.sockets.transports.reader import PicowsReader
 from aquilia.tls import Certificate, Files
 
 AUTHORITY = Authority()
@@ -62,8 +66,8 @@ def context(tmp_path: Path) -> ssl.SSLContext:
 
 
 @contextlib.asynccontextmanager
-async def secure(context: ssl.SSLContext) -> AsyncIterator[str]:
-    app = AquilaSockets.from_controllers([Raw])
+async def secure(context: ssl.SSLContext, **settings: Any) -> AsyncIterator[str]:
+    app = AquilaSockets.from_controllers([Raw], **settings)
     options: dict[str, Any] = {"ssl_context_factory": lambda config, default: context}
     async with serving(app, ws=NativeProtocol, http=HTTPProtocol, ws_max_size=5 << 20, **options) as base:
         yield f"{base.replace('ws', 'wss', 1)}/raw"
@@ -142,3 +146,43 @@ async def test_both_sides_can_close_and_a_cut_wire_is_1006(context: ssl.SSLConte
             client.transport.abort()
             await eventually(lambda: len(ENDS) == 3)
     assert [end.code for end in ENDS] == [4001, 4002, 1006]
+
+
+@on_each_loop
+async def test_who_is_ended_for_what_it_holds_is_gone_at_once_and_need_not_end_tls(
+    context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames_module, "CLOSE_TIMEOUT", 60.0)
+    async with secure(context, inbox_bytes=100_000) as url:
+        port = int(url.split(":")[2].partition("/")[0])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=AUTHORITY.trusting())
+        writer.write(handshake("/raw"))
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.pause_reading()  # so it does not see that TLS ends, and says nothing to that
+        writer.write(frame(TEXT, b"x" * 200_000)[:180_000])
+        await eventually(lambda: ENDS)
+        writer.transport.abort()
+    assert [end.code for end in ENDS] == [1013]
+
+
+@on_each_loop
+async def test_who_has_gone_leaves_no_buffer_behind_until_garbage_is_collected(
+    context: ssl.SSLContext,
+) -> None:
+    def readers() -> int:
+        return sum(type(each) is PicowsReader for each in gc.get_objects())  # of which proxies are none
+
+    gc.collect()
+    gc.disable()
+    try:
+        before = readers()
+        async with secure(context) as url:
+            async with dialled(url) as client:
+                assert await said(client, "x" * 1_000_000) == "x" * 1_000_000
+            async with dialled(url) as client:
+                assert await said(client, "x" * 1_000_000) == "x" * 1_000_000
+                client.transport.abort()
+            await eventually(lambda: len(ENDS) == 2)
+            await eventually(lambda: readers() == before)
+    finally:
+        gc.enable()

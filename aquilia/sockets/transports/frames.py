@@ -42,6 +42,8 @@ CLOSE_TIMEOUT = 5.0
 TURN = 64
 """Frames of one connection that are handled in one turn of the loop; what else came with them waits for the next."""
 
+_NOBODY = asyncio.BufferedProtocol()
+
 
 class Reader(Protocol):
     """What puts frames together for a transport."""
@@ -335,8 +337,10 @@ class NativeTransport(WSListener):
         self._drop()
         self.reader = None
         self.held = 0
+        self._wire.set_protocol(_NOBODY)  # TLS keeps the reader, and its buffer, until garbage is collected
+        conn, self._conn = self._conn, None
         if events is not None:
-            events.on_closed(self._conn, int(code), reason)
+            events.on_closed(conn, int(code), reason)
 
     def pause_writing(self) -> None:
         """The peer reads too slowly."""
@@ -425,6 +429,10 @@ class NativeTransport(WSListener):
             self._wire.abort()  # it would be held until the peer reads on
         else:
             self._wire.close()
+            loop = asyncio.get_running_loop()
+            loop.call_soon(
+                loop.call_soon, self._wire.abort
+            )  # or until it reads the rest, or ends TLS as well
 
     def _drop(self) -> None:
         self._fragments = self._later = None
