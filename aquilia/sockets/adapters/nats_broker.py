@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
@@ -47,6 +48,8 @@ logger = logging.getLogger("aquilia.sockets.nats")
 
 STREAM_BYTES = 256 << 20
 """What the rooms of one `History` may hold together, unless its own `max_bytes` is more."""
+HELD = 1 << 12
+"""Publications that wait, while the way is found again, until the loss before them is told; the oldest go."""
 TRIES = 3
 """So often the stream is looked for when it is not there any more."""
 
@@ -88,6 +91,9 @@ class NatsBroker:
         self._listening: dict[tuple[str, str | None], _Listening] = {}
         self._opening = asyncio.Lock()
         self._waiting = 0
+        self._held: deque[Publication] = deque(maxlen=HELD)
+        """Came by a new connection, of which not all subscriptions are known to be in effect."""
+        self._held_link = 0
         self._told = False
         self.on_lost: Callable[[], None] | None = None
         """See `Broker`."""
@@ -97,7 +103,7 @@ class NatsBroker:
     @property
     def connected(self) -> bool:
         """See `Broker`."""
-        return self._connection.connected
+        return self._connection.connected and not self._connection.cut
 
     async def start(self, deliver: Deliver) -> None:
         """See `Broker`. Also finds out what the server can do.
@@ -136,6 +142,7 @@ class NatsBroker:
         self._deliver = None
         self._listening.clear()
         self._logs.clear()
+        self._held.clear()
         await self._connection.stop()
 
     def _lost(self) -> None:
@@ -143,6 +150,19 @@ class NatsBroker:
             listening.position = None
         if self.on_lost is not None:
             self.on_lost()
+        held = list(self._held) if self._held_link == self._connection.links else []
+        self._held.clear()
+        for publication in held:
+            if self._deliver is not None:
+                self._deliver(publication)
+
+    def _hold(self, publication: Publication) -> None:
+        if (
+            self._held_link != self._connection.links
+        ):  # what came by a link that was lost again is lost with the rest
+            self._held_link = self._connection.links
+            self._held.clear()
+        self._held.append(publication)
 
     # Subscriptions
 
@@ -192,7 +212,9 @@ class NatsBroker:
             self._ignore(error)
             return
         listening.position = position
-        if self._deliver is not None:
+        if self._connection.cut:
+            self._hold(publication)
+        elif self._deliver is not None:
             self._deliver(publication)
 
     def _ignore(self, error: Exception) -> None:

@@ -72,6 +72,8 @@ class NatsConnection:
         self.on_lost: Callable[[], None] | None = None
         self._client: Any = None
         self.connected = False
+        self.cut = False
+        """From a loss until `on_lost` is called: what comes meanwhile is incomplete."""
         self.links = 0
         """How often it was connected."""
         self._stopped = True
@@ -95,7 +97,7 @@ class NatsConnection:
         Raises:
             SocketFault: WS_ADAPTER_UNAVAILABLE, with what to do: unreachable, or the login is refused.
         """
-        self._stopped = False
+        self._stopped = self.cut = False
         self._inbox = f"_INBOX.{token_hex(11)}"
         try:
             await self._restore(await dial(self.target, self._complaint))
@@ -153,6 +155,7 @@ class NatsConnection:
         if self._stopped or client is not self._client:
             return
         self.connected = False
+        self.cut = True
         self._client = None
         logger.warning("the connection to NATS at %s is lost; connecting again", self.target)
         for call in self._calls.values():
@@ -189,6 +192,7 @@ class NatsConnection:
         logger.warning("connected to NATS at %s again", self.target)
         for words in self._denied.values():  # since the connection before
             logger.warning("%s", words)
+        self.cut = False
         if self.on_lost is not None:
             self.on_lost()
 
