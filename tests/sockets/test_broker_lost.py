@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -14,7 +15,7 @@ from nats_server import NatsServer
 from tokens import Passwords
 from wire import Client, eventually, serving
 
-from aquilia.aquilary import Registry
+from aquilia.aquilary import BootError, Registry
 from aquilia.manifest import AppManifest
 from aquilia.sockets import AquilaSockets, Connection, Event, History, Socket, SocketController, Subscribe
 from aquilia.sockets.adapters import nats_dial
@@ -162,3 +163,29 @@ async def test_a_broker_that_stands_still_fails_what_was_on_its_way_and_then_cou
         if frames[0].get("event") == "said":  # it had arrived, and says so in the place of the loss
             frames = [await ann.receive()]
         assert frames == [gap("room")]
+
+
+@pytest.mark.parametrize(("said", "least", "most"), [(0, 0.0, 0.5), (0.6, 0.6, 2.0), (6.0, 6.0, 8.0)])
+async def test_a_room_with_history_waits_for_its_broker_as_long_as_the_setting_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: float, least: float, most: float
+) -> None:
+    server = NatsServer(tmp_path)
+    monkeypatch.setenv("AQ_WS_ADAPTER_URL", server.url())
+    app = AquilaSockets.from_controllers([Hall], publish_timeout=said, health="/health")
+    try:
+        async with serving(app) as base, Client.connect(f"{base}/hall") as ann:
+            await entered(ann, "log")
+            server.kill()
+            await eventually(lambda: app.health.status == "broker_lost")
+            began = asyncio.get_running_loop().time()
+            answer = await ann.request("say", ["log", "lost"])
+            assert answer["error"]["code"] == "WS_ADAPTER_UNAVAILABLE"
+            assert least <= asyncio.get_running_loop().time() - began < most
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize("said", [-1, "5", True, float("nan")])
+def test_a_time_that_is_none_is_refused_at_boot(said: Any) -> None:
+    with pytest.raises(BootError, match="publish_timeout"):
+        AquilaSockets.from_controllers([Hall], publish_timeout=said)

@@ -22,8 +22,11 @@ _DEFAULTS = {"inmemory": "memory://", "local": "local://", "nats": "nats://127.0
 _SCHEMES = ("local", "memory", "nats", "tls")
 
 
-def adapter_for(name: str, url: str | None, clock: Clock) -> Adapter:
+def adapter_for(name: str, url: str | None, clock: Clock, *, publish_timeout: float | None = None) -> Adapter:
     """The adapter that the settings `adapter` and `adapter_url` name, unless the environment names another.
+
+    What goes into a room with history waits for its broker for `publish_timeout` seconds; None leaves it to the
+    adapter.
 
     Raises:
         ValueError: the URL is wrong, or what it needs is not installed. No password is shown.
@@ -42,10 +45,10 @@ def adapter_for(name: str, url: str | None, clock: Clock) -> Adapter:
         if scheme == "local":
             from aquilia.sockets.adapters.local import LocalAdapter
 
-            return LocalAdapter(url, clock)
+            return LocalAdapter(url, clock, publish_timeout=publish_timeout)
         from aquilia.sockets.adapters.nats import NatsAdapter
 
-        return NatsAdapter(url, clock)
+        return NatsAdapter(url, clock, publish_timeout=publish_timeout)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 

@@ -50,20 +50,29 @@ class LocalAdapter:
         ValueError: the URL is wrong, or nats-server or nats-py is not installed.
     """
 
-    def __init__(self, url: str = "local://", clock: Clock | None = None) -> None:
+    def __init__(
+        self, url: str = "local://", clock: Clock | None = None, *, publish_timeout: float | None = None
+    ) -> None:
         server = local_server(url)
         if problem := missing():
             raise ValueError(problem)
         connection = NatsConnection(Target(()))
         self.store = NatsStore(connection, clock or Clock.current())
-        self.broker = LocalBroker(connection, self.store, server)
+        self.broker = LocalBroker(connection, self.store, server, publish_timeout=publish_timeout)
 
 
 class LocalBroker(NatsBroker):
     """See `NatsBroker`; its server lives between `start` and `stop`, unless another process has it for us."""
 
-    def __init__(self, connection: NatsConnection, store: NatsStore, server: LocalServer) -> None:
-        super().__init__(connection, store.start)
+    def __init__(
+        self,
+        connection: NatsConnection,
+        store: NatsStore,
+        server: LocalServer,
+        *,
+        publish_timeout: float | None = None,
+    ) -> None:
+        super().__init__(connection, store.start, publish_timeout=publish_timeout)
         self.server = server
 
     async def start(self, deliver: Deliver) -> None:

@@ -36,7 +36,7 @@ import msgspec
 from aquilia.sockets.adapters.base import Deliver, Page, Publication
 from aquilia.sockets.adapters.jetstream import Failure, JetStream, StreamInfo, acknowledged, persist, refused
 from aquilia.sockets.adapters.nats_calls import Reply
-from aquilia.sockets.adapters.nats_connection import NatsConnection
+from aquilia.sockets.adapters.nats_connection import RETRY, NatsConnection
 from aquilia.sockets.adapters.nats_names import message_id, token
 from aquilia.sockets.adapters.stored import decode, encode
 from aquilia.sockets.faults import ws_adapter_unavailable
@@ -77,13 +77,22 @@ class _Listening:
 
 
 class NatsBroker:
-    """See `Broker`, and the head of this module for what differs."""
+    """See `Broker`, and the head of this module for what differs.
+
+    A publication into a room with history waits for a lost server for `publish_timeout` seconds; for one that does
+    not answer as well, and at least `RETRY`. With None that is 5 seconds, 15 where streams are replicated.
+    """
 
     def __init__(
-        self, connection: NatsConnection, on_start: Callable[[], Awaitable[None]] | None = None
+        self,
+        connection: NatsConnection,
+        on_start: Callable[[], Awaitable[None]] | None = None,
+        *,
+        publish_timeout: float | None = None,
     ) -> None:
         self._connection = connection
         self._on_start = on_start
+        self._publish_timeout = publish_timeout
         self._streams = JetStream(connection)
         self._prefix = connection.target.prefix
         self._deliver: Deliver | None = None
@@ -240,7 +249,7 @@ class NatsBroker:
             await self._connection.send(f"{self._prefix}.plain.{token(namespace)}.{token(room)}", data)
             return None
         id = message_id(f"{namespace}\n{room}", publication.id)
-        until = self._connection.deadline()
+        until = self._publish_deadline()
 
         async def store() -> tuple[_Log, int | Failure | None]:
             while True:
@@ -260,6 +269,16 @@ class NatsBroker:
         if isinstance(answer, Failure):
             raise refused(answer)
         return Position(log.epoch, answer)
+
+    def _publish_deadline(self) -> float:
+        patience = self._publish_timeout
+        if patience is None:
+            return self._connection.deadline()
+        if self._connection.connected:
+            patience = max(patience, RETRY)
+        elif not patience:
+            raise ws_adapter_unavailable(f"the connection to NATS at {self._connection.target} is lost")
+        return asyncio.get_running_loop().time() + patience
 
     # Logs
 

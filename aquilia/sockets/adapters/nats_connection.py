@@ -246,7 +246,7 @@ class NatsConnection:
         self._require_size(data, headers)
         token = str(next(self._numbers))
         own = asyncio.get_running_loop().time() + self._patience(again=again)
-        until = own if until is None else min(own, until)
+        until = own if until is None else until if again else min(own, until)
         call = Call(subject, data, headers, f"{self._inbox}.{token}", until, again=again, batch=batch)
         self._calls[token] = call
         self._watch()
@@ -287,7 +287,7 @@ class NatsConnection:
             self._watch()
 
     def _late(self, call: Call) -> str:
-        return f"NATS at {self.target} did not answer within {self._patience(again=call.again):g} s"
+        return f"NATS at {self.target} did not answer within {round(call.until - call.began, 1):g} s"
 
     async def _repeat(self, client: Any, calls: list[Call]) -> None:
         try:
