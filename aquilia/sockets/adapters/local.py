@@ -14,6 +14,7 @@ from aquilia.sockets.adapters.nats_broker import NatsBroker
 from aquilia.sockets.adapters.nats_connection import NatsConnection
 from aquilia.sockets.adapters.nats_store import NatsStore
 from aquilia.sockets.adapters.nats_url import Target, options_of
+from aquilia.sockets.adapters.signing import Signer
 
 __all__ = ["LocalAdapter", "LocalBroker", "local_server"]
 
@@ -51,14 +52,21 @@ class LocalAdapter:
     """
 
     def __init__(
-        self, url: str = "local://", clock: Clock | None = None, *, publish_timeout: float | None = None
+        self,
+        url: str = "local://",
+        clock: Clock | None = None,
+        *,
+        publish_timeout: float | None = None,
+        signer: Signer | None = None,
     ) -> None:
         server = local_server(url)
         if problem := missing():
             raise ValueError(problem)
         connection = NatsConnection(Target(()))
         self.store = NatsStore(connection, clock or Clock.current())
-        self.broker = LocalBroker(connection, self.store, server, publish_timeout=publish_timeout)
+        self.broker = LocalBroker(
+            connection, self.store, server, publish_timeout=publish_timeout, signer=signer
+        )
 
 
 class LocalBroker(NatsBroker):
@@ -71,8 +79,9 @@ class LocalBroker(NatsBroker):
         server: LocalServer,
         *,
         publish_timeout: float | None = None,
+        signer: Signer | None = None,
     ) -> None:
-        super().__init__(connection, store.start, publish_timeout=publish_timeout)
+        super().__init__(connection, store.start, publish_timeout=publish_timeout, signer=signer)
         self.server = server
 
     async def start(self, deliver: Deliver) -> None:

@@ -27,6 +27,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from operator import itemgetter
 from secrets import token_urlsafe
 from typing import Any
@@ -38,6 +39,7 @@ from aquilia.sockets.adapters.jetstream import Failure, JetStream, StreamInfo, a
 from aquilia.sockets.adapters.nats_calls import Reply
 from aquilia.sockets.adapters.nats_connection import RETRY, NatsConnection
 from aquilia.sockets.adapters.nats_names import message_id, token
+from aquilia.sockets.adapters.signing import BUS_SECRET, HEAD, SignatureError, Signer
 from aquilia.sockets.adapters.stored import decode, encode
 from aquilia.sockets.faults import ws_adapter_unavailable
 from aquilia.sockets.history import History, Position
@@ -50,6 +52,8 @@ STREAM_BYTES = 256 << 20
 """What the rooms of one `History` may hold together, unless its own `max_bytes` is more."""
 HELD = 1 << 12
 """Publications that wait, while the way is found again, until the loss before them is told; the oldest go."""
+UNSIGNED_EVERY = 60.0
+"""Seconds between two lines in the log of what is not signed."""
 TRIES = 3
 """So often the stream is looked for when it is not there any more."""
 
@@ -80,7 +84,8 @@ class NatsBroker:
     """See `Broker`, and the head of this module for what differs.
 
     A publication into a room with history waits for a lost server for `publish_timeout` seconds; for one that does
-    not answer as well, and at least `RETRY`. With None that is 5 seconds, 15 where streams are replicated.
+    not answer as well, and at least `RETRY`. With None that is 5 seconds, 15 where streams are replicated. With a
+    `signer`, all publications are signed, and others are ignored.
     """
 
     def __init__(
@@ -89,10 +94,15 @@ class NatsBroker:
         on_start: Callable[[], Awaitable[None]] | None = None,
         *,
         publish_timeout: float | None = None,
+        signer: Signer | None = None,
     ) -> None:
         self._connection = connection
         self._on_start = on_start
         self._publish_timeout = publish_timeout
+        self._signer = signer
+        self._unsigned = 0
+        """Since that was last said."""
+        self._unsigned_said = -inf
         self._streams = JetStream(connection)
         self._prefix = connection.target.prefix
         self._deliver: Deliver | None = None
@@ -214,7 +224,7 @@ class NatsBroker:
                 offset = int(headers["Nats-Sequence"])
                 position = Position(message.subject.split(".")[2], offset)
                 previous = int(headers.get("Nats-Last-Sequence", "0"))
-            publication = decode(message.data, position, previous)
+            publication = self._read(message.data, position, previous)
             if (publication.namespace, publication.room) != (listening.namespace, listening.room):
                 raise ValueError("a publication for another room")
         except (ValueError, KeyError) as error:
@@ -226,10 +236,30 @@ class NatsBroker:
         elif self._deliver is not None:
             self._deliver(publication)
 
+    def _read(self, data: bytes, position: Position | None, previous: int | None) -> Publication:
+        if self._signer is not None:
+            data = self._signer.verified(data, self._prefix, "plain" if position is None else "log")
+        try:
+            return decode(data, position, previous)
+        except ValueError:
+            if data.startswith(HEAD):
+                raise SignatureError(f"it is signed, and {BUS_SECRET} is not set here") from None
+            raise
+
     def _ignore(self, error: Exception) -> None:
         if self.on_foreign is not None:
             self.on_foreign()
-        if not self._told:
+        if isinstance(error, SignatureError):
+            self._unsigned += 1
+            now = asyncio.get_running_loop().time()
+            if now - self._unsigned_said >= UNSIGNED_EVERY:
+                logger.warning(
+                    "publications below %s.> on NATS are not signed by our %s, and ignored: %d since this was last "
+                    "said; of the newest, %s",
+                    *(self._prefix, BUS_SECRET, self._unsigned, error),
+                )
+                self._unsigned, self._unsigned_said = 0, now
+        elif not self._told:
             self._told = True
             logger.warning(
                 "something below %s.> on NATS is no publication of ours, and is ignored (said once): %s",
@@ -245,6 +275,10 @@ class NatsBroker:
             raise ws_adapter_unavailable("the NATS broker is not running")
         data = encode(publication)
         namespace, room = publication.namespace, publication.room
+        if self._signer is not None:
+            data = self._signer.sign(
+                data, self._prefix, "plain" if history is None or room is None else "log"
+            )
         if history is None or room is None:
             await self._connection.send(f"{self._prefix}.plain.{token(namespace)}.{token(room)}", data)
             return None
@@ -448,7 +482,7 @@ class NatsBroker:
             if since is not None and offset <= since.offset:
                 continue
             try:
-                entries.append(decode(reply.data, Position(log.epoch, offset), before))
+                entries.append(self._read(reply.data, Position(log.epoch, offset), before))
             except (ValueError, msgspec.MsgspecError) as error:
                 self._ignore(error)
                 continue
