@@ -175,6 +175,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/cluster.py",
         "sockets/questions.py",
         "sockets/reach.py",
+        "sockets/losses.py",
         "sockets/identities.py",
         "sockets/namespaces.py",
         "sockets/adapters/",

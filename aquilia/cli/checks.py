@@ -11,6 +11,7 @@ import msgspec
 from aquilia.cli.posture import Posture
 from aquilia.forwarded import UNIX
 from aquilia.loopback import is_loopback
+from aquilia.sockets.adapters.signing import BUS_SECRET
 
 __all__ = ["CHECKS", "Check", "Finding", "findings"]
 
@@ -141,10 +142,15 @@ def _adapter(posture: Posture) -> Iterator[_Found]:
     adapter = posture.adapter
     missing = [word for word, there in (("TLS", adapter.tls), ("login", adapter.login)) if not there]
     if adapter.host and not adapter.loopback and missing:
+        does = "reads all messages, and writes what is stored"
+        advice = "use tls://, and a login by a file, such as ?creds=FILE"
+        if not adapter.signed:
+            does = "reads and writes all messages, and nobody signs them"
+            advice += f"; set {BUS_SECRET} too"
         yield _Found(
             "adapter_url",
-            f"{adapter.host} is asked without {' and '.join(missing)}: who reaches it reads and writes all messages",
-            "use tls://, and a login by a file, such as ?creds=FILE",
+            f"{adapter.host} is asked without {' and '.join(missing)}: who reaches it {does}",
+            advice,
         )
 
 

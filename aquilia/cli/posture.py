@@ -16,6 +16,7 @@ from aquilia.server import Booted
 from aquilia.sessions.engine import SESSION_SECRET, SessionEngine
 from aquilia.sockets.adapters import ADAPTER_URL
 from aquilia.sockets.adapters.nats_url import Target
+from aquilia.sockets.adapters.signing import BUS_SECRET, BUS_SECRET_FILE
 from aquilia.sockets.audit_trail import AUDIT_SECRET
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.guards import OriginGuard, RateLimitGuard
@@ -62,6 +63,8 @@ class AdapterPosture(msgspec.Struct, frozen=True, kw_only=True):
     loopback: bool = True
     tls: bool = False
     login: bool = False
+    signed: bool = False
+    """Whether nodes sign what they say to one another."""
 
 
 class Posture(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +99,7 @@ def posture_of(booted: Booted, root: Path) -> Posture:
     plan = booted.application.sockets.plan
     node = plan.node
     url = os.environ.get(ADAPTER_URL) or node.adapter_url
+    signed = bool(os.environ.get(BUS_SECRET) or os.environ.get(BUS_SECRET_FILE))
     problems = booted.application.registry.boot_problems()
     return Posture(
         environment=environment(),
@@ -108,7 +112,7 @@ def posture_of(booted: Booted, root: Path) -> Posture:
         health=node.health,
         audit=node.audit,
         audit_secret=bool(os.environ.get(AUDIT_SECRET)),
-        adapter=adapter_posture(url),
+        adapter=msgspec.structs.replace(adapter_posture(url), signed=signed),
         trusted_proxies=node.trusted_proxies,
         door=node.handshake_rate is not None or node.max_connections_per_address is not None,
         takes_back=node.revocation
@@ -154,10 +158,9 @@ def adapter_posture(url: str | None) -> AdapterPosture:
 
 def _secrets(booted: Booted) -> Iterator[tuple[str, str]]:
     """The secrets that can be seen, each with what it is called."""
-    for name in (SESSION_SECRET, KEY_VARIABLE, AUDIT_SECRET):
-        for text in (
-            os.environ.get(name, "").split(",") if name == SESSION_SECRET else [os.environ.get(name, "")]
-        ):
+    for name in (SESSION_SECRET, KEY_VARIABLE, AUDIT_SECRET, BUS_SECRET):
+        said = os.environ.get(name, "")
+        for text in said.split(",") if name in (SESSION_SECRET, BUS_SECRET) else [said]:
             if text.strip() and not text.lstrip().startswith(("{", "-----")):
                 yield name, text.strip()
     for app in booted.application.registry.apps:

@@ -39,6 +39,7 @@ __all__ = [
     "history",
     "hosts",
     "message_size",
+    "not_negative",
     "or_none",
     "origins",
     "planned",
@@ -127,6 +128,11 @@ def positive(place: Place, value: Any) -> float:
 
 _RESUMABLE = 120
 """Seconds in which a session can be resumed: its messages may come again as late as that."""
+
+
+def not_negative(place: Place, value: Any) -> float:
+    """Seconds, or none at all."""
+    return 0.0 if value == 0 and not isinstance(value, bool) else positive(place, value)
 
 
 def remembering(place: Place, value: Any) -> float:

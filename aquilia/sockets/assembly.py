@@ -66,7 +66,7 @@ def adapter_of(node: NodeSettings, clock: Clock) -> Adapter:
         BootError: its URL is wrong, or what it needs is not installed.
     """
     try:
-        return adapter_for(node.adapter, node.adapter_url, clock)
+        return adapter_for(node.adapter, node.adapter_url, clock, publish_timeout=node.publish_timeout)
     except ValueError as error:
         raise BootError([Problem("adapter", str(error))]) from error
 

@@ -82,6 +82,7 @@ FAMILIES = {
             ("pattern", "cause"),
             "Messages that a client did not get: "
             "slow_consumer, outbox_bytes, spool_full, spool_failed, disconnected, or conflated, which is no loss; "
+            "broker_lost is one for each member of a plain room that may have missed something; "
             "foreign is what was written to the broker and is no publication of ours.",
         ),
         Family(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import islice
 from math import inf
 from operator import length_hint
@@ -256,6 +256,18 @@ class FanOut:
             self._behind.append(audience)
             if not self._slicing:
                 self._run_slice()
+
+    def enqueue_all(self, deliveries: Iterable[tuple[Audience, Delivery]]) -> None:
+        """One for each of many audiences, behind what they wait for already; they are encoded in their slices."""
+        for audience, delivery in deliveries:
+            if audience.meter is not None:
+                delivery.measure(self.clock())
+            audience.backlog.append(delivery)
+            if audience.current is None and len(audience.backlog) == 1:
+                self._behind.append(audience)
+        if self._behind and not self._slicing:
+            self._slicing = True
+            self._loop.call_soon(self._run_slice)
 
     def _run_slice(self) -> None:
         """Fan out until nothing is left or the slice is over; the rest follows in the loop's next turn."""

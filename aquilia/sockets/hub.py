@@ -28,6 +28,7 @@ from aquilia.sockets.history import MAX_ROOM_LENGTH, History, Position
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Recovery
 from aquilia.sockets.intake import Intake
+from aquilia.sockets.losses import losses
 from aquilia.sockets.reach import Reach
 from aquilia.sockets.room_answers import RoomAnswers
 from aquilia.sockets.settings import INBOX_BYTES, OUTBOX_BYTES
@@ -359,7 +360,10 @@ class Hub:
             identity=identity,
             exclude=exclude,
         )
-        await self._broker.publish(publication, history)
+        if history is None and not self._broker.connected:
+            self.deliver(publication)
+        else:
+            await self._broker.publish(publication, history)
         audience = self._audience(publication)
         if audience is not None:
             await self._fanout.keep_pace(audience)
@@ -434,6 +438,7 @@ class Hub:
                     room.tail.lost_touch()
         if self._cluster is not None:
             self._cluster.lost_touch()
+        self._fanout.enqueue_all(losses(self.homes.values()))
 
     def _audience(self, publication: Publication) -> Audience | None:
         home = self.homes.get(publication.namespace)

@@ -29,6 +29,7 @@ from aquilia.sockets.accepted import (
     history,
     hosts,
     message_size,
+    not_negative,
     or_none,
     origins,
     planned,
@@ -109,6 +110,8 @@ class NodeSettings:
     adapter: str = "inmemory"
     adapter_url: str | None = field(default=None, repr=False)
     """Where its server is. It may hold a password."""
+    publish_timeout: float | None = None
+    """How long what goes into a room with history waits for a broker; None: as the adapter has it."""
     max_connections: int = 10_000
     max_connections_per_address: int | None = None
     max_connections_per_identity: int | None = None
@@ -223,6 +226,7 @@ _NODE_KEYS = frozenset(NodeSettings.__dataclass_fields__)
 _RULES: dict[str, Rule] = {
     "adapter": adapter,
     "adapter_url": adapter_url,
+    "publish_timeout": or_none(not_negative),
     "max_connections": count,
     "max_connections_per_address": or_none(count),
     "max_connections_per_identity": or_none(count),

@@ -41,6 +41,14 @@ def test_what_is_safe_is_left_in_peace() -> None:
     assert found(certificate=False, trusted_proxies=("unix",), address="unix") == []
 
 
+def test_signatures_are_no_tls_and_are_told_where_they_are_missing() -> None:
+    [unsigned] = findings(Posture(**{**SAFE, "adapter": adapter(tls=False)}))
+    assert "nobody signs them" in unsigned.problem
+    assert "AQ_WS_BUS_SECRET" in unsigned.remedy
+    [signed] = findings(Posture(**{**SAFE, "adapter": adapter(tls=False, signed=True)}))
+    assert "AQ_WS_BUS_SECRET" not in signed.remedy
+
+
 UNSAFE: list[tuple[str, dict[str, Any]]] = [
     ("start", {"problems": (("manifest.py", "sessions need a secret"),)}),
     ("auth", {"sockets": socket(asks=False)}),

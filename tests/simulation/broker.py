@@ -171,6 +171,9 @@ class SharedBroker:
         self.cluster = cluster
         self.on_lost: Callable[[], None] | None = None
         self.lose_next_answer = False
+        self._told = True
+        """Whether `on_lost` was called since the way was lost."""
+        self._held: list[bytes] = []
         self._deliver: Deliver | None = None
         self._way: _Way | None = None
         self._listening: dict[Key, History | None] = {}
@@ -180,7 +183,7 @@ class SharedBroker:
 
     @property
     def connected(self) -> bool:
-        return self._way is not None
+        return self._way is not None and self._told
 
     async def start(self, deliver: Deliver) -> None:
         self._deliver = deliver
@@ -202,6 +205,8 @@ class SharedBroker:
         way, self._way = self._way, None
         if way is not None:
             way.broken = True
+            self._told = False
+            self._held.clear()
             self.cluster.ways.discard(way)
         if come_back and way is not None:
             self._later(self.cluster.chance.uniform(0.05, 2), self._connect)
@@ -231,10 +236,16 @@ class SharedBroker:
         if self._listening:
             way.up(self.cluster.repeat, way)
             way.up(way.down, self._restored)
+        else:
+            self._told = True
 
     def _restored(self) -> None:
+        self._told = True
         if self.on_lost is not None:
             self._context.copy().run(self.on_lost)
+        held, self._held = self._held, []
+        for data in held:
+            self.arrived(data)
 
     def _serve(self, way: _Way, token: str, verb: str, args: tuple[Any, ...]) -> None:
         """On the server: do it, and answer."""
@@ -253,7 +264,9 @@ class SharedBroker:
 
     def arrived(self, data: bytes) -> None:
         """A publication came."""
-        if self._deliver is not None and not self.cluster.loop.is_frozen(self._owner):
+        if not self._told:
+            self._held.append(data)
+        elif self._deliver is not None and not self.cluster.loop.is_frozen(self._owner):
             self._context.copy().run(self._deliver, msgspec.msgpack.decode(data, type=Publication))
 
     def _token(self) -> str:

@@ -33,7 +33,7 @@ class Reader:
         self._names: set[str] = set()
         self.at: dict[str, Position | None] = {}
         """How far it has read each of its rooms; None for those that have no log."""
-        self._plain = -1
+        self._plain = self._cut_off = -1
         self._poked = 0
         self._durable = 0
         self._poke_gap = False
@@ -55,7 +55,7 @@ class Reader:
 
     def connected(self, connection: str) -> None:
         """It was welcomed. Another name means another session."""
-        self._plain = -1  # another node may be behind the one before
+        self._plain = self._cut_off = -1  # another node may be behind the one before
         if connection != self.connection:
             self.connection = connection
             self._names.add(connection)
@@ -102,8 +102,13 @@ class Reader:
             self._said_in_order(room, message)
 
     def _said_plainly(self, message: Message[dict[str, Any]]) -> None:
-        place = self._cluster.passed.get(message.payload["serial"], -1)
-        if place <= self._plain:
+        serial = message.payload["serial"]
+        place = self._cluster.passed.get(serial, -1)
+        if (
+            place < 0 and serial > self._cut_off
+        ):  # its node has not reached the broker, and served its own members
+            self._cut_off = serial
+        elif place <= self._plain:
             self._complain(f"{message.payload['text']} came out of order, or twice, in {message.room}")
         self._plain = max(self._plain, place)
 

@@ -34,6 +34,7 @@ class Shaky:
         self.turns = 0
         self.running: list[tuple[str, str | None]] = []
         self.on_lost: Callable[[], None] | None = None
+        self.connected = True
         self._sound = InMemoryBroker()
 
     async def start(self, deliver: Deliver) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,45 @@ async def test_plain_rooms_are_back_after_an_outage(server: NatsServer, nodes: t
     await two.hears(99)
     assert await one.store.compare_and_swap("k", None, b"v")
     assert await two.store.get("k") == b"v"
+
+
+async def test_behind_word_of_a_loss_nothing_is_missing(server: NatsServer, nodes: tuple[Node, Node]) -> None:
+    one, two = nodes
+    heard: list[object] = []
+
+    def lost() -> None:
+        heard.append("lost")
+        two.lost.set()
+
+    two.broker.on_lost = lost
+    two.broker._deliver = lambda publication: heard.append(publication.payload)
+    await two.broker.subscribe("/a", "r")
+    for n in range(200):  # so that it takes a while until all is listened to again
+        await two.broker.subscribe("/a", f"other {n}")
+    sent: list[int] = []
+
+    async def publish() -> None:
+        for n in range(1_000_000):
+            if one.broker.connected:
+                sent.append(n)
+                with contextlib.suppress(SocketFault):
+                    await one.broker.publish(publication(n))
+            await asyncio.sleep(0)
+
+    publishing = asyncio.create_task(publish())
+    for _ in range(3):
+        two.lost.clear()
+        server.kill()
+        server.start()
+        await asyncio.wait_for(two.lost.wait(), 10)
+    async with asyncio.timeout(10):
+        while heard[-1] == "lost":
+            await asyncio.sleep(0.01)
+    publishing.cancel()
+    losses = [at for at, what in enumerate(heard) if what == "lost"]
+    assert len(losses) == 3
+    last = heard[losses[-1] + 1 :]
+    assert last == sent[sent.index(last[0]) :][: len(last)]
 
 
 async def test_storage_that_is_gone_begins_another_life(server: NatsServer, nodes: tuple[Node, Node]) -> None:

@@ -19,6 +19,8 @@ from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.adapters.local import LocalAdapter
 
 HISTORY = History(size=50, ttl=300)
+KEPT: dict[str, str] = {}
+"""What else the environment of `aq` has."""
 WORKSPACE = """
 from aquilia import AppManifest
 from aquilia.sockets import History, Socket, SocketController
@@ -43,7 +45,7 @@ def aq(
     folder: Path, *words: str, url: str | None = None, answer: str = ""
 ) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AQ_")}
-    environment = kept if url is None else {**kept, "AQ_WS_ADAPTER_URL": url}
+    environment = {**kept, **KEPT} if url is None else {**kept, **KEPT, "AQ_WS_ADAPTER_URL": url}
     return subprocess.run(
         [sys.executable, "-m", "aquilia.cli", "ws", "replay", *words],
         cwd=folder,
@@ -167,3 +169,14 @@ def test_a_broker_that_cannot_be_reached_is_told_without_its_password(
     assert done.stderr
     assert "s3cret" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_a_signed_room_is_read_by_who_has_the_secret(
+    folder: Path, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, secret = nats_server.url(), "a secret of this test that is long enough"
+    monkeypatch.setenv("AQ_WS_BUS_SECRET", secret)
+    await remember(url, 1, 2)
+    assert shown(folder, url) == [], "aq is run without it"
+    monkeypatch.setattr(sys.modules[__name__], "KEPT", {"AQ_WS_BUS_SECRET": secret})
+    assert shown(folder, url) == [1, 2]

@@ -27,6 +27,7 @@ from aquilia.sockets.adapters.base import Adapter, Page, Publication
 from aquilia.sockets.adapters.inmemory import InMemoryAdapter
 from aquilia.sockets.adapters.local import LocalAdapter
 from aquilia.sockets.adapters.nats import NatsAdapter
+from aquilia.sockets.adapters.signing import bus_signer
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.history import History, Position
 from aquilia.sockets.plan import SocketPlan
@@ -153,7 +154,7 @@ def _log(namespace: str, room: str, app: str | None) -> _Log:
             "nats://HOST:PORT"
         )
     if isinstance(adapter, LocalAdapter) and (url := adapter.broker.server.running()) is not None:
-        adapter = NatsAdapter(url)  # who serves this workspace has the server
+        adapter = NatsAdapter(url, signer=bus_signer())  # who serves this workspace has the server
     return _Log(adapter, path, room, history)
 
 

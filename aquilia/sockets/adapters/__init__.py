@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.adapters.inmemory import InMemoryAdapter
+from aquilia.sockets.adapters.signing import bus_signer
 
 logger = logging.getLogger("aquilia.sockets")
 
@@ -22,11 +23,15 @@ _DEFAULTS = {"inmemory": "memory://", "local": "local://", "nats": "nats://127.0
 _SCHEMES = ("local", "memory", "nats", "tls")
 
 
-def adapter_for(name: str, url: str | None, clock: Clock) -> Adapter:
+def adapter_for(name: str, url: str | None, clock: Clock, *, publish_timeout: float | None = None) -> Adapter:
     """The adapter that the settings `adapter` and `adapter_url` name, unless the environment names another.
 
+    What goes into a room with history waits for its broker for `publish_timeout` seconds; None leaves it to the
+    adapter.
+
     Raises:
-        ValueError: the URL is wrong, or what it needs is not installed. No password is shown.
+        ValueError: the URL is wrong, a secret of the bus is, or what is needed is not installed. No password and no
+            secret is shown.
     """
     said = os.environ.get(ADAPTER_URL)
     where = ADAPTER_URL if said else "adapter_url"
@@ -38,14 +43,15 @@ def adapter_for(name: str, url: str | None, clock: Clock) -> Adapter:
         near = get_close_matches(scheme, _SCHEMES, n=1) if len(scheme) < 20 else []
         hint = f"; did you mean {near[0]}://?" if near else ""
         raise ValueError(f"{where}: it is none of memory://, local://…, nats://… and tls://…{hint}")
+    signer = bus_signer()
     try:
         if scheme == "local":
             from aquilia.sockets.adapters.local import LocalAdapter
 
-            return LocalAdapter(url, clock)
+            return LocalAdapter(url, clock, publish_timeout=publish_timeout, signer=signer)
         from aquilia.sockets.adapters.nats import NatsAdapter
 
-        return NatsAdapter(url, clock)
+        return NatsAdapter(url, clock, publish_timeout=publish_timeout, signer=signer)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 

@@ -9,6 +9,13 @@ What a broker promises:
   while the broker is up and the node keeps pace, exactly once.
 - Order: what one node publishes to one namespace arrives in the order of its `publish` calls.
 - `subscribe` has taken effect when it returns: what is published afterwards, anywhere, arrives.
+- While the broker cannot be reached, `connected` is false, and stays so until `on_lost` has been called: nothing that
+  comes by the new way is delivered before that. In that time the hub does not call `publish` for what goes to a
+  plain room, to a namespace or to an identity: it delivers that at once to its own members, and nobody else ever gets
+  it. So a broker delivers nothing of that, and nothing comes twice. At `on_lost` the hub tells the members of plain
+  rooms that something may be missing: behind all that came by the old way, before all that comes by the new.
+- A publication that was on its way when the way broke is not repeated by anybody: `publish` fails, and it may have
+  arrived, or arrive later than what was published behind it.
 - The hub never calls `subscribe` and `unsubscribe` for one room concurrently; all else may be concurrent.
 - `publish` returns when the broker has the publication; it raises `WS_ADAPTER_UNAVAILABLE` or
   `WS_PUBLISH_FAILED` when it has not.
@@ -88,7 +95,10 @@ class Broker(Protocol):
 
     @property
     def connected(self) -> bool:
-        """Whether it can be reached now, as far as is known. Asked between `start` and `stop`."""
+        """Whether it can be reached now, as far as is known, and `on_lost` has been called for the last loss.
+
+        Asked between `start` and `stop`, before each publication into a plain room: the answer is at hand.
+        """
 
     async def start(self, deliver: Deliver) -> None:
         """Connect; `deliver` is then called, on the event loop's thread, with what arrives."""

@@ -14,6 +14,7 @@ from aquilia.sockets.adapters.nats_broker import NatsBroker
 from aquilia.sockets.adapters.nats_connection import NatsConnection
 from aquilia.sockets.adapters.nats_store import NatsStore
 from aquilia.sockets.adapters.nats_url import Target, options_of
+from aquilia.sockets.adapters.signing import Signer
 
 __all__ = ["LocalAdapter", "LocalBroker", "local_server"]
 
@@ -50,20 +51,37 @@ class LocalAdapter:
         ValueError: the URL is wrong, or nats-server or nats-py is not installed.
     """
 
-    def __init__(self, url: str = "local://", clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        url: str = "local://",
+        clock: Clock | None = None,
+        *,
+        publish_timeout: float | None = None,
+        signer: Signer | None = None,
+    ) -> None:
         server = local_server(url)
         if problem := missing():
             raise ValueError(problem)
         connection = NatsConnection(Target(()))
         self.store = NatsStore(connection, clock or Clock.current())
-        self.broker = LocalBroker(connection, self.store, server)
+        self.broker = LocalBroker(
+            connection, self.store, server, publish_timeout=publish_timeout, signer=signer
+        )
 
 
 class LocalBroker(NatsBroker):
     """See `NatsBroker`; its server lives between `start` and `stop`, unless another process has it for us."""
 
-    def __init__(self, connection: NatsConnection, store: NatsStore, server: LocalServer) -> None:
-        super().__init__(connection, store.start)
+    def __init__(
+        self,
+        connection: NatsConnection,
+        store: NatsStore,
+        server: LocalServer,
+        *,
+        publish_timeout: float | None = None,
+        signer: Signer | None = None,
+    ) -> None:
+        super().__init__(connection, store.start, publish_timeout=publish_timeout, signer=signer)
         self.server = server
 
     async def start(self, deliver: Deliver) -> None:

@@ -10,6 +10,7 @@ from aquilia.sockets.adapters.nats_connection import NatsConnection
 from aquilia.sockets.adapters.nats_dial import MISSING
 from aquilia.sockets.adapters.nats_store import NatsStore
 from aquilia.sockets.adapters.nats_url import Target
+from aquilia.sockets.adapters.signing import Signer
 
 __all__ = ["NatsAdapter"]
 
@@ -19,16 +20,24 @@ class NatsAdapter:
 
     `url` is `nats://[user:password@ or token@]host[:port][,host…][/prefix][?option=…&…]`, or the same with `tls://`;
     `Target` has the options.
+    `publish_timeout` is for rooms with history, and `signer` for all: see `NatsBroker`.
     Applications that share a server have different prefixes; the default is "aquilia".
 
     Raises:
         ValueError: the URL is wrong, or nats-py is not installed.
     """
 
-    def __init__(self, url: str, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        clock: Clock | None = None,
+        *,
+        publish_timeout: float | None = None,
+        signer: Signer | None = None,
+    ) -> None:
         target = Target.parse(url)
         if find_spec("nats") is None:
             raise ValueError(MISSING)
         connection = NatsConnection(target)
         self.store = NatsStore(connection, clock or Clock.current())
-        self.broker = NatsBroker(connection, self.store.start)
+        self.broker = NatsBroker(connection, self.store.start, publish_timeout=publish_timeout, signer=signer)

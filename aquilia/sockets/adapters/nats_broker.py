@@ -24,8 +24,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from operator import itemgetter
 from secrets import token_urlsafe
 from typing import Any
@@ -35,8 +37,9 @@ import msgspec
 from aquilia.sockets.adapters.base import Deliver, Page, Publication
 from aquilia.sockets.adapters.jetstream import Failure, JetStream, StreamInfo, acknowledged, persist, refused
 from aquilia.sockets.adapters.nats_calls import Reply
-from aquilia.sockets.adapters.nats_connection import NatsConnection
+from aquilia.sockets.adapters.nats_connection import RETRY, NatsConnection
 from aquilia.sockets.adapters.nats_names import message_id, token
+from aquilia.sockets.adapters.signing import BUS_SECRET, HEAD, SignatureError, Signer
 from aquilia.sockets.adapters.stored import decode, encode
 from aquilia.sockets.faults import ws_adapter_unavailable
 from aquilia.sockets.history import History, Position
@@ -47,6 +50,10 @@ logger = logging.getLogger("aquilia.sockets.nats")
 
 STREAM_BYTES = 256 << 20
 """What the rooms of one `History` may hold together, unless its own `max_bytes` is more."""
+HELD = 1 << 12
+"""Publications that wait, while the way is found again, until the loss before them is told; the oldest go."""
+UNSIGNED_EVERY = 60.0
+"""Seconds between two lines in the log of what is not signed."""
 TRIES = 3
 """So often the stream is looked for when it is not there any more."""
 
@@ -74,13 +81,28 @@ class _Listening:
 
 
 class NatsBroker:
-    """See `Broker`, and the head of this module for what differs."""
+    """See `Broker`, and the head of this module for what differs.
+
+    A publication into a room with history waits for a lost server for `publish_timeout` seconds; for one that does
+    not answer as well, and at least `RETRY`. With None that is 5 seconds, 15 where streams are replicated. With a
+    `signer`, all publications are signed, and others are ignored.
+    """
 
     def __init__(
-        self, connection: NatsConnection, on_start: Callable[[], Awaitable[None]] | None = None
+        self,
+        connection: NatsConnection,
+        on_start: Callable[[], Awaitable[None]] | None = None,
+        *,
+        publish_timeout: float | None = None,
+        signer: Signer | None = None,
     ) -> None:
         self._connection = connection
         self._on_start = on_start
+        self._publish_timeout = publish_timeout
+        self._signer = signer
+        self._unsigned = 0
+        """Since that was last said."""
+        self._unsigned_said = -inf
         self._streams = JetStream(connection)
         self._prefix = connection.target.prefix
         self._deliver: Deliver | None = None
@@ -88,6 +110,9 @@ class NatsBroker:
         self._listening: dict[tuple[str, str | None], _Listening] = {}
         self._opening = asyncio.Lock()
         self._waiting = 0
+        self._held: deque[Publication] = deque(maxlen=HELD)
+        """Came by a new connection, of which not all subscriptions are known to be in effect."""
+        self._held_link = 0
         self._told = False
         self.on_lost: Callable[[], None] | None = None
         """See `Broker`."""
@@ -97,7 +122,7 @@ class NatsBroker:
     @property
     def connected(self) -> bool:
         """See `Broker`."""
-        return self._connection.connected
+        return self._connection.connected and not self._connection.cut
 
     async def start(self, deliver: Deliver) -> None:
         """See `Broker`. Also finds out what the server can do.
@@ -136,6 +161,7 @@ class NatsBroker:
         self._deliver = None
         self._listening.clear()
         self._logs.clear()
+        self._held.clear()
         await self._connection.stop()
 
     def _lost(self) -> None:
@@ -143,6 +169,19 @@ class NatsBroker:
             listening.position = None
         if self.on_lost is not None:
             self.on_lost()
+        held = list(self._held) if self._held_link == self._connection.links else []
+        self._held.clear()
+        for publication in held:
+            if self._deliver is not None:
+                self._deliver(publication)
+
+    def _hold(self, publication: Publication) -> None:
+        if (
+            self._held_link != self._connection.links
+        ):  # what came by a link that was lost again is lost with the rest
+            self._held_link = self._connection.links
+            self._held.clear()
+        self._held.append(publication)
 
     # Subscriptions
 
@@ -185,20 +224,42 @@ class NatsBroker:
                 offset = int(headers["Nats-Sequence"])
                 position = Position(message.subject.split(".")[2], offset)
                 previous = int(headers.get("Nats-Last-Sequence", "0"))
-            publication = decode(message.data, position, previous)
+            publication = self._read(message.data, position, previous)
             if (publication.namespace, publication.room) != (listening.namespace, listening.room):
                 raise ValueError("a publication for another room")
         except (ValueError, KeyError) as error:
             self._ignore(error)
             return
         listening.position = position
-        if self._deliver is not None:
+        if self._connection.cut:
+            self._hold(publication)
+        elif self._deliver is not None:
             self._deliver(publication)
+
+    def _read(self, data: bytes, position: Position | None, previous: int | None) -> Publication:
+        if self._signer is not None:
+            data = self._signer.verified(data, self._prefix, "plain" if position is None else "log")
+        try:
+            return decode(data, position, previous)
+        except ValueError:
+            if data.startswith(HEAD):
+                raise SignatureError(f"it is signed, and {BUS_SECRET} is not set here") from None
+            raise
 
     def _ignore(self, error: Exception) -> None:
         if self.on_foreign is not None:
             self.on_foreign()
-        if not self._told:
+        if isinstance(error, SignatureError):
+            self._unsigned += 1
+            now = asyncio.get_running_loop().time()
+            if now - self._unsigned_said >= UNSIGNED_EVERY:
+                logger.warning(
+                    "publications below %s.> on NATS are not signed by our %s, and ignored: %d since this was last "
+                    "said; of the newest, %s",
+                    *(self._prefix, BUS_SECRET, self._unsigned, error),
+                )
+                self._unsigned, self._unsigned_said = 0, now
+        elif not self._told:
             self._told = True
             logger.warning(
                 "something below %s.> on NATS is no publication of ours, and is ignored (said once): %s",
@@ -214,11 +275,15 @@ class NatsBroker:
             raise ws_adapter_unavailable("the NATS broker is not running")
         data = encode(publication)
         namespace, room = publication.namespace, publication.room
+        if self._signer is not None:
+            data = self._signer.sign(
+                data, self._prefix, "plain" if history is None or room is None else "log"
+            )
         if history is None or room is None:
             await self._connection.send(f"{self._prefix}.plain.{token(namespace)}.{token(room)}", data)
             return None
         id = message_id(f"{namespace}\n{room}", publication.id)
-        until = self._connection.deadline()
+        until = self._publish_deadline()
 
         async def store() -> tuple[_Log, int | Failure | None]:
             while True:
@@ -238,6 +303,16 @@ class NatsBroker:
         if isinstance(answer, Failure):
             raise refused(answer)
         return Position(log.epoch, answer)
+
+    def _publish_deadline(self) -> float:
+        patience = self._publish_timeout
+        if patience is None:
+            return self._connection.deadline()
+        if self._connection.connected:
+            patience = max(patience, RETRY)
+        elif not patience:
+            raise ws_adapter_unavailable(f"the connection to NATS at {self._connection.target} is lost")
+        return asyncio.get_running_loop().time() + patience
 
     # Logs
 
@@ -407,7 +482,7 @@ class NatsBroker:
             if since is not None and offset <= since.offset:
                 continue
             try:
-                entries.append(decode(reply.data, Position(log.epoch, offset), before))
+                entries.append(self._read(reply.data, Position(log.epoch, offset), before))
             except (ValueError, msgspec.MsgspecError) as error:
                 self._ignore(error)
                 continue

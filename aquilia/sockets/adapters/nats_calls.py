@@ -29,6 +29,7 @@ class Call:
     __slots__ = (
         "again",
         "batch",
+        "began",
         "data",
         "denied",
         "future",
@@ -53,6 +54,8 @@ class Call:
         again: bool,
         batch: bool,
     ) -> None:
+        loop = asyncio.get_running_loop()
+        self.began = loop.time()
         self.until = until
         """When it is given up, by the loop's time."""
         self.said = 0.0
@@ -67,7 +70,7 @@ class Call:
         self.denied = ""
         """What the server said against it. An answer to a publication without a reply comes before the next echo."""
         self.replies: list[Reply] = []
-        self.future: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
+        self.future: asyncio.Future[list[Reply]] = loop.create_future()
 
     def fail(self, message: str) -> None:
         """Tell who waits that nothing comes of it."""

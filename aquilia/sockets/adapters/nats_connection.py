@@ -72,6 +72,8 @@ class NatsConnection:
         self.on_lost: Callable[[], None] | None = None
         self._client: Any = None
         self.connected = False
+        self.cut = False
+        """From a loss until `on_lost` is called: what comes meanwhile is incomplete."""
         self.links = 0
         """How often it was connected."""
         self._stopped = True
@@ -95,7 +97,7 @@ class NatsConnection:
         Raises:
             SocketFault: WS_ADAPTER_UNAVAILABLE, with what to do: unreachable, or the login is refused.
         """
-        self._stopped = False
+        self._stopped = self.cut = False
         self._inbox = f"_INBOX.{token_hex(11)}"
         try:
             await self._restore(await dial(self.target, self._complaint))
@@ -153,6 +155,7 @@ class NatsConnection:
         if self._stopped or client is not self._client:
             return
         self.connected = False
+        self.cut = True
         self._client = None
         logger.warning("the connection to NATS at %s is lost; connecting again", self.target)
         for call in self._calls.values():
@@ -189,6 +192,7 @@ class NatsConnection:
         logger.warning("connected to NATS at %s again", self.target)
         for words in self._denied.values():  # since the connection before
             logger.warning("%s", words)
+        self.cut = False
         if self.on_lost is not None:
             self.on_lost()
 
@@ -242,7 +246,7 @@ class NatsConnection:
         self._require_size(data, headers)
         token = str(next(self._numbers))
         own = asyncio.get_running_loop().time() + self._patience(again=again)
-        until = own if until is None else min(own, until)
+        until = own if until is None else until if again else min(own, until)
         call = Call(subject, data, headers, f"{self._inbox}.{token}", until, again=again, batch=batch)
         self._calls[token] = call
         self._watch()
@@ -283,7 +287,7 @@ class NatsConnection:
             self._watch()
 
     def _late(self, call: Call) -> str:
-        return f"NATS at {self.target} did not answer within {self._patience(again=call.again):g} s"
+        return f"NATS at {self.target} did not answer within {round(call.until - call.began, 1):g} s"
 
     async def _repeat(self, client: Any, calls: list[Call]) -> None:
         try:
