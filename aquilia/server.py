@@ -66,6 +66,8 @@ TLS_GOODBYE = 3.0
 """Seconds that a client has to answer the end of its TLS connection, as it has for the close of a WebSocket."""
 ACCEPTED = 16
 """Connections that are accepted in one turn of the event loop. libuv takes one for each handle that listens."""
+LAST_REQUEST = 0.3
+"""Seconds from when others accept alone, in which who was accepted here before may still say what for."""
 FORCED = 0.1
 """Seconds between two looks for a second Ctrl-C."""
 
@@ -320,6 +322,7 @@ class _Server(uvicorn.Server):
         if others_serve:
             for server in self.servers:
                 server.close()
+            await self._unless_forced(asyncio.sleep(LAST_REQUEST))
         else:
             self._clients.not_ready()
             await self._unless_forced(asyncio.sleep(self._drain_delay))
@@ -349,6 +352,8 @@ def _multiplied(listeners: list[socket.socket]) -> list[socket.socket]:
     """
     if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
         return listeners  # asyncio's own accepts all that wait
+    for listener in listeners:
+        listener.setblocking(False)  # else `dup` makes it blocking, for a moment and for all workers that share it
     return [listener.dup() for listener in listeners for _ in range(ACCEPTED)]
 
 

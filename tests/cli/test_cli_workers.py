@@ -204,6 +204,14 @@ async def test_sighup_replaces_all_workers_and_no_client_misses_or_hears_twice(h
                     await asyncio.sleep(0.02)
                 return number
 
+            async def ask(answered: list[str]) -> None:
+                async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as http:
+                    while not stop.is_set():
+                        answer = await http.get(f"{server.url}/health", headers={"Connection": "close"})
+                        answered.append(answer.json()["status"])
+
+            answered: list[str] = []
+            asking = [asyncio.create_task(ask(answered)) for _ in range(4)]
             speaking = asyncio.create_task(speak())
             await until(lambda: len(listeners[0].heard) > 5)
             server.process.send_signal(signal.SIGHUP)
@@ -211,6 +219,7 @@ async def test_sighup_replaces_all_workers_and_no_client_misses_or_hears_twice(h
             await until(lambda: all(listener.resumed for listener in listeners))
             stop.set()
             last = await speaking
+            await asyncio.gather(*asking)
             await until(lambda: all(listener.heard[-1] == last for listener in listeners))
             now = {await listener.client.call("where", timeout=PATIENCE) for listener in listeners}
         assert now.isdisjoint({listener.pid for listener in listeners})
@@ -218,6 +227,8 @@ async def test_sighup_replaces_all_workers_and_no_client_misses_or_hears_twice(h
         assert (await server.end(signal.SIGTERM))[0] == 0
     assert all(listener.heard == list(range(1, last + 1)) for listener in listeners)
     assert not any(listener.gaps for listener in listeners)
+    assert answered.count("draining") <= len(asking)  # by who had been connected before
+    assert set(answered) <= {"ready", "draining"}
     # Others serve: nobody waits for a boot, which takes a second at least; the rest is the spread.
     assert min(listener.asked[0].reconnect_in for listener in listeners) < 0.5
     assert max(listener.asked[0].reconnect_in for listener in listeners) <= 1.0
