@@ -20,11 +20,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
-
-from aquilia.listening import ServerError
 
 __all__ = ["Line", "Workers", "child"]
 
@@ -51,6 +50,7 @@ def _deaf() -> Iterator[None]:
 def child(target: Callable[..., None], *args: Any) -> SpawnProcess:
     """Start a process of its own for this; it takes no notice of Ctrl-C until it says otherwise."""
     process = _spawn.Process(target=_begin, args=(target, args))
+    resource_tracker.ensure_running()  # who starts it unblocks SIGINT
     with _deaf():
         process.start()
     return process
@@ -190,14 +190,10 @@ class Workers:
         self._announced = False
         self._deadline: float | None = None
         """Once all are to end: when those that have not are killed."""
-        self._problem = ""
+        self._well = True
 
-    def run(self) -> None:
-        """Run them.
-
-        Raises:
-            ServerError: one did not start, which it has told itself; or did not end.
-        """
+    def run(self) -> bool:
+        """Run them; False: one did not start, which it has told itself, or did not end."""
         terminal = os.isatty(0)
         with _signals() as (woken, received):
             self._posts[0].worker = self._started()
@@ -210,8 +206,7 @@ class Workers:
                     else:  # also where the terminal was closed
                         self._end(number)
                 self._look()
-        if self._problem:
-            raise ServerError(self._problem)
+        return self._well
 
     def _started(self) -> _Worker:
         return _Worker(self._target, self._sockets, self._patience)
@@ -269,7 +264,9 @@ class Workers:
         if self._deadline is not None:
             return
         if worker.since is None and not self._announced:
-            self._problem = "the application did not start"
+            if worker.process.exitcode != 1:
+                logger.error("worker %d, %s before it served", post.number, worker.ended())
+            self._well = False
             self._end(signal.SIGTERM)
             return
         self._start_again(post, worker)
@@ -341,8 +338,8 @@ class Workers:
             return
         for worker in self._alive():
             if worker.process.exitcode is None:
-                self._problem = f"{worker} did not end within {self._patience:g} s, and was killed"
-                logger.error(self._problem)
+                self._well = False
+                logger.error("%s did not end within %g s, and is killed", worker, self._patience)
                 worker.process.kill()
                 worker.process.join()
 

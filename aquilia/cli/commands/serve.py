@@ -226,13 +226,15 @@ def _serve_by_workers(options: Options, endpoint: Endpoint, count: int) -> None:
         outline = _checked(options)
         os.environ[AHEAD] = f"{age():.3f}"
         with _shared_metrics(outline), listening(endpoint) as sockets:
-            Workers(
+            workers = Workers(
                 count,
                 partial(_work, options),
                 sockets,
                 patience=options.drain_delay + PATIENCE,
                 on_serving=partial(announce, options, outline, sockets, count),
-            ).run()
+            )
+            if not workers.run():
+                raise typer.Exit(1)
 
 
 def _checked(options: Options) -> Outline:
@@ -252,7 +254,7 @@ def _checked(options: Options) -> Outline:
 
 def _check(options: Options, told: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    with told, telling(options):
+    with told, telling(options), suppress(BrokenPipeError):  # Ctrl-C has ended who asks
         told.send(Outline.of(_booted_to_share(options)))
 
 
