@@ -353,7 +353,7 @@ def _multiplied(listeners: list[socket.socket]) -> list[socket.socket]:
     if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
         return listeners  # asyncio's own accepts all that wait
     for listener in listeners:
-        listener.setblocking(False)  # else `dup` makes it blocking, for a moment and for all workers that share it
+        listener.setblocking(False)  # else `dup` blocks it, for a moment and for all workers that share it
     return [listener.dup() for listener in listeners for _ in range(ACCEPTED)]
 
 

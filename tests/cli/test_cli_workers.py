@@ -183,7 +183,7 @@ async def test_who_kills_the_first_process_leaves_nobody_behind(hall: Workspace)
 
 async def test_sighup_replaces_all_workers_and_no_client_misses_or_hears_twice(hall: Workspace) -> None:
     hall.compile()
-    async with hall.serving("--workers", "2", "--log-level", "info") as server:
+    async with hall.serving("--workers", "2", "--log-level", "warning") as server:
         before = set(descendants(server.process.pid))
         url = room(server)
         async with contextlib.AsyncExitStack() as clients:
@@ -215,7 +215,8 @@ async def test_sighup_replaces_all_workers_and_no_client_misses_or_hears_twice(h
             speaking = asyncio.create_task(speak())
             await until(lambda: len(listeners[0].heard) > 5)
             server.process.send_signal(signal.SIGHUP)
-            await server.logged("the restart of the workers is over")
+            for pid in {listener.pid for listener in listeners}:
+                await vanished(pid)
             await until(lambda: all(listener.resumed for listener in listeners))
             stop.set()
             last = await speaking
