@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from glob import glob
 from pathlib import Path
@@ -247,6 +249,42 @@ async def test_workers_whose_successor_does_not_start_go_on(hall: Workspace) -> 
             await one.say(1)
             assert {await each.client.call("where", timeout=TIMEOUT) for each in found.values()} == set(found)
         assert (await server.end(signal.SIGTERM))[0] == 0
+
+
+SHARED = """
+import os, signal, socket
+from pathlib import Path
+from aquilia.server import boot, serve
+
+seen = []
+
+class Shared(socket.socket):
+    def dup(self):
+        copy = super().dup()
+        seen.append(os.get_blocking(copy.fileno()))
+        return copy
+
+if __name__ == "__main__":
+    listener = Shared()
+    listener.bind(("127.0.0.1", 0))
+    end = lambda: os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        serve(boot(Path.cwd()).application, [listener], on_started=end)
+    finally:
+        print(set(seen))
+"""
+
+
+def test_a_worker_that_starts_never_blocks_the_socket_that_others_accept_from(compiled: Workspace) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHARED],
+        cwd=compiled.root,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=TIMEOUT,
+    )
+    assert done.stdout == "{False}\n"
 
 
 # Refused
