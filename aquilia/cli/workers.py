@@ -91,9 +91,8 @@ class Line:
 
     def _follow(self, relieved: threading.Event) -> None:
         with contextlib.suppress(EOFError, OSError):
-            while self.orders.recv_bytes():
-                relieved.set()
-                os.kill(os.getpid(), signal.SIGTERM)
+            self.orders.recv_bytes()
+            relieved.set()
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(self.patience)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -196,7 +195,7 @@ class Workers:
         """Run them; False: one did not start, which it has told itself, or did not end."""
         terminal = os.isatty(0)
         with _signals() as (woken, received):
-            self._posts[0].worker = self._started()
+            self._start(self._posts[0])
             while self._deadline is None or self._alive():
                 self._wait(woken)
                 while received:
@@ -208,8 +207,16 @@ class Workers:
                 self._look()
         return self._well
 
-    def _started(self) -> _Worker:
-        return _Worker(self._target, self._sockets, self._patience)
+    def _started(self) -> _Worker | None:
+        try:
+            return _Worker(self._target, self._sockets, self._patience)
+        except OSError as error:
+            logger.error("no worker can be started: %s", error)
+            return None
+
+    def _start(self, post: _Post) -> None:
+        post.worker = self._started()
+        post.again_at = time.monotonic() + BACKOFF[1] if post.worker is None else None
 
     def _alive(self) -> list[_Worker]:
         posted = [worker for post in self._posts for worker in (post.worker, post.successor) if worker]
@@ -232,13 +239,20 @@ class Workers:
             worker.hear()
         for post in self._posts:
             self._bury(post)
-        self._leaving = [worker for worker in self._leaving if not self._over(worker)]
+        self._leaving = [worker for worker in self._leaving if not self._gone(worker)]
         if self._deadline is not None:
             self._enforce(self._deadline)
             return
         for post in self._posts:
             self._fill(post)
         self._go_on_restarting()
+
+    def _gone(self, worker: _Worker) -> bool:
+        """Whether a worker that was to leave has ended."""
+        over = self._over(worker)
+        if over and worker.process.exitcode and self._deadline is None:
+            logger.error("%s, which should have left in peace", worker.ended())
+        return over
 
     def _over(self, worker: _Worker) -> bool:
         if worker.process.exitcode is None:
@@ -287,11 +301,10 @@ class Workers:
                 self._leaving.append(post.worker)
             post.worker, post.successor, post.again_at = post.successor, None, None
         if post.again_at is not None and time.monotonic() >= post.again_at:
-            post.again_at = None
-            post.worker = self._started()
+            self._start(post)
         first = self._posts[0].worker
         if post.worker is None and post.again_at is None and first is not None and first.since is not None:
-            post.worker = self._started()
+            self._start(post)
 
     # Restarting
 
@@ -313,6 +326,9 @@ class Workers:
             post = self._to_restart.popleft()
             if post.worker is not None:  # else the one that is about to start is a new one
                 post.successor = self._started()
+                if post.successor is None:
+                    self._to_restart.clear()
+                    self._restarting = False
                 return
         if self._restarting:
             self._restarting = False
