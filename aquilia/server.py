@@ -66,6 +66,8 @@ TLS_GOODBYE = 3.0
 """Seconds that a client has to answer the end of its TLS connection, as it has for the close of a WebSocket."""
 ACCEPTED = 16
 """Connections that are accepted in one turn of the event loop. libuv takes one for each handle that listens."""
+LAST_REQUEST = 0.3
+"""Seconds from when others accept alone, in which who was accepted here before may still say what for."""
 FORCED = 0.1
 """Seconds between two looks for a second Ctrl-C."""
 
@@ -212,16 +214,16 @@ def serve(
     drain_delay: float = 0.0,
     trusted_proxies: Sequence[str] | None = None,
     max_header_size: int = MAX_HEAD,
-    hand_over: bool = False,
+    hand_over: Callable[[], bool] = lambda: False,
     on_started: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve on these sockets until SIGINT or SIGTERM, after which clients are told to come back.
 
     `trusted_proxies` stand in the place of the setting. `max_header_size` is in bytes, of a request's whole head.
 
-    For `drain_delay` seconds before that only the setting `health` says it. `hand_over`: another process listens on
-    the same sockets, so this one stops to accept before clients are told; else it answers `health` until they have
-    left. `on_started` is called when clients can connect.
+    For `drain_delay` seconds before that only the setting `health` says it, and `health` is answered until they have
+    left. `hand_over` tells, when it stops, whether others go on serving on the same sockets: then it stops at once to
+    accept, and clients may come back at once. `on_started` is called when clients can connect.
 
     Raises:
         ServerError: the application did not start; the log says why.
@@ -265,7 +267,7 @@ class _Server(uvicorn.Server):
         *,
         certificate: Certificate | None,
         drain_delay: float,
-        hand_over: bool,
+        hand_over: Callable[[], bool],
     ) -> None:
         super().__init__(config)
         self._certificate = certificate
@@ -310,18 +312,22 @@ class _Server(uvicorn.Server):
         self._following = loop.create_task(certificate.follow())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._clients.not_ready()
+        if not self._hand_over():
+            self._clients.not_ready()
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn's, which closes the listeners first, begins when our clients have left."""
-        self._clients.not_ready()
-        await self._unless_forced(asyncio.sleep(self._drain_delay))
-        if self._hand_over:
+        others_serve = self._hand_over()
+        if others_serve:
             for server in self.servers:
                 server.close()
+            await self._unless_forced(asyncio.sleep(LAST_REQUEST))
+        else:
+            self._clients.not_ready()
+            await self._unless_forced(asyncio.sleep(self._drain_delay))
         begun = time.monotonic()
-        await self._unless_forced(self._clients.drain())
+        await self._unless_forced(self._clients.drain(others_serve=others_serve))
         self.config.timeout_graceful_shutdown = max(1, GRACE - round(time.monotonic() - begun))
         await super().shutdown(sockets=sockets)
         if self._following is not None:
@@ -346,6 +352,8 @@ def _multiplied(listeners: list[socket.socket]) -> list[socket.socket]:
     """
     if isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
         return listeners  # asyncio's own accepts all that wait
+    for listener in listeners:
+        listener.setblocking(False)  # else `dup` blocks it, for a moment and for all workers that share it
     return [listener.dup() for listener in listeners for _ in range(ACCEPTED)]
 
 

@@ -31,6 +31,20 @@ async def vanished(pid: int) -> None:
             await asyncio.sleep(0.02)
 
 
+def descendants(pid: int) -> list[int]:
+    """Its children, and theirs, and so on."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = status(int(folder.name))[1]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    found = [pid]
+    for each in found:
+        found += [child for child, parent in parents.items() if parent == each]
+    return found[1:]
+
+
 def command_lines() -> dict[int, str]:
     """Those of all processes."""
     shown = {}

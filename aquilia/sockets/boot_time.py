@@ -7,8 +7,10 @@ import time
 
 from aquilia.clock import Clock
 
-__all__ = ["LONGEST_BOOT", "USUAL_BOOT", "boot_time"]
+__all__ = ["AHEAD", "LONGEST_BOOT", "USUAL_BOOT", "age", "boot_time"]
 
+AHEAD = "AQ_WS_BOOT_AHEAD"
+"""The variable that `aq serve` sets for its workers: the seconds before the first of them was started."""
 USUAL_BOOT = 1.0
 """Seconds that are taken where nothing is known."""
 LONGEST_BOOT = 10.0
@@ -25,16 +27,17 @@ def boot_time(clock: Clock) -> float:
     """
     if clock.monotonic is not time.monotonic:
         return USUAL_BOOT
-    age = _age()
-    return age if age <= LONGEST_BOOT else USUAL_BOOT
+    since = age()
+    return since + float(os.environ.get(AHEAD, 0.0)) if since <= LONGEST_BOOT else USUAL_BOOT
 
 
-def _age() -> float:
+def age() -> float:
+    """Seconds since this process was started."""
     since_import = time.monotonic() - _IMPORTED
     try:
         with open("/proc/self/stat", "rb") as stat:
             ticks = int(stat.read().rpartition(b")")[2].split()[_STARTED])
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        known = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, AttributeError):  # no Linux
         return since_import
-    return max(age, since_import)
+    return max(known, since_import)

@@ -1,10 +1,10 @@
 """Leaving well: how a process that stops parts from its clients.
 
 Nobody is let in any more. Each client of v1 is told `goaway`, with the moment at which it should come back: these
-begin when the next process may be there, which boots once this one has left, and are spread, so that it is not
-overrun. Clients of ours wait for the acks that are due, and leave. Whoever is left half a second later is closed with
-1012 and what remains of its delay, as soon as no handler works for it; plain clients, which know no `goaway`, right
-away. Whoever does not take its close is cut off.
+begin when the next process may be there, which boots once this one has left, or at once where others serve already;
+and are spread, so that none is overrun. Clients of ours wait for the acks that are due, and leave. Whoever is left
+half a second later is closed with 1012 and what remains of its delay, as soon as no handler works for it; plain
+clients, which know no `goaway`, right away. Whoever does not take its close is cut off.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class Drain:
         self._development = development
         self._within = AT_ONCE if development else None
         self._grace = AT_ONCE if development else GOAWAY_GRACE
+        self._others_serve = development  # whoever waits for a reload has its port kept
         self._running: asyncio.Task[None] | None = None
         self._gone_at = 0.0
         """When this process has left, about: the next one begins then."""
@@ -101,9 +102,10 @@ class Drain:
         if self._boot is None:
             self._boot = seconds
 
-    def begin(self) -> asyncio.Task[None]:
+    def begin(self, *, others_serve: bool = False) -> asyncio.Task[None]:
         """End all connections; a second call joins the first."""
         if self._running is None:
+            self._others_serve = others_serve or self._development
             self.ready, self.draining = False, True
             loop = asyncio.get_running_loop()
             self._gone_at = loop.time() + self._grace
@@ -119,7 +121,7 @@ class Drain:
         return self._absence(asyncio.get_running_loop().time()) if self.draining else None
 
     def _absence(self, now: float) -> float:
-        if self._development:  # whoever waits for a reload has its port kept
+        if self._others_serve:
             return 0.0
         boot = USUAL_BOOT if self._boot is None else self._boot
         return max(0.0, self._gone_at - now) + boot

@@ -296,8 +296,10 @@ class AquilaSockets:
         """Answer `health` with 503 from now on; clients may still come. Safe in a signal handler."""
         self._drain.ready = False
 
-    async def drain(self) -> None:
+    async def drain(self, *, others_serve: bool = False) -> None:
         """Let nobody in any more, tell each client when to come back, and end all connections with 1012.
+
+        `others_serve`: other processes do already, so nobody has to wait for the next one to boot.
 
         It takes as long as the last handler, at most eleven seconds. For servers that do not tell us when they
         begin to stop; `aq serve` and the native transport do it by themselves, `shutdown` where nobody did.
@@ -306,7 +308,7 @@ class AquilaSockets:
             if not self._started:
                 return
             self._entrance.open = False
-            draining = self._drain.begin()
+            draining = self._drain.begin(others_serve=others_serve)
         await asyncio.wait([draining])
         draining.result()
 

@@ -314,7 +314,6 @@ def test_an_application_that_does_not_start_is_an_error(compiled: Workspace) -> 
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["--workers", "2"], "rooms that several share are planned, and not in this version yet"),
         (["--uds", "x", "--port", "1"], "--uds: stands in the place of --host and --port"),
         (["--ssl-keyfile", "x"], "--ssl-keyfile: needs --ssl-certfile"),
         (["--port", "70000"], "--port"),

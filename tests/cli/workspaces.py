@@ -138,6 +138,7 @@ class Server:
     """A running `aq serve`."""
 
     process: asyncio.subprocess.Process
+    heading: str = ""
     url: str = ""
     sockets: list[str] = field(default_factory=list)
 
@@ -149,6 +150,7 @@ class Server:
             if not heading.startswith("Aquilia"):
                 assert self.process.stderr is not None
                 raise AssertionError(heading + (await self.process.stderr.read()).decode())
+            self.heading = heading
             self.url = (await self.process.stdout.readline()).decode().strip()
             self.sockets = [(await self.process.stdout.readline()).decode().split()[0]]
 

@@ -36,3 +36,8 @@ def test_a_process_that_is_old_was_not_started_for_this() -> None:
 
 def test_the_clock_of_a_test_knows_of_no_process() -> None:
     assert boot_time(Clock(monotonic=lambda: 5.0)) == USUAL_BOOT
+
+
+def test_what_went_before_a_worker_counts_as_well() -> None:
+    ahead = "import os; os.environ['AQ_WS_BOOT_AHEAD'] = '4.5'; "
+    assert 4.5 <= told_by_a_process(f"{ASK}{ahead}print(boot_time(Clock()))") <= 4.5 + LONGEST_BOOT

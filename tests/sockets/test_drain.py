@@ -94,6 +94,16 @@ async def test_a_plain_client_is_closed_with_the_delay_as_its_reason() -> None:
     assert 500 < json.loads(reason)["after"] <= 500 + 10_000 + 1000
 
 
+async def test_where_others_serve_clients_come_back_without_waiting_for_a_boot() -> None:
+    app = desk()
+    async with serving(app) as base, Client.connect(f"{base}/desk/a", "v1.json") as ann:
+        draining = asyncio.create_task(app.drain(others_serve=True))
+        goaway = await ann.expect("goaway")
+        await ann.closed()
+        await draining
+    assert 0 < goaway["payload"]["reconnect_in"] <= 1000
+
+
 @pytest.mark.parametrize("profile", ["plain", "v1.json"])
 async def test_a_handler_that_runs_still_acks(profile: str) -> None:
     app = desk()

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import logging.config
 import multiprocessing
 import os
 import signal
 import socket
-import sys
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import typer
-from rich.text import Text
 
-from aquilia import __version__
-from aquilia.aquilary import BootError
+from aquilia.aquilary import BootError, Problem
 from aquilia.cli.commands.compile import AppOption
-from aquilia.cli.console import columns, fail, show_error, show_problems, stderr, stdout
+from aquilia.cli.console import fail, show_problems
 from aquilia.cli.proxies import ProxiesOption, named_proxies
 from aquilia.cli.reload import Reloader
-from aquilia.logs import LogFormat
+from aquilia.cli.serving import Options, Outline, announce, booted_by, serve_by, telling
+from aquilia.cli.workers import Line, Workers, child
+from aquilia.logs import LogFormat, log_config
 from aquilia.server import (
     Booted,
     Endpoint,
@@ -32,37 +34,24 @@ from aquilia.server import (
     boot,
     configuration,
     listening,
-    serve,
 )
+from aquilia.sessions import MemorySessionStore
+from aquilia.sockets.adapters import WORKERS
 from aquilia.sockets.adapters.local_host import LocalServers
-from aquilia.sockets.artifact import ARTIFACT_PATH, Artifact, ArtifactError, differences, read
+from aquilia.sockets.artifact import ArtifactError
+from aquilia.sockets.boot_time import AHEAD, age
 from aquilia.sockets.transports.http import MAX_HEAD
-from aquilia.tls import Certificate, Files, TLSError
-from aquilia.workspace import environment
+from aquilia.tls import Files, TLSError
 
 __all__ = ["serve_command"]
 
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable of prometheus-client for the folder in which workers share their figures."""
+FAREWELL = 1.0
+"""Seconds that the process which has checked the workspace has to end: the workspace may have begun threads."""
+PATIENCE = 30.0
+"""Seconds that a worker may take to end: more than clients, requests, and most applications do."""
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """What a serving process needs to know; a child process gets it pickled."""
-
-    root: Path
-    app: str | None
-    log_level: str
-    tls: Files | None
-    uds: Path | None
-    host: str
-    transport: Transport
-    log_format: LogFormat
-    drain_delay: float = 0.0
-    trusted_proxies: tuple[str, ...] | None = None
-    max_header_size: int = MAX_HEAD
-
-    def certificate(self) -> Certificate | None:
-        return Certificate(self.tls) if self.tls else None
 
 
 def serve_command(
@@ -124,23 +113,22 @@ def serve_command(
         int, typer.Option(min=1024, metavar="BYTES", help="Of a request's line and headers; beyond it 431.")
     ] = MAX_HEAD,
     workers: Annotated[
-        int, typer.Option(min=1, metavar="NUMBER", help="How many processes; this version has one.")
+        int,
+        typer.Option(
+            min=1, metavar="NUMBER", help="How many processes serve. SIGHUP replaces them, one by one."
+        ),
     ] = 1,
 ) -> None:
     """Serve the workspace in this folder, as compiled."""
     if workers > 1:
-        raise typer.BadParameter(
-            "each process would have rooms of its own with the in-memory adapter; rooms that several share "
-            "are planned, and not in this version yet: leave it out",
-            param_hint="--workers",
-        )
+        _refuse_workers(reload)
     if uds is not None and (host is not None or port is not None):
         raise typer.BadParameter(
             "stands in the place of --host and --port: leave those out", param_hint="--uds"
         )
     files = _files(ssl_certfile, ssl_keyfile, ssl_password_file)
     host = host or "127.0.0.1"
-    options = _Options(
+    options = Options(
         Path.cwd(),
         app,
         log_level,
@@ -157,6 +145,8 @@ def serve_command(
     try:
         if reload:
             _serve_reloading(options, endpoint)
+        elif workers > 1:
+            _serve_by_workers(options, endpoint, workers)
         else:
             _serve_compiled(options, endpoint)
     except BootError as error:
@@ -164,6 +154,15 @@ def serve_command(
         raise typer.Exit(1) from None
     except (ServerError, TLSError, ArtifactError) as error:
         fail(str(error))
+
+
+def _refuse_workers(reload: bool) -> None:
+    if reload:
+        raise typer.BadParameter(
+            "--reload serves with one process: leave one of the two out", param_hint="--workers"
+        )
+    if os.name != "posix":
+        raise typer.BadParameter("several need Linux or macOS: leave it out", param_hint="--workers")
 
 
 def _files(chain: Path | None, key: Path | None, password: Path | None) -> Files | None:
@@ -175,52 +174,15 @@ def _files(chain: Path | None, key: Path | None, password: Path | None) -> Files
     return None
 
 
-def _serve_compiled(options: _Options, endpoint: Endpoint) -> None:
-    booted = boot(options.root, options.app)
-    if environment() == "production":
-        _refuse_stale(options.root, booted.artifact)
+def _serve_compiled(options: Options, endpoint: Endpoint) -> None:
+    booted = booted_by(options)
     certificate = options.certificate()
     with listening(endpoint) as sockets:
-        _serve(options, booted, sockets, certificate)
+        started = partial(announce, options, Outline.of(booted), sockets)
+        serve_by(options, booted, sockets, certificate, on_started=started)
 
 
-def _refuse_stale(root: Path, now: Artifact) -> None:
-    compiled = read(root / ARTIFACT_PATH)
-    if compiled.fingerprint == now.fingerprint:
-        return
-    changes = differences(compiled, now)
-    shown = [*changes[:8], *([f"and {len(changes) - 8} more"] if len(changes) > 8 else [])]
-    listed = "".join(f"\n  {change}" for change in shown)
-    raise ServerError(
-        f"{ARTIFACT_PATH.as_posix()} is older than the code: run `aq compile` (or serve with --reload while "
-        f"you work){listed}"
-    )
-
-
-def _serve(
-    options: _Options,
-    booted: Booted,
-    sockets: Sequence[socket.socket],
-    certificate: Certificate | None,
-    *,
-    hand_over: bool = False,
-) -> None:
-    serve(
-        booted.application,
-        sockets,
-        log_level=options.log_level,
-        certificate=certificate,
-        transport=options.transport,
-        log_format=options.log_format,
-        drain_delay=options.drain_delay,
-        trusted_proxies=options.trusted_proxies,
-        max_header_size=options.max_header_size,
-        hand_over=hand_over,
-        on_started=partial(_announce, options, booted, sockets),
-    )
-
-
-def _serve_reloading(options: _Options, endpoint: Endpoint) -> None:
+def _serve_reloading(options: Options, endpoint: Endpoint) -> None:
     os.environ["AQ_ENV"] = "development"
     options.certificate()  # its problems are told at once
     config = configuration(
@@ -236,19 +198,14 @@ def _serve_reloading(options: _Options, endpoint: Endpoint) -> None:
         Reloader(config, partial(_serve_reloaded, options), sockets, options.root).run()
 
 
-def _serve_reloaded(options: _Options, sockets: list[socket.socket] | None) -> None:
+def _serve_reloaded(options: Options, sockets: list[socket.socket] | None) -> None:
     """Runs in the child process, and ends with its parent, whatever happened to that."""
     threading.Thread(target=_end_after_parent, daemon=True).start()
-    try:
+    with telling(options, "the server starts when they are mended"):
         booted = boot(options.root, options.app)
-        _serve(options, booted, sockets or (), options.certificate(), hand_over=True)
-    except BootError as error:
-        show_problems(error.problems, options.root)
-        stderr.print("the server starts when they are mended")
-        sys.exit(1)
-    except (ServerError, TLSError) as error:
-        show_error(str(error), options.root)
-        sys.exit(1)  # not typer's: this is a process of its own
+        started = partial(announce, options, Outline.of(booted), sockets or ())
+        certificate = options.certificate()
+        serve_by(options, booted, sockets or (), certificate, on_started=started, hand_over=lambda: True)
 
 
 def _end_after_parent() -> None:
@@ -258,27 +215,80 @@ def _end_after_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _announce(options: _Options, booted: Booted, sockets: Sequence[socket.socket]) -> None:
-    stdout.print(Text.assemble(("Aquilia", "bold"), f" {__version__}, {environment()}; Ctrl-C stops it"))
-    secure = "s" if options.tls else ""
-    if options.uds is not None:
-        address = ""
-        stdout.print(Text(f"  unix:{options.uds}", "bold cyan"))
-    else:
-        address = _address(options.host, sockets[0].getsockname()[1])
-        stdout.print(Text(f"  http{secure}://{address}", "bold cyan"))
-    table = columns("", "")
-    for namespace in booted.artifact.namespaces:
-        controller = Text(namespace.controller.partition(":")[2], "dim")
-        path = namespace.path if options.uds else f"ws{secure}://{address}{namespace.path}"
-        table.add_row(f"  {path}", controller)
-    metrics = booted.application.sockets.plan.node.metrics
-    if metrics is not None and metrics != "collect":
-        table.add_row(f"  {metrics}" if options.uds else f"  http{secure}://{address}{metrics}", "metrics")
-    stdout.print(table)
+# Several workers
 
 
-def _address(host: str, port: int) -> str:
-    """How a browser on this machine reaches it: "every address" is none that one can go to."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _serve_by_workers(options: Options, endpoint: Endpoint, count: int) -> None:
+    logging.config.dictConfig(dict(log_config(options.log_level, options.log_format)))
+    options.certificate()  # its problems are told once
+    os.environ[WORKERS] = str(count)
+    with LocalServers():
+        outline = _checked(options)
+        os.environ[AHEAD] = f"{age():.3f}"
+        with _shared_metrics(outline), listening(endpoint) as sockets:
+            workers = Workers(
+                count,
+                partial(_work, options),
+                sockets,
+                patience=options.drain_delay + PATIENCE,
+                on_serving=partial(announce, options, outline, sockets, count),
+            )
+            if not workers.run():
+                raise typer.Exit(1)
+
+
+def _checked(options: Options) -> Outline:
+    """Boot it once in a process that then ends: problems are told once, and this process stays small."""
+    heard, told = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    process = child(_check, options, told)
+    told.close()
+    outline: Outline | None = None
+    with heard, suppress(EOFError):
+        outline = heard.recv()
+    process.join(FAREWELL)
+    process.kill()
+    if outline is None:
+        raise typer.Exit(1)  # which the process has explained
+    return outline
+
+
+def _check(options: Options, told: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with told, telling(options), suppress(BrokenPipeError):  # Ctrl-C has ended who asks
+        told.send(Outline.of(_booted_to_share(options)))
+
+
+def _booted_to_share(options: Options) -> Booted:
+    booted = booted_by(options)
+    problems = [
+        Problem(
+            booted.workspace.places[app.manifest.name],
+            "sessions: MemorySessionStore is the memory of one process, and each worker would have sessions of its "
+            "own: take RedisSessionStore or SQLSessionStore, or --workers 1",
+        )
+        for app in booted.application.registry.apps
+        if app.sessions is not None and isinstance(app.sessions.store, MemorySessionStore)
+    ]
+    if problems:
+        raise BootError(problems)
+    return booted
+
+
+@contextmanager
+def _shared_metrics(outline: Outline) -> Iterator[None]:
+    """A folder for the figures of all workers, unless there is one."""
+    if outline.metrics is None or METRICS_FOLDER in os.environ:
+        yield
+        return
+    with TemporaryDirectory(prefix="aquilia-metrics-", ignore_cleanup_errors=True) as folder:
+        os.environ[METRICS_FOLDER] = folder
+        yield
+
+
+def _work(options: Options, sockets: list[socket.socket], line: Line) -> None:
+    """Runs in a worker."""
+    hand_over = line.follow()
+    with telling(options):
+        booted = _booted_to_share(options)
+        certificate = options.certificate()
+        serve_by(options, booted, sockets, certificate, on_started=line.serving, hand_over=hand_over)

@@ -13,12 +13,14 @@ from aquilia.sockets.adapters.signing import bus_signer
 
 logger = logging.getLogger("aquilia.sockets")
 
-__all__ = ["ADAPTER_URL", "LOCAL_HOST", "adapter_for"]
+__all__ = ["ADAPTER_URL", "LOCAL_HOST", "WORKERS", "adapter_for"]
 
 ADAPTER_URL = "AQ_WS_ADAPTER_URL"
 """The variable of the environment whose URL wins over the settings: it may hold a password."""
 LOCAL_HOST = "AQ_WS_LOCAL_HOST"
 """The variable that `aq serve` sets for its children: port and secret of the process that has servers for local://."""
+WORKERS = "AQ_WS_WORKERS"
+"""The variable that `aq serve` sets for its children: how many there are that share the rooms."""
 _DEFAULTS = {"inmemory": "memory://", "local": "local://", "nats": "nats://127.0.0.1:4222"}
 _SCHEMES = ("local", "memory", "nats", "tls")
 
@@ -38,6 +40,11 @@ def adapter_for(name: str, url: str | None, clock: Clock, *, publish_timeout: fl
     url = said or url or (_by_default() if name == "inmemory" else _DEFAULTS[name])
     scheme = url.partition("://")[0]
     if url == "memory://":
+        if (workers := _workers()) > 1:
+            raise ValueError(
+                f"{where}: memory:// is the memory of one process, and each of the {workers} workers would have "
+                "rooms of its own: take local:// or nats://host:4222, or --workers 1"
+            )
         return InMemoryAdapter(clock.monotonic)
     if scheme not in _SCHEMES or scheme == "memory":
         near = get_close_matches(scheme, _SCHEMES, n=1) if len(scheme) < 20 else []
@@ -56,13 +63,27 @@ def adapter_for(name: str, url: str | None, clock: Clock, *, publish_timeout: fl
         raise ValueError(f"{where}: {error}") from error
 
 
+def _workers() -> int:
+    return int(os.environ.get(WORKERS) or 1)
+
+
 def _by_default() -> str:
-    """Where nothing was said: in memory, unless that is lost while the application is served: at each reload."""
+    """Where nothing was said: in memory, unless that is lost while the application is served: at each reload.
+
+    Raises:
+        ValueError: it would have to be shared by several workers, and there is nothing to do it by.
+    """
     if LOCAL_HOST not in os.environ:
         return "memory://"
     from aquilia.sockets.adapters.local_server import missing
 
-    if problem := missing():
+    problem = missing()
+    if problem and (workers := _workers()) > 1:
+        raise ValueError(
+            f"{workers} workers need a broker that they share, and by default that is {problem}; or name a NATS "
+            "server, as AQ_WS_ADAPTER_URL=nats://host:4222; or take --workers 1"
+        )
+    if problem:
         logger.warning("what rooms remember, and what is stored, is lost at each reload: %s", problem)
         return "memory://"
     return "local://"

@@ -1,0 +1,381 @@
+"""`aq serve --workers`: one process that has the sockets, and several that serve on them.
+
+All workers accept from the same sockets, which nobody closes as long as the application is served: who is in their
+queue when a worker ends, or is killed, is accepted by another. A socket for each worker (SO_REUSEPORT) would spread
+connections a little more evenly, and reset those that wait at one that is closed.
+
+The first worker starts ahead of the others, so that what keeps an application from starting is told once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+__all__ = ["Line", "Workers", "child"]
+
+logger = logging.getLogger("aquilia.workers")
+
+BACKOFF = (0.1, 10.0)
+"""Seconds before a worker that ended is started again: the first time, and at most."""
+STEADY = 10.0
+"""Seconds after which a worker that serves counts as healthy, and the backoff begins anew."""
+_OF_A_TERMINAL = frozenset({signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)})
+_spawn = multiprocessing.get_context("spawn")
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """A terminal's signals are for us: a child that is about to start would die of them, with a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_A_TERMINAL)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def child(target: Callable[..., None], *args: Any) -> SpawnProcess:
+    """Start a process of its own for this; it takes no notice of Ctrl-C until it says otherwise."""
+    process = _spawn.Process(target=_begin, args=(target, args))
+    resource_tracker.ensure_running()  # who starts it unblocks SIGINT
+    with _deaf():
+        process.start()
+    return process
+
+
+def _begin(target: Callable[..., None], args: Sequence[Any]) -> None:
+    for each in _OF_A_TERMINAL:
+        signal.signal(each, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_A_TERMINAL)
+    target(*args)
+
+
+# In the worker
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What connects a worker with the process that has started it: the worker's end."""
+
+    told: Connection
+    orders: Connection
+    patience: float
+    """Seconds that the worker may take to end by itself."""
+
+    def serving(self) -> None:
+        """Tell that clients can connect."""
+        with contextlib.suppress(OSError):
+            self.told.send_bytes(b"serving")
+
+    def follow(self) -> Callable[[], bool]:
+        """End this process when it is told to, or when the other has ended, whatever happened to that.
+
+        What it returns tells whether others go on serving on the same sockets.
+        """
+        relieved = threading.Event()
+        threading.Thread(target=self._follow, args=(relieved,), name="aquilia worker", daemon=True).start()
+        return relieved.is_set
+
+    def _follow(self, relieved: threading.Event) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            self.orders.recv_bytes()
+            relieved.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(self.patience)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+# In the process that has them
+
+
+class _Worker:
+    def __init__(
+        self,
+        target: Callable[[list[socket.socket], Line], None],
+        sockets: list[socket.socket],
+        patience: float,
+    ) -> None:
+        self.told, told = _spawn.Pipe(duplex=False)
+        orders, self._orders = _spawn.Pipe(duplex=False)
+        self.process = child(target, sockets, Line(told, orders, patience))
+        told.close()
+        orders.close()
+        self.since: float | None = None
+        """When it began to serve."""
+
+    def hear(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while self.told.poll():
+                self.told.recv_bytes()
+                self.since = time.monotonic()
+
+    def leave(self) -> None:
+        """Others serve, and it is to end."""
+        with contextlib.suppress(OSError):
+            self._orders.send_bytes(b"leave")
+
+    def send(self, number: int) -> None:
+        if self.process.exitcode is None:
+            os.kill(self._pid(), number)
+
+    def _pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def close(self) -> None:
+        """It has ended."""
+        self.process.join()
+        self.told.close()
+        self._orders.close()
+
+    def __str__(self) -> str:
+        return f"process {self.process.pid}"
+
+    def ended(self) -> str:
+        code = self.process.exitcode or 0
+        return f"{self} ended ({f'signal {-code}' if code < 0 else f'status {code}'})"
+
+
+@dataclass(eq=False, slots=True)
+class _Post:
+    """One of the places that workers fill, one after the other."""
+
+    number: int
+    worker: _Worker | None = None
+    successor: _Worker | None = None
+    """Is starting, and takes over when it serves."""
+    wait: float = BACKOFF[0]
+    again_at: float | None = None
+    """When a worker is started here: the last one ended."""
+
+
+class Workers:
+    """Runs `target(sockets, line)` in so many processes, and replaces those that end, until SIGTERM or SIGINT.
+
+    On SIGHUP each is replaced, one after the other: the next is told to leave when its successor serves. Each may
+    take `patience` seconds to end. `on_serving` is called when all serve for the first time.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        target: Callable[[list[socket.socket], Line], None],
+        sockets: list[socket.socket],
+        *,
+        patience: float,
+        on_serving: Callable[[], None],
+    ) -> None:
+        self._posts = [_Post(number) for number in range(1, count + 1)]
+        self._target = target
+        self._sockets = sockets
+        self._patience = patience
+        self._on_serving = on_serving
+        self._leaving: list[_Worker] = []
+        self._to_restart: deque[_Post] = deque()
+        self._restarting = False
+        self._announced = False
+        self._deadline: float | None = None
+        """Once all are to end: when those that have not are killed."""
+        self._well = True
+
+    def run(self) -> bool:
+        """Run them; False: one did not start, which it has told itself, or did not end."""
+        terminal = os.isatty(0)
+        with _signals() as (woken, received):
+            self._start(self._posts[0])
+            while self._deadline is None or self._alive():
+                self._wait(woken)
+                while received:
+                    number = received.popleft()
+                    if number == getattr(signal, "SIGHUP", None) and (not terminal or os.isatty(0)):
+                        self._restart()
+                    else:  # also where the terminal was closed
+                        self._end(number)
+                self._look()
+        return self._well
+
+    def _started(self) -> _Worker | None:
+        try:
+            return _Worker(self._target, self._sockets, self._patience)
+        except OSError as error:
+            logger.error("no worker can be started: %s", error)
+            return None
+
+    def _start(self, post: _Post) -> None:
+        post.worker = self._started()
+        post.again_at = time.monotonic() + BACKOFF[1] if post.worker is None else None
+
+    def _alive(self) -> list[_Worker]:
+        posted = [worker for post in self._posts for worker in (post.worker, post.successor) if worker]
+        return [*posted, *self._leaving]
+
+    def _wait(self, woken: socket.socket) -> None:
+        """Until something happens, or there is something to do."""
+        times = [post.again_at for post in self._posts if post.again_at is not None]
+        if self._deadline is not None:
+            times.append(self._deadline)
+        timeout = max(0.0, min(times) - time.monotonic()) if times else None
+        alive = self._alive()
+        starting = [worker.told for worker in alive if worker.since is None]
+        wait([woken, *starting, *(worker.process.sentinel for worker in alive)], timeout)
+        with contextlib.suppress(BlockingIOError):
+            woken.recv(4096)
+
+    def _look(self) -> None:
+        for worker in self._alive():
+            worker.hear()
+        for post in self._posts:
+            self._bury(post)
+        self._leaving = [worker for worker in self._leaving if not self._gone(worker)]
+        if self._deadline is not None:
+            self._enforce(self._deadline)
+            return
+        for post in self._posts:
+            self._fill(post)
+        self._go_on_restarting()
+
+    def _gone(self, worker: _Worker) -> bool:
+        """Whether a worker that was to leave has ended."""
+        over = self._over(worker)
+        if over and worker.process.exitcode and self._deadline is None:
+            logger.error("%s, which should have left in peace", worker.ended())
+        return over
+
+    def _over(self, worker: _Worker) -> bool:
+        if worker.process.exitcode is None:
+            return False
+        worker.close()
+        return True
+
+    def _bury(self, post: _Post) -> None:
+        successor, worker = post.successor, post.worker
+        if successor is not None and self._over(successor):
+            post.successor = None
+            self._to_restart.clear()
+            self._restarting = False
+            if self._deadline is None:
+                logger.error(
+                    "worker %d: its successor, %s, before it served: the others go on as they are",
+                    post.number,
+                    successor.ended(),
+                )
+        if worker is None or not self._over(worker):
+            return
+        post.worker = None
+        if self._deadline is not None:
+            return
+        if worker.since is None and not self._announced:
+            if worker.process.exitcode != 1:
+                logger.error("worker %d, %s before it served", post.number, worker.ended())
+            self._well = False
+            self._end(signal.SIGTERM)
+            return
+        self._start_again(post, worker)
+
+    def _start_again(self, post: _Post, worker: _Worker) -> None:
+        now = time.monotonic()
+        if worker.since is not None and now - worker.since > STEADY:
+            post.wait = BACKOFF[0]
+        logger.error("worker %d, %s; it is started again in %.1f s", post.number, worker.ended(), post.wait)
+        post.again_at = now + post.wait
+        post.wait = min(BACKOFF[1], post.wait * 2)
+
+    def _fill(self, post: _Post) -> None:
+        """See that somebody is there."""
+        if post.successor is not None and post.successor.since is not None:
+            if post.worker is not None:
+                post.worker.leave()
+                self._leaving.append(post.worker)
+            post.worker, post.successor, post.again_at = post.successor, None, None
+        if post.again_at is not None and time.monotonic() >= post.again_at:
+            self._start(post)
+        first = self._posts[0].worker
+        if post.worker is None and post.again_at is None and first is not None and first.since is not None:
+            self._start(post)
+
+    # Restarting
+
+    def _restart(self) -> None:
+        self._to_restart = deque(self._posts)
+        if not self._restarting:
+            logger.info("the workers are restarted, one after the other")
+        self._restarting = True
+
+    def _go_on_restarting(self) -> None:
+        if not self._announced:
+            if not all(post.worker is not None and post.worker.since is not None for post in self._posts):
+                return
+            self._announced = True
+            self._on_serving()
+        if self._leaving or any(post.successor is not None for post in self._posts):
+            return
+        while self._to_restart:
+            post = self._to_restart.popleft()
+            if post.worker is not None:  # else the one that is about to start is a new one
+                post.successor = self._started()
+                if post.successor is None:
+                    self._to_restart.clear()
+                    self._restarting = False
+                return
+        if self._restarting:
+            self._restarting = False
+            logger.info("the restart of the workers is over")
+
+    # Ending
+
+    def _end(self, number: int) -> None:
+        """Tell all to end; a second Ctrl-C, which tells them to do it at once, is passed on."""
+        again = self._deadline is not None
+        if not again:
+            self._deadline = time.monotonic() + self._patience
+            self._to_restart.clear()
+            for post in self._posts:
+                post.again_at = None
+            for listener in self._sockets:  # when the last worker has closed them, clients are refused
+                listener.close()
+        for worker in self._alive():
+            worker.send(signal.SIGINT if again and number == signal.SIGINT else signal.SIGTERM)
+
+    def _enforce(self, deadline: float) -> None:
+        if time.monotonic() < deadline:
+            return
+        for worker in self._alive():
+            if worker.process.exitcode is None:
+                self._well = False
+                logger.error("%s did not end within %g s, and is killed", worker, self._patience)
+                worker.process.kill()
+                worker.process.join()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[tuple[socket.socket, deque[int]]]:
+    """The signals that have come, and a socket that can be read when one has."""
+    received: deque[int] = deque()
+    woken, waking = socket.socketpair()
+    with woken, waking:
+        woken.setblocking(False)
+        waking.setblocking(False)
+        before = {
+            each: signal.signal(each, lambda number, _: received.append(number))
+            for each in (*_OF_A_TERMINAL, signal.SIGTERM)
+        }
+        descriptor = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False)
+        try:
+            yield woken, received
+        finally:
+            signal.set_wakeup_fd(descriptor)
+            for each, handler in before.items():
+                signal.signal(each, handler)
