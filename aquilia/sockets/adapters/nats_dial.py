@@ -104,6 +104,7 @@ async def _connect(
                 connect_timeout=int(CONNECT_TIMEOUT),
                 ping_interval=PING,
                 flush_timeout=FLUSH,
+                skip_subject_validation=True,  # they are made of a checked prefix and of encoded names
                 **options,
             )
             if not client.is_connected:  # nats-py takes an end behind the login for a success

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
+from itertools import count
 from secrets import token_bytes
 from typing import NamedTuple
 
@@ -55,6 +56,9 @@ class NatsStore:
         self._streams = JetStream(connection)
         self._target = connection.target
         self._stream = f"{self._target.prefix}_store"
+        self._us = token_bytes(8)
+        """This store among all; with a number, it is a name that nobody else gives."""
+        self._numbers = count(1)
         self._clock = clock
         self._ahead = 0.0
         """Seconds that the server's clock is ahead of ours."""
@@ -110,14 +114,14 @@ class NatsStore:
     async def put(self, key: str, value: bytes, ttl: float | None = None) -> None:
         """See `Store`."""
         await self._write(
-            self._subject(key), _VALUE, token_bytes(12), value, ttl, None, self._connection.deadline()
+            self._subject(key), _VALUE, self._unique(), value, ttl, None, self._connection.deadline()
         )
 
     async def compare_and_swap(
         self, key: str, expected: bytes | None, value: bytes, ttl: float | None = None
     ) -> bool:
         """See `Store`."""
-        subject, writer, until = self._subject(key), token_bytes(12), self._connection.deadline()
+        subject, writer, until = self._subject(key), self._unique(), self._connection.deadline()
         now = self._presumed(subject)
         if now.value == expected and await self._write(
             subject, _VALUE, writer, value, ttl, now.revision, until
@@ -132,13 +136,16 @@ class NatsStore:
 
     async def get_and_delete(self, key: str) -> bytes | None:
         """See `Store`."""
-        subject, writer, until = self._subject(key), token_bytes(12), self._connection.deadline()
+        subject, writer, until = self._subject(key), self._unique(), self._connection.deadline()
         while True:
             now = await self._read(subject, until)
             if now.value is None or await self._write(
                 subject, _GONE, writer, b"", TOMBSTONE, now.revision, until
             ):
                 return now.value
+
+    def _unique(self) -> bytes:
+        return self._us + (next(self._numbers) % (1 << 32)).to_bytes(4, "big")
 
     def _subject(self, key: str) -> str:
         return f"{self._target.prefix}.store.{token(key)}"
@@ -189,7 +196,7 @@ class NatsStore:
         until: float,
     ) -> bool:
         """Whether it was stored; with a `revision`, only behind that one."""
-        headers = {"Nats-Expected-Stream": self._stream, "Nats-Msg-Id": token_bytes(9).hex()}
+        headers = {"Nats-Expected-Stream": self._stream, "Nats-Msg-Id": self._unique().hex()}
         if ttl is not None:
             headers["Nats-TTL"] = f"{max(1, math.ceil(ttl))}s"
         if revision is not None:

@@ -12,7 +12,11 @@ from http import HTTPStatus
 from typing import Any
 
 import httptools
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.utils import is_ssl
+
+from aquilia.sockets.transports.borrowed import ends
 
 __all__ = ["HEAD_TIMEOUT", "MAX_HEAD", "HTTPProtocol"]
 
@@ -35,7 +39,12 @@ class HTTPProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """See `asyncio.Protocol`."""
-        super().connection_made(transport)
+        # Not uvicorn's own, which asks uvloop's stand-in for the socket: it makes and closes a duplicate each time.
+        self.connections.add(self)
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self.client, self.server = ends(transport)
+        self.scheme = "https" if is_ssl(transport) else "http"
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -107,7 +116,12 @@ class HTTPProtocol(HttpToolsProtocol):
             self._hand_on(self._behind or b"")
 
     def _hand_on(self, behind: bytes) -> None:
-        self.handle_websocket_upgrade()
+        websockets: Any = self.ws_protocol_class
+        if hasattr(websockets, "take_request"):
+            self.connections.discard(self)
+            websockets(self.config, self.server_state, self.app_state).take_request(self)
+        else:
+            self.handle_websocket_upgrade()
         if behind:
             self.transport.get_protocol().data_received(behind)  # type: ignore[attr-defined]
         # The parser and its protocol hold each other, and would be garbage by the kilobyte until it is collected.

@@ -25,6 +25,7 @@ from aquilia.sockets.faults import CloseCode
 from aquilia.sockets.figures import Deflated
 from aquilia.sockets.heartbeat import HeartbeatWheel
 from aquilia.sockets.transports.base import NATIVE
+from aquilia.sockets.transports.borrowed import Address, ends
 from aquilia.sockets.transports.bridge import ASGIBridge
 from aquilia.sockets.transports.frames import NativeTransport
 from aquilia.sockets.transports.upgrade import upgrade
@@ -134,6 +135,16 @@ class NativeProtocol(asyncio.Protocol):
         self._handed_over = False
         self._scope: dict[str, Any] = {}
         self._key = ""
+        self._ends: tuple[Address | None, Address | None] | None = None
+        """The addresses of client and server, where they are known."""
+
+    def take_request(self, http: Any) -> None:
+        """Go on with the request that uvicorn's `HttpToolsProtocol` has read, without reading its head again."""
+        wire = http.transport
+        self.connection_made(wire)
+        self._ends = http.client, http.server
+        self._open(http.scope["method"].encode(), http.url, http.scope["headers"])
+        wire.set_protocol(self)
 
     # The protocol, up to the upgrade
 
@@ -179,6 +190,9 @@ class NativeProtocol(asyncio.Protocol):
         for line in lines[1:]:
             name, _, value = line.partition(b":")
             headers.append((name.strip().lower(), value.strip()))
+        self._open(method, target, headers)
+
+    def _open(self, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         problem = self._check(method, headers)
         if problem is not None:
             status, text, extra = problem
@@ -220,13 +234,14 @@ class NativeProtocol(asyncio.Protocol):
         ]
         limit = min(self._config.ws_max_size or DEFAULT_MAX_SIZE, 1 << 40)
         secure = self._wire.get_extra_info("sslcontext") is not None
+        client, server = self._ends or ends(self._wire)
         return {
             "type": "websocket",
             "asgi": {"version": self._config.asgi_version, "spec_version": "2.4"},
             "http_version": "1.1",
             "scheme": "wss" if secure else "ws",
-            "server": _address(self._wire.get_extra_info("sockname")),
-            "client": _address(self._wire.get_extra_info("peername")),
+            "server": server,
+            "client": client,
             "root_path": root_path,
             "path": root_path + unquote(raw_path.decode("ascii", "replace")),
             "raw_path": root_path.encode() + raw_path,
@@ -372,7 +387,3 @@ def _household(config: Config, state: ServerState, timeout: float | None) -> _Ho
     if timeout not in found:
         found[timeout] = _Household(cast(Any, state.connections), config.ws_ping_interval, timeout)
     return found[timeout]
-
-
-def _address(info: Any) -> tuple[str, int] | None:
-    return (str(info[0]), int(info[1])) if isinstance(info, tuple | list) and len(info) >= 2 else None

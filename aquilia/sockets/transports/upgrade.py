@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from aquilia.sockets.deflate import Agreement
 from aquilia.sockets.figures import Deflated
+from aquilia.sockets.transports.borrowed import set_receive_buffer
 from aquilia.sockets.transports.compressed import compressed
 from aquilia.sockets.transports.frames import NativeTransport
 from aquilia.sockets.transports.reader import PicowsReader
@@ -42,7 +42,7 @@ def upgrade(
         transport = compressed(wire, max_size, on_gone, agreement, counted)
     transport.max_fragments = max_fragments
     receive_buffer = max(MIN_RECEIVE_BUFFER, min(max_size, MAX_RECEIVE_BUFFER))
-    wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    set_receive_buffer(wire, receive_buffer)
     transport.reader = reader = PicowsReader.begin(wire, transport, key=key, headers=headers)
     wire.pause_reading()
     wire.set_protocol(reader)
