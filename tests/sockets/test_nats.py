@@ -154,9 +154,9 @@ async def test_behind_word_of_a_loss_nothing_is_missing(server: NatsServer, node
 async def test_storage_that_is_gone_begins_another_life(server: NatsServer, nodes: tuple[Node, Node]) -> None:
     one, two = nodes
     before = await one.broker.publish(publication(1), HISTORY)
-    streams = await two.broker._streams.info("unknown")
+    streams = await two.broker._logs._streams.info("unknown")
     assert streams is None
-    (log,) = one.broker._logs.values()
+    (log,) = one.broker._logs._logs.values()
     await two.broker._connection.call(f"$JS.API.STREAM.DELETE.{log.stream}")
     after = await one.broker.publish(publication(2), HISTORY)
     assert before is not None
@@ -168,7 +168,7 @@ async def test_storage_that_is_gone_begins_another_life(server: NatsServer, node
 
 async def allow_direct(node: Node, allowed: bool) -> str:
     """Whether servers answer direct reads of the one log; the subject of these."""
-    (log,) = node.broker._logs.values()
+    (log,) = node.broker._logs._logs.values()
     (found,) = await node.broker._connection.call(f"$JS.API.STREAM.INFO.{log.stream}")
     config = {**msgspec.json.decode(found.data)["config"], "allow_direct": allowed}
     await node.broker._connection.call(f"$JS.API.STREAM.UPDATE.{log.stream}", msgspec.json.encode(config))

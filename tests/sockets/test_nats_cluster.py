@@ -78,7 +78,7 @@ class Node:
 
     async def leader(self) -> int:
         """The number of the server that leads the stream of the one history."""
-        (log,) = self.broker._logs.values()
+        (log,) = self.broker._logs._logs.values()
         (reply,) = await self.broker._connection.call(f"$JS.API.STREAM.INFO.{log.stream}", again=True)
         return int(json.loads(reply.data)["cluster"]["leader"].removeprefix("n"))
 

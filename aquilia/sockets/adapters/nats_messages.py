@@ -1,0 +1,78 @@
+"""Publications as NATS carries them: signed, where there is a secret; and what is none of ours, which is ignored."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from math import inf
+
+from aquilia.sockets.adapters.base import Publication
+from aquilia.sockets.adapters.signing import BUS_SECRET, HEAD, SignatureError, Signer
+from aquilia.sockets.adapters.stored import decode, encode
+from aquilia.sockets.history import Position
+
+__all__ = ["Messages"]
+
+logger = logging.getLogger("aquilia.sockets.nats")
+
+UNSIGNED_EVERY = 60.0
+"""Seconds between two lines in the log of what is not signed."""
+
+
+class Messages:
+    """Those of one application, below one prefix."""
+
+    def __init__(self, prefix: str, signer: Signer | None) -> None:
+        self._prefix = prefix
+        self._signer = signer
+        self._unsigned = 0
+        """Since that was last said."""
+        self._unsigned_said = -inf
+        self._told = False
+        self.on_foreign: Callable[[], None] | None = None
+        """See `Broker`."""
+
+    def write(self, publication: Publication, *, logged: bool) -> bytes:
+        """A publication, for a plain room or for a log."""
+        data = encode(publication)
+        if self._signer is not None:
+            data = self._signer.sign(data, self._prefix, "log" if logged else "plain")
+        return data
+
+    def read(self, data: bytes, position: Position | None, previous: int | None) -> Publication:
+        """The publication again; with a position, from a log.
+
+        Raises:
+            ValueError: it is none of ours.
+        """
+        if self._signer is not None:
+            data = self._signer.verified(data, self._prefix, "plain" if position is None else "log")
+        try:
+            return decode(data, position, previous)
+        except ValueError:
+            if data.startswith(HEAD):
+                raise SignatureError(f"it is signed, and {BUS_SECRET} is not set here") from None
+            raise
+
+    def ignore(self, error: Exception) -> None:
+        """Count what could not be read, and say so now and then."""
+        if self.on_foreign is not None:
+            self.on_foreign()
+        if isinstance(error, SignatureError):
+            self._unsigned += 1
+            now = asyncio.get_running_loop().time()
+            if now - self._unsigned_said >= UNSIGNED_EVERY:
+                logger.warning(
+                    "publications below %s.> on NATS are not signed by our %s, and ignored: %d since this was last "
+                    "said; of the newest, %s",
+                    *(self._prefix, BUS_SECRET, self._unsigned, error),
+                )
+                self._unsigned, self._unsigned_said = 0, now
+        elif not self._told:
+            self._told = True
+            logger.warning(
+                "something below %s.> on NATS is no publication of ours, and is ignored (said once): %s",
+                self._prefix,
+                error,
+            )
