@@ -67,6 +67,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/figures.py",
         "sockets/families.py",
         "sockets/room_answers.py",
+        "sockets/orders.py",
     ),
     # machines
     2: (
@@ -173,6 +174,9 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/revoking_hub.py",
         "sockets/gathering.py",
         "sockets/cluster.py",
+        "sockets/guest.py",
+        "sockets/counting.py",
+        "sockets/administered.py",
         "sockets/questions.py",
         "sockets/reach.py",
         "sockets/losses.py",
@@ -197,6 +201,9 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/runtime.py",
         "sockets/opening.py",
         "sockets/admin.py",
+        "sockets/admin_access.py",
+        "sockets/admin_office.py",
+        "sockets/admin_openapi.py",
         "sockets/publisher.py",
         "sockets/loadtest.py",
         "sockets/compat.py",

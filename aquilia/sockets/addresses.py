@@ -54,6 +54,11 @@ class AddressRates:
         self._forget(now)
         return 0.0 if taken else wait
 
+    def wait(self, key: str, now: float) -> float:
+        """Seconds until there is a token; 0.0: there is one. None is taken."""
+        wait = self._full_at.get(key, now) - now - self._saved
+        return wait if wait > _SLACK else 0.0
+
     def _forget(self, now: float) -> None:
         for _ in range(2):  # more than come, so that they become fewer
             oldest = next(iter(self._full_at))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
+
+from starlette.types import ASGIApp
 
 from aquilia.aquilary import App, BootError, Problem, Registry
 from aquilia.clock import Clock
+from aquilia.faults import FaultEngine
 from aquilia.manifest import AppManifest
 from aquilia.middleware import split
 from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.adapters.base import Adapter, Broker
+from aquilia.sockets.admin import Admin
+from aquilia.sockets.admin_access import AdminAccess
+from aquilia.sockets.admin_office import AdminOffice
 from aquilia.sockets.audit import AuditLog
 from aquilia.sockets.cluster import Cluster
 from aquilia.sockets.controller import SocketController
@@ -28,7 +34,7 @@ from aquilia.sockets.tasks import TaskSet
 if TYPE_CHECKING:
     from aquilia.sockets.metrics import Metrics
 
-__all__ = ["adapter_of", "hub_of", "metrics_of", "registry_alone", "require_disk"]
+__all__ = ["adapter_of", "admin_office_of", "hub_of", "metrics_of", "registry_alone", "require_disk"]
 
 
 def registry_alone(manifest: AppManifest, where: str) -> Registry:
@@ -116,6 +122,21 @@ def hub_of(
 
 def _spool(node: NodeSettings) -> Spool:
     return Spool(node.spool_dir, limit=node.spool_total_bytes, unwritten_limit=node.outbox_bytes // 8)
+
+
+def admin_office_of(
+    plan: SocketPlan,
+    admin: Admin,
+    access: AdminAccess,
+    engine: FaultEngine,
+    audit: AuditLog,
+    ready: Callable[[], Awaitable[None]],
+) -> Mapping[str, ASGIApp]:
+    """What is served over HTTP by the setting `admin`, by its paths."""
+    if plan.node.admin is None:
+        return {}
+    hosts = plan.node.allowed_hosts
+    return AdminOffice(plan.node.admin, admin, access, engine, audit, hosts=hosts, ready=ready).paths()
 
 
 def require_disk(spool: Spool | None, node: NodeSettings) -> None:

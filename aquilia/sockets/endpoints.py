@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from starlette.types import ASGIApp
 
 from aquilia.aquilary import BootError, Problem
@@ -11,9 +13,14 @@ __all__ = ["endpoints"]
 
 
 def endpoints(
-    node: NodeSettings, *, metrics: ASGIApp | None, health: ASGIApp, tickets: ASGIApp | None
+    node: NodeSettings,
+    *,
+    metrics: ASGIApp | None,
+    health: ASGIApp,
+    tickets: ASGIApp | None,
+    admin: Mapping[str, ASGIApp],
 ) -> dict[str, ASGIApp]:
-    """The endpoints of the settings `metrics`, `health` and `tickets`, by their paths.
+    """The endpoints of the settings `metrics`, `health`, `tickets` and `admin`, by their paths.
 
     Raises:
         BootError: two of them have the same path.
@@ -22,6 +29,7 @@ def endpoints(
         ("metrics", None if node.metrics == "collect" else node.metrics, metrics),
         ("health", node.health, health),
         ("tickets", node.tickets, tickets),
+        *(("admin", path, endpoint) for path, endpoint in admin.items()),
     )
     found: dict[str, ASGIApp] = {}
     settings: dict[str, str] = {}

@@ -21,12 +21,11 @@ from aquilia.sockets.adapters.base import Publication
 from aquilia.sockets.connection import Connection, Variant
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_publish_failed
-from aquilia.sockets.figures import Meter
 from aquilia.sockets.identities import Identities
 from aquilia.sockets.outbound import Outbound
 from aquilia.sockets.outbox import Strategy
 
-__all__ = ["Audience", "Delivery", "FanOut", "Policy", "Tail"]
+__all__ = ["Audience", "Delivery", "FanOut", "Measure", "Policy", "Tail"]
 
 logger = logging.getLogger("aquilia.sockets")
 
@@ -42,6 +41,13 @@ TURN_BYTES = 1 << 16
 
 Policy = tuple[Strategy | None, Hashable]
 """The strategy and the key by which an event is queued; None where that is as the connection has it."""
+
+
+class Measure(Protocol):
+    """What is told of each publication that has gone to an audience: see `Meter`."""
+
+    def published(self, event: str, members: int, size: int, seconds: float) -> None:
+        """It has gone to so many members, in so many bytes, so long after it came."""
 
 
 class Tail(Protocol):
@@ -63,7 +69,7 @@ class Audience:
     )  # fmt: skip
 
     def __init__(
-        self, name: str | None, meter: Meter | None = None, identities: Identities | None = None
+        self, name: str | None, meter: Measure | None = None, identities: Identities | None = None
     ) -> None:
         self.name = name
         self.meter = meter

@@ -344,14 +344,18 @@ class Hub:
         identity: str | None = None,
         exclude: str | None = None,
         history: History | None = None,
+        id: str | None = None,
     ) -> None:
-        """See `HubPort`. Waits while the room's fan-out is behind, and gives the loop its turn to write."""
+        """See `HubPort`. Waits while the room's fan-out is behind, and gives the loop its turn to write.
+
+        `id` is for who looks for it where it arrives.
+        """
         if room is not None:
             _require_name(room)
         home = self.homes.get(namespace)
         await (self.keep_pace() if home is not None and home.spools else self._fanout.turn())
         publication = Publication(
-            id=uuid4().hex,
+            id=id or uuid4().hex,
             namespace=namespace,
             event=event,
             payload=payload,

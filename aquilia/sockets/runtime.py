@@ -24,7 +24,16 @@ from aquilia.manifest import AppManifest
 from aquilia.sessions import Session, SessionEngine
 from aquilia.sessions.life import heard, running
 from aquilia.sockets.adapters.base import Adapter
-from aquilia.sockets.assembly import adapter_of, hub_of, metrics_of, registry_alone, require_disk
+from aquilia.sockets.admin import Admin
+from aquilia.sockets.admin_access import AdminAccess
+from aquilia.sockets.assembly import (
+    adapter_of,
+    admin_office_of,
+    hub_of,
+    metrics_of,
+    registry_alone,
+    require_disk,
+)
 from aquilia.sockets.audit_trail import AuditTrail
 from aquilia.sockets.boot_time import boot_time
 from aquilia.sockets.cluster import Cluster
@@ -167,11 +176,15 @@ class AquilaSockets:
         tickets = Tickets(self._adapter.store, clock)
         if self.plan.node.revocation:
             tickets.barred = self.revocations.barred
+        self.admin = Admin(self.plan, self.hub, self.cluster, self.audit, self.stopping)
+        """What can be looked at and done on all nodes."""
+        self._access = AdminAccess(clock.monotonic)
         self._endpoints = endpoints(
             self.plan.node,
             metrics=self.metrics,
             health=self.health,
             tickets=open_ticket_office(self.plan, tickets, self._engine, self._ready, self.audit),
+            admin=admin_office_of(self.plan, self.admin, self._access, self._engine, self.audit, self._awake),
         )
         self._sessions = contextlib.AsyncExitStack()  # their stores, and who watches them
         self._starting = asyncio.Lock()
@@ -258,6 +271,8 @@ class AquilaSockets:
             if not self._owns_services and apps is None:
                 raise ws_overloaded("the application is not running: was its lifespan run?")
             require_disk(self.hub.spool, self.plan.node)
+            if self.plan.node.admin is not None:
+                self._access.load()
             self.audit.start()
             if self._owns_services:
                 await self.services.open()
@@ -375,13 +390,17 @@ class AquilaSockets:
         return True
 
     def endpoint_for(self, scope: ASGIScope) -> ASGIApp | None:
-        """What answers this request, if it is for the path of the setting `metrics`, `health` or `tickets`."""
+        """What answers this request, if it is for a path of `metrics`, `health`, `tickets` or `admin`."""
         return self._endpoints.get(route_path(scope)) if self._endpoints and scope["type"] == "http" else None
 
     async def _ready(self) -> None:
         if self._drain.draining:
             raise ws_overloaded("the server stops")
         await self._start()  # nothing new, but in a host without a lifespan
+
+    async def _awake(self) -> None:
+        if not self._started:  # one that drains still has its admin
+            await self._ready()
 
     async def _serve(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         await receive()  # websocket.connect

@@ -143,6 +143,8 @@ class NodeSettings:
     idempotence_ttl: float = 300.0
     revocation: bool = False
     """Whether access can be taken back: see `aquilia.sockets.revocation`."""
+    admin: str | None = None
+    """The path below which an admin is served over HTTP."""
     health: str | None = None
     """The path at which load balancers ask whether the process takes clients."""
     metrics: str | None = None
@@ -259,6 +261,7 @@ _RULES: dict[str, Rule] = {
     "handler_timeout": or_none(positive),
     "idempotence_ttl": remembering,
     "revocation": boolean,
+    "admin": endpoint("/_aquilia/admin", "/internal/admin"),
     "health": endpoint("/health", "/internal/health"),
     "audit": audit,
     "metrics": endpoint("/metrics", "/internal/metrics", also="collect"),
