@@ -1,4 +1,4 @@
-"""`aq ws …`: the sockets, from what was compiled, what their rooms remember, and the audit."""
+"""`aq ws …`: the sockets, as compiled and as they run, what their rooms remember, and the audit."""
 
 from __future__ import annotations
 
@@ -11,6 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from aquilia.cli.commands import audit
+from aquilia.cli.commands.live import (
+    LOCAL,
+    AdapterOption,
+    InsecureOption,
+    UrlOption,
+    broadcast_command,
+    drain_command,
+    inspect_live,
+    kick_command,
+    purge_room_command,
+)
 from aquilia.cli.commands.replay import replay_command
 from aquilia.cli.console import columns, fail, print_json, stdout
 from aquilia.cli.shape import shape
@@ -26,7 +37,7 @@ from aquilia.sockets.artifact import (
 __all__ = ["app"]
 
 app = typer.Typer(
-    name="ws", help="Look at the sockets, as compiled, and at what rooms remember.", no_args_is_help=True
+    name="ws", help="Look at the sockets, as compiled and as they run, and steer them.", no_args_is_help=True
 )
 
 
@@ -36,14 +47,31 @@ def _group() -> None:
 
 
 app.command("replay")(replay_command)
+app.command("broadcast")(broadcast_command)
+app.command("purge-room")(purge_room_command)
+app.command("kick")(kick_command)
+app.command("drain")(drain_command)
 app.add_typer(audit.app, name="audit")
 
 
 @app.command("inspect")
 def inspect_command(
-    json: Annotated[bool, typer.Option("--json", help="Print the artifact as JSON.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Show the nodes and namespaces of the application that runs.")
+    ] = False,
+    url: UrlOption = LOCAL,
+    adapter_url: AdapterOption = None,
+    insecure: InsecureOption = False,
 ) -> None:
     """Show what clients may send to each namespace and get from it: artifacts/ws.crous, in short."""
+    if live:
+        inspect_live(url, adapter_url, insecure=insecure, json=json)
+        return
+    if adapter_url is not None or insecure:
+        raise typer.BadParameter(
+            "it is for --live", param_hint="--adapter-url" if adapter_url else "--insecure"
+        )
     try:
         artifact = read(ARTIFACT_PATH)
     except ArtifactError as error:

@@ -25,18 +25,25 @@ _DEFAULTS = {"inmemory": "memory://", "local": "local://", "nats": "nats://127.0
 _SCHEMES = ("local", "memory", "nats", "tls")
 
 
-def adapter_for(name: str, url: str | None, clock: Clock, *, publish_timeout: float | None = None) -> Adapter:
+def adapter_for(
+    name: str,
+    url: str | None,
+    clock: Clock,
+    *,
+    publish_timeout: float | None = None,
+    where: str | None = None,
+) -> Adapter:
     """The adapter that the settings `adapter` and `adapter_url` name, unless the environment names another.
 
     What goes into a room with history waits for its broker for `publish_timeout` seconds; None leaves it to the
-    adapter.
+    adapter. `where` says who else names the URL: then neither setting nor environment does.
 
     Raises:
         ValueError: the URL is wrong, a secret of the bus is, or what is needed is not installed. No password and no
             secret is shown.
     """
-    said = os.environ.get(ADAPTER_URL)
-    where = ADAPTER_URL if said else "adapter_url"
+    said = os.environ.get(ADAPTER_URL) if where is None else None
+    where = where or (ADAPTER_URL if said else "adapter_url")
     url = said or url or (_by_default() if name == "inmemory" else _DEFAULTS[name])
     scheme = url.partition("://")[0]
     if url == "memory://":

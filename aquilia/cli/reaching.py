@@ -1,0 +1,194 @@
+"""How `aq ws` reaches an application that runs: its admin over HTTP, or its nodes by their broker."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlencode, urlsplit
+
+import msgspec
+
+from aquilia.clock import Clock
+from aquilia.faults import Fault
+from aquilia.loopback import is_loopback
+from aquilia.sockets.adapters import adapter_for
+from aquilia.sockets.adapters.inmemory import InMemoryAdapter
+from aquilia.sockets.adapters.local import LocalAdapter
+from aquilia.sockets.adapters.nats import NatsAdapter
+from aquilia.sockets.adapters.signing import bus_signer
+from aquilia.sockets.admin import OPERATIONS, ORDER, PATIENCE_OF_GUESTS
+from aquilia.sockets.admin_access import ADMIN_SECRET, ADMIN_SECRET_FILE, admin_secret
+from aquilia.sockets.guest import Guest
+from aquilia.sockets.orders import Order
+
+__all__ = ["ByBroker", "ByHttp", "Unreachable", "Way", "way_to"]
+
+TIMEOUT = 30.0
+"""Seconds for each answer of a server."""
+DEFAULT_PATH = "/_aquilia/admin"
+
+
+class Unreachable(Exception):
+    """The application cannot be reached, or refuses. Its text says why, and shows no secret."""
+
+
+class ByHttp:
+    """The endpoints of the setting `admin`, with the secret of the environment. Redirections are not followed."""
+
+    def __init__(self, url: str, *, insecure: bool = False) -> None:
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            raise Unreachable("--url: no host and port can be read from it") from None
+        if (
+            parts.scheme not in ("http", "https")
+            or not host
+            or parts.username
+            or parts.query
+            or parts.fragment
+        ):
+            raise Unreachable("--url: a URL like http://127.0.0.1:8000 or https://example.com is needed")
+        if parts.scheme == "http" and not insecure and not is_loopback(host):
+            raise Unreachable(
+                "--url: over http:// the secret would be readable on its way: use https://, or --insecure where "
+                "nobody can listen"
+            )
+        try:
+            secret = admin_secret()
+        except ValueError as error:
+            raise Unreachable(str(error)) from None
+        if secret is None:
+            raise Unreachable(
+                f"set {ADMIN_SECRET} or {ADMIN_SECRET_FILE} to the secret of the application's admin"
+            )
+        self._where = f"{parts.scheme}://{parts.netloc}"
+        self._path = parts.path.rstrip("/") or DEFAULT_PATH
+        self._headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
+        self._connection: http.client.HTTPConnection
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            self._connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT, context=context)
+        else:
+            self._connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    async def call(self, name: str, order: Order) -> Any:
+        """Do what is ordered. The answer of the operation.
+
+        Raises:
+            Unreachable: it was not done.
+        """
+        operation = OPERATIONS[name]
+        path, body = f"{self._path}/{name}", None
+        if operation.acts:
+            body = msgspec.json.encode(order)
+        elif query := {
+            key: value for key, value in msgspec.structs.asdict(order).items() if value is not None
+        }:
+            path += f"?{urlencode(query)}"
+        status, data = self._asked("POST" if operation.acts else "GET", path, body)
+        if status != 200:
+            raise Unreachable(_refusal(status, data, f"{self._where}{self._path}"))
+        try:
+            return msgspec.json.decode(data, type=operation.answer)
+        except msgspec.DecodeError:
+            raise Unreachable(f"{self._where}{self._path} answers something else than an admin") from None
+
+    def _asked(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
+        try:
+            self._connection.request(method, path, body, self._headers)
+            response = self._connection.getresponse()
+            return response.status, response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"{self._where} cannot be reached: {error or type(error).__name__}") from None
+
+
+class _Fault(msgspec.Struct):
+    code: str
+    message: str
+    details: list[Any] = []
+
+
+def _refusal(status: int, data: bytes, where: str) -> str:
+    try:
+        fault = msgspec.json.decode(data, type=_Fault)
+    except msgspec.DecodeError:
+        return (
+            f"{where} answers with status {status}: is the application's admin there? See the setting 'admin'"
+        )
+    if fault.code == "HTTP_NOT_FOUND":
+        return f"no admin is served at {where}: the application needs the setting 'admin'"
+    details = "".join(f"; {each['path']}: {each['expected']}, got {each['got']}" for each in fault.details)
+    return f"{fault.code}: {fault.message}{details}"
+
+
+class ByBroker:
+    """The control channel of the nodes at a broker: whoever may write there needs no other secret."""
+
+    def __init__(self, url: str) -> None:
+        clock = Clock()
+        try:
+            adapter = adapter_for("nats", url, clock, where="--adapter-url")
+        except ValueError as error:
+            raise Unreachable(str(error)) from None
+        if isinstance(adapter, InMemoryAdapter):
+            raise Unreachable(
+                "--adapter-url: memory:// is in the process that serves, and reaches nobody else"
+            )
+        if isinstance(adapter, LocalAdapter):
+            if (running := adapter.broker.server.running()) is None:
+                raise Unreachable("--adapter-url: no application that runs has the server of this folder")
+            adapter = NatsAdapter(running, clock, signer=bus_signer())
+        self._broker = adapter.broker
+        self._clock = clock
+
+    async def __aenter__(self) -> Self:
+        self._guest = Guest(self._broker, self._clock)
+        try:
+            await self._guest.start()
+        except Fault as fault:
+            await self._guest.stop()
+            raise Unreachable(str(fault)) from None
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._guest.stop()
+
+    async def call(self, name: str, order: Order) -> Any:
+        """See `ByHttp`."""
+        try:
+            node = await self._guest.host()
+            told = await self._guest.ask(ORDER, (name, order), timeout=PATIENCE_OF_GUESTS, node=node)
+        except Fault as fault:
+            raise Unreachable(str(fault)) from None
+        if node in told.faults:
+            raise Unreachable(str(told.faults[node]))
+        if node not in told.by_node:
+            raise Unreachable(
+                f"node {node} does not answer: it may have left, or be of a version without an admin"
+            )
+        return msgspec.convert(told.by_node[node], OPERATIONS[name].answer)
+
+
+Way = ByHttp | ByBroker
+
+
+def way_to(url: str, adapter_url: str | None, *, insecure: bool) -> Way:
+    """The way by the broker if its URL is given, else over HTTP.
+
+    Raises:
+        Unreachable: what is needed for it is missing or wrong.
+    """
+    return ByHttp(url, insecure=insecure) if adapter_url is None else ByBroker(adapter_url)
