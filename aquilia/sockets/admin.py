@@ -23,6 +23,7 @@ from aquilia.sockets.administered import Administered, Key, Record, Target, Want
 from aquilia.sockets.audit import AuditLog
 from aquilia.sockets.cluster import Cluster
 from aquilia.sockets.contract import SocketContract
+from aquilia.sockets.control import pack
 from aquilia.sockets.emits import emitted
 from aquilia.sockets.faults import SocketFault, ws_message_invalid, ws_namespace_not_found
 from aquilia.sockets.hub import Hub
@@ -117,7 +118,7 @@ class Admin:
                 )
             raise
         if operation.acts:
-            reason = f"{_spoken(order)}: {_result(answer)}"
+            reason = f"{_result(answer)}: {_spoken(order)}"
             self._audit.note("admin.action", about, outcome="done", reason=reason, **told)
         return answer
 
@@ -268,7 +269,9 @@ def _emitted(contract: SocketContract, order: Broadcast | PublishRoom | PublishI
         )
         raise _refused(f"{told}; with force it is sent all the same")
     try:
-        return emitted(order.event, order.payload, declared)
+        event, payload = emitted(order.event, order.payload, declared)
+        pack(payload)  # what no broker takes is refused before anybody waits for it
+        return event, payload
     except SocketFault as fault:
         fault.status = 422
         raise

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
+from pathlib import Path
 
 import pytest
 from admins import SECRET, admin_of, done, hall, halls, seen
 from nats_server import NatsServer
-from wire import Client, serving
+from nodes import node
+from ports import reserved_port
+from wire import Client, eventually, serving
 
 
 @pytest.fixture(autouse=True)
 def secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AQ_ADMIN_SECRET", SECRET)
+
+
+FROZEN = """
+from aquilia.sockets import AquilaSockets, Socket, SocketController
+
+
+@Socket("/hall/:name")
+class Hall(SocketController):
+    pass
+
+
+app = AquilaSockets.from_controllers([Hall])
+"""
 
 
 def named(name: str) -> dict[str, str]:
@@ -187,6 +205,24 @@ async def test_a_node_that_is_drained_sends_its_clients_away_and_answers_its_adm
         assert await done(admin, "drain", node="nobody") == {"connections": 0, "nodes": {}, "silent": []}
 
 
+async def test_a_node_that_does_not_answer_is_named(nats_server: NatsServer, tmp_path: Path) -> None:
+    url = nats_server.url()
+    app = hall(adapter="nats", adapter_url=url)
+    async with serving(app) as base, admin_of(base) as admin, Client.connect(f"{base}/hall/a") as ann:
+        with reserved_port() as port:
+            async with node(tmp_path, FROZEN, url, port):
+                await eventually(lambda: len(app.cluster.nodes()) == 2)
+                [other] = [each for each in app.cluster.nodes().values() if each.id != app.cluster.id]
+                os.kill(other.pid, signal.SIGSTOP)
+                try:
+                    order = {"namespace": "/hall/a", "event": "notice", "payload": {"text": "hi"}}
+                    report = await done(admin, "broadcast", **order)
+                finally:
+                    os.kill(other.pid, signal.SIGCONT)
+        assert report == {"connections": 1, "nodes": {app.cluster.id: 1}, "silent": [other.id]}
+        await ann.expect("notice")
+
+
 async def test_in_memory_there_is_one_node_and_all_of_it_works_alike() -> None:
     async with serving(hall()) as base, admin_of(base) as admin, Client.connect(f"{base}/hall/a") as ann:
         await ann.request("enter", "stage")
@@ -204,6 +240,13 @@ async def test_in_memory_there_is_one_node_and_all_of_it_works_alike() -> None:
         ("broadcast", {"namespace": "/hall/a", "event": "notise"}, 422, "did you mean 'notice'?"),
         ("broadcast", {"namespace": "/hall/a", "event": "notice", "payload": {"text": 1}}, 422, "text"),
         ("broadcast", {"namespace": "/hall/a", "event": "error", "force": True}, 422, "'error'"),
+        ("broadcast", {"namespace": "/hall/a", "event": "n", "payload": 2**70, "force": True}, 422, "ints"),
+        (
+            "broadcast",
+            {"namespace": "\0cluster", "event": "beat", "force": True},
+            404,
+            "no socket controller",
+        ),
         ("publish-room", {"namespace": "/hall/a", "room": "", "event": "notice"}, 422, "body.room"),
         ("publish-room", {"namespace": "/hall/a", "room": "\0r", "event": "notice"}, 422, "body.room"),
         ("kick", {}, 422, "one of connection and identity"),
@@ -240,6 +283,6 @@ async def test_what_is_done_is_audited_with_its_result(caplog: pytest.LogCapture
         ("broadcast", "done", "admin", "127.0.0.1"),
         ("broadcast", "refused", "admin", "127.0.0.1"),
     ]
-    assert told[0]["reason"] == "namespace /hall/a, event notice: 0 connections"
+    assert told[0]["reason"] == "0 connections: namespace /hall/a, event notice"
     assert told[1]["code"] == "WS_UNSUPPORTED_EVENT"
     assert "a secret" not in caplog.text
