@@ -32,6 +32,7 @@ SOCKETS = {
     *("HandshakeAuthGuard", "MessageAuthGuard", "RoleGuard", "ScopeGuard", "SocketFault", "CloseCode"),
     *("Compression", "History", "HistoryMessage", "HistoryPage", "Position", "RoomAnswers"),
     *("Adapter", "Broker", "Store", "Publication", "InMemoryAdapter", "AquilaSockets", "Revocations"),
+    *("Publisher", "SyncPublisher"),
 }
 COMPAT = {"Flow", "FlowRequest"}
 # Promised, and not there yet: what arrives moves up, into the set of its package.

@@ -13,14 +13,9 @@ import msgspec
 from aquilia.clock import Clock
 from aquilia.faults import Fault
 from aquilia.loopback import is_loopback
-from aquilia.sockets.adapters import adapter_for
-from aquilia.sockets.adapters.inmemory import InMemoryAdapter
-from aquilia.sockets.adapters.local import LocalAdapter
-from aquilia.sockets.adapters.nats import NatsAdapter
-from aquilia.sockets.adapters.signing import bus_signer
 from aquilia.sockets.admin import OPERATIONS, ORDER, PATIENCE_OF_GUESTS
 from aquilia.sockets.admin_access import ADMIN_SECRET, ADMIN_SECRET_FILE, admin_secret
-from aquilia.sockets.guest import Guest
+from aquilia.sockets.guest import guest_at
 from aquilia.sockets.orders import Order
 
 __all__ = ["ByBroker", "ByHttp", "Unreachable", "Way", "way_to"]
@@ -136,24 +131,12 @@ class ByBroker:
     """The control channel of the nodes at a broker: whoever may write there needs no other secret."""
 
     def __init__(self, url: str) -> None:
-        clock = Clock()
         try:
-            adapter = adapter_for("nats", url, clock, where="--adapter-url")
+            self._guest = guest_at(url, "--adapter-url", Clock())
         except ValueError as error:
             raise Unreachable(str(error)) from None
-        if isinstance(adapter, InMemoryAdapter):
-            raise Unreachable(
-                "--adapter-url: memory:// is in the process that serves, and reaches nobody else"
-            )
-        if isinstance(adapter, LocalAdapter):
-            if (running := adapter.broker.server.running()) is None:
-                raise Unreachable("--adapter-url: no application that runs has the server of this folder")
-            adapter = NatsAdapter(running, clock, signer=bus_signer())
-        self._broker = adapter.broker
-        self._clock = clock
 
     async def __aenter__(self) -> Self:
-        self._guest = Guest(self._broker, self._clock)
         try:
             await self._guest.start()
         except Fault as fault:

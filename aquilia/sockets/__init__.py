@@ -32,6 +32,7 @@ from aquilia.sockets.middleware import (
     RateLimitMiddleware,
     SocketMiddleware,
 )
+from aquilia.sockets.publisher import Publisher, SyncPublisher
 from aquilia.sockets.revocation import Revocations
 from aquilia.sockets.room_answers import RoomAnswers
 from aquilia.sockets.runtime import AquilaSockets
@@ -68,6 +69,7 @@ __all__ = [
     "OriginGuard",
     "Position",
     "Publication",
+    "Publisher",
     "RateLimitGuard",
     "RateLimitMiddleware",
     "Revocations",
@@ -84,5 +86,6 @@ __all__ = [
     "SocketMiddleware",
     "Store",
     "Subscribe",
+    "SyncPublisher",
     "Unsubscribe",
 ]

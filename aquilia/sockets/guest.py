@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from uuid import uuid4
 
 from aquilia.clock import Clock
+from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.adapters.base import Broker
+from aquilia.sockets.adapters.inmemory import InMemoryAdapter
 from aquilia.sockets.cluster import CONTROL, Cluster
 from aquilia.sockets.faults import ws_adapter_unavailable
-from aquilia.sockets.nodes import BEAT, Happening, Nodes
+from aquilia.sockets.nodes import BEAT, Node, Nodes
 from aquilia.sockets.tasks import TaskSet
 
-__all__ = ["Guest"]
+__all__ = ["Guest", "guest_at"]
 
 MEETING = 2 * BEAT
-"""Seconds for the first beat of a node: each tells once in a `BEAT` that it lives."""
+"""Seconds for the beat of a node, which tells once in a `BEAT` that it lives."""
 
 
 class Guest(Cluster):
@@ -23,8 +26,8 @@ class Guest(Cluster):
 
     def __init__(self, broker: Broker, clock: Clock) -> None:
         super().__init__(broker, TaskSet(), clock)
-        self._met = asyncio.Event()
-        self.on_node(self._meet)
+        self._heard_last: dict[str, float] = {}
+        self._beaten_to = asyncio.Event()
 
     async def start(self) -> None:
         """Connect to the broker, and listen.
@@ -43,24 +46,57 @@ class Guest(Cluster):
         await super().stop()
         await self._broker.stop()
 
-    def _meet(self, happening: Happening) -> None:
-        if happening.what == "came":
-            self._met.set()
+    def _heard(self, beat: Node, *, to_all: bool) -> None:
+        super()._heard(beat, to_all=to_all)
+        now = self._clock.monotonic()
+        # Others look who has died when they beat themselves, which a guest does not.
+        known = {**self._heard_last, beat.id: now}
+        self._heard_last = {id: at for id, at in known.items() if id in self._nodes and now - at <= MEETING}
+        self._beaten_to.set()
 
     async def host(self) -> str:
-        """The id of a node that can be asked.
+        """The id of a node that can be asked: it was heard just now, and does not leave, if there is another.
 
         Raises:
             SocketFault: WS_ADAPTER_UNAVAILABLE: there is none.
         """
-        try:
-            async with asyncio.timeout(MEETING):
-                await self._met.wait()
-        except TimeoutError:
-            pass
-        leaving_last = sorted(self._nodes.others.values(), key=lambda node: node.phase != "live")
-        if not leaving_last:
+        if (found := self._fittest()) is None:
+            self._beaten_to.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(MEETING):
+                    await self._beaten_to.wait()
+            found = self._fittest()
+        if found is None:
             raise ws_adapter_unavailable(
                 "no node is there: does the application run, with this broker and this prefix?"
             )
-        return leaving_last[0].id
+        return found
+
+    def _fittest(self) -> str | None:
+        now, others = self._clock.monotonic(), self._nodes.others
+        fresh = [id for id, at in self._heard_last.items() if id in others and now - at <= MEETING]
+        return min(
+            fresh, key=lambda id: (others[id].phase != "live", now - self._heard_last[id]), default=None
+        )
+
+
+def guest_at(url: str, where: str, clock: Clock) -> Guest:
+    """A guest, not started, at the broker of a URL that `where` names.
+
+    Raises:
+        ValueError: the URL is wrong, or leads to no other process, or what it needs is not installed.
+    """
+    adapter = adapter_for("nats", url, clock, where=where)
+    if isinstance(adapter, InMemoryAdapter):
+        raise ValueError(f"{where}: memory:// is in the process that serves, and reaches nobody else")
+    # Not imported by those who are no guests.
+    from aquilia.sockets.adapters.local import LocalAdapter
+
+    if isinstance(adapter, LocalAdapter):
+        from aquilia.sockets.adapters.nats import NatsAdapter
+        from aquilia.sockets.adapters.signing import bus_signer
+
+        if (running := adapter.broker.server.running()) is None:
+            raise ValueError(f"{where}: no application that runs has the server of this folder")
+        return Guest(NatsAdapter(running, clock, signer=bus_signer()).broker, clock)
+    return Guest(adapter.broker, clock)
