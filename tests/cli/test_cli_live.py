@@ -56,9 +56,10 @@ def workspace(empty: Workspace) -> Workspace:
 @contextlib.asynccontextmanager
 async def member(url: str) -> AsyncIterator[tuple[websockets.ClientConnection, str]]:
     """A client in the room "stage", and its id."""
-    async with websockets.connect(url, proxy=None) as client, asyncio.timeout(TIMEOUT):
+    # No pings: while `aq` runs, this process waits for it.
+    async with websockets.connect(url, proxy=None, ping_interval=None) as client:
         await client.send(json.dumps({"event": "enter", "payload": "stage", "id": "1", "ack": True}))
-        yield client, json.loads(await client.recv())["payload"]["data"]
+        yield client, (await received(client))["payload"]["data"]
 
 
 async def received(client: websockets.ClientConnection) -> Any:
