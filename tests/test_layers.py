@@ -80,6 +80,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/blocks.py",
         "sockets/spooling.py",
         "sockets/history.py",
+        "sockets/room_names.py",
         "sockets/claims.py",
         "sockets/nodes.py",
         "sockets/control.py",

@@ -19,18 +19,18 @@ from aquilia.sockets.endings import Endings
 from aquilia.sockets.fanout import Audience, FanOut
 from aquilia.sockets.faults import (
     SocketFault,
-    ws_message_invalid,
     ws_quota_exceeded,
     ws_room_full,
 )
 from aquilia.sockets.following import Following
-from aquilia.sockets.history import MAX_ROOM_LENGTH, History, Position
+from aquilia.sockets.history import History, Position
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Recovery
 from aquilia.sockets.intake import Intake
 from aquilia.sockets.losses import losses
 from aquilia.sockets.reach import Reach
 from aquilia.sockets.room_answers import RoomAnswers
+from aquilia.sockets.room_names import require_name, require_text
 from aquilia.sockets.settings import INBOX_BYTES, OUTBOX_BYTES
 from aquilia.sockets.spool import Spool
 from aquilia.sockets.writing import Writing
@@ -187,7 +187,7 @@ class Hub:
 
     async def join(self, conn: Connection, room: str) -> bool:
         """See `HubPort`."""
-        _require_name(room)
+        require_name(room)
         if room in conn._rooms:
             return False
         self._require_place(conn)
@@ -249,7 +249,7 @@ class Hub:
 
     async def leave(self, conn: Connection, room: str) -> bool:
         """See `HubPort`."""
-        _require_text(room)
+        require_text(room)
         if room not in conn._rooms:
             return False
         self._part(conn, room)
@@ -347,7 +347,7 @@ class Hub:
     ) -> None:
         """See `HubPort`. Waits while the room's fan-out is behind, and gives the loop its turn to write."""
         if room is not None:
-            _require_name(room)
+            require_name(room)
         home = self.homes.get(namespace)
         await (self.keep_pace() if home is not None and home.spools else self._fanout.turn())
         publication = Publication(
@@ -379,12 +379,12 @@ class Hub:
         exclude: str | None = None,
     ) -> RoomAnswers:
         """See `HubPort`."""
-        _require_text(room)
+        require_text(room)
         return await self._reach.ask(namespace, room, event, payload, timeout=timeout, exclude=exclude)
 
     async def members(self, namespace: str, room: str) -> Sequence[Member]:
         """See `HubPort`."""
-        _require_text(room)
+        require_text(room)
         return await self._reach.members(namespace, room)
 
     async def read(
@@ -397,7 +397,7 @@ class Hub:
         limit: int = 100,
     ) -> HistoryPage:
         """See `HubPort`."""
-        _require_name(room)
+        require_name(room)
         page = await self._broker.read(namespace, room, history, since=since, limit=limit)
         messages = [
             HistoryMessage(told.event, told.payload, told.ts, told.position)
@@ -478,16 +478,3 @@ class Hub:
                 await self._broker.unsubscribe(home.namespace.path, audience.name)
             except Exception:
                 logger.exception("the broker could not be told that nobody listens any more")
-
-
-def _require_name(room: object) -> None:
-    if not isinstance(room, str) or not 1 <= len(room) <= MAX_ROOM_LENGTH or room[0] == "\0":
-        raise ws_message_invalid(
-            f"a room's name is a string of 1 to {MAX_ROOM_LENGTH} characters, and begins with no NUL"
-        )
-
-
-def _require_text(room: object) -> None:
-    """Where a room that nobody can be in is no error, and what is no string is one."""
-    if not isinstance(room, str):
-        _require_name(room)
