@@ -174,6 +174,8 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/revoking_hub.py",
         "sockets/gathering.py",
         "sockets/cluster.py",
+        "sockets/attendance.py",
+        "sockets/showing.py",
         "sockets/questions.py",
         "sockets/reach.py",
         "sockets/losses.py",

@@ -13,6 +13,7 @@ from aquilia.sockets.decorators import (
     Guard,
     OnConnect,
     OnDisconnect,
+    OnPresence,
     Socket,
     Subscribe,
     Unsubscribe,
@@ -32,6 +33,7 @@ from aquilia.sockets.middleware import (
     RateLimitMiddleware,
     SocketMiddleware,
 )
+from aquilia.sockets.presence import Presence, PresencePage, Present
 from aquilia.sockets.revocation import Revocations
 from aquilia.sockets.room_answers import RoomAnswers
 from aquilia.sockets.runtime import AquilaSockets
@@ -65,8 +67,12 @@ __all__ = [
     "Namespace",
     "OnConnect",
     "OnDisconnect",
+    "OnPresence",
     "OriginGuard",
     "Position",
+    "Presence",
+    "PresencePage",
+    "Present",
     "Publication",
     "RateLimitGuard",
     "RateLimitMiddleware",

@@ -12,16 +12,13 @@ from uuid import uuid4
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker, Publication
+from aquilia.sockets.attendance import PRESENCE, Attendance
 from aquilia.sockets.audit_trail import AuditTrail
 from aquilia.sockets.cluster import CONTROL, Cluster
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.endings import Endings
 from aquilia.sockets.fanout import Audience, FanOut
-from aquilia.sockets.faults import (
-    SocketFault,
-    ws_quota_exceeded,
-    ws_room_full,
-)
+from aquilia.sockets.faults import SocketFault, ws_quota_exceeded, ws_room_full
 from aquilia.sockets.following import Following
 from aquilia.sockets.history import History, Position
 from aquilia.sockets.home import Home
@@ -86,6 +83,8 @@ class Hub:
         self.homes: dict[str, Home] = {}
         self._cluster = cluster
         self._reach = Reach(self.homes, self.audit, lambda: self._fanout.clock(), cluster)
+        self.attendance = Attendance(broker, clock=self.clock, cluster=cluster)
+        """See `HubPort`."""
         self._returning: dict[Connection, dict[str, Position | None]] = {}
         """Those that were put into rooms again, and from where on they are to be served."""
         self._loop: asyncio.AbstractEventLoop
@@ -99,10 +98,12 @@ class Hub:
         self._writing.bind(self._loop)
         self._broker.on_lost = self.lost_touch
         await self._broker.start(self.deliver)
+        self.attendance.start()
 
     async def stop(self) -> None:
         """Leave the broker, and the disk."""
         try:
+            await self.attendance.stop()
             await self._broker.stop()
         finally:
             if self.spool is not None:
@@ -150,6 +151,8 @@ class Hub:
         for name in conn._rooms:
             room = home.rooms[name]
             room.remove(conn)
+            if room.present:
+                self.attendance.part(conn, name, lost=True)
             if not len(room):
                 emptied.append(name)
         conn._rooms.clear()
@@ -184,6 +187,8 @@ class Hub:
             hash(getattr(identity, "id", None))  # what cannot be a key is refused before anything changes
             home.identities.remove(conn.identity, conn)
             home.identities.add(identity, conn)
+            if home.presence is not None:
+                self.attendance.identify(conn, identity)
 
     async def join(self, conn: Connection, room: str) -> bool:
         """See `HubPort`."""
@@ -209,6 +214,7 @@ class Hub:
             audience = home.rooms.get(room)
             if audience is None:
                 audience = home.rooms[room] = Audience(room, home.meter)
+                audience.present = home.presence is not None and home.presence.has(room)
             async with audience.lock:
                 if home.rooms.get(room) is not audience:
                     continue  # it was given back while we waited
@@ -230,6 +236,8 @@ class Hub:
             await self._subscribe(home, room)
             if conn._resumable is not None and not again:
                 await conn._resumable.enter(conn, name)
+            if room.present:
+                await self.attendance.open(home, name)
             conn._require_open()  # it may have gone meanwhile
             self._require_place(conn)  # or joined others
         except BaseException:
@@ -239,12 +247,16 @@ class Hub:
         conn._rooms.add(name)
         if again:
             room.waiting[conn.id] = conn
+            if room.present:
+                self.attendance.enter(conn, name, again=True)
             return True
         joined: dict[str, Any] = {"room": name}
         if isinstance(room.tail, Following):
             joined["epoch"], joined["offset"] = room.tail.reached
         conn._system("joined", joined)
         room.members[conn.id] = conn
+        if room.present:
+            self.attendance.enter(conn, name)
         return True
 
     async def leave(self, conn: Connection, room: str) -> bool:
@@ -260,7 +272,10 @@ class Hub:
 
     def _part(self, conn: Connection, room: str) -> None:
         conn._rooms.discard(room)
-        conn._home.rooms[room].remove(conn)
+        audience = conn._home.rooms[room]
+        audience.remove(conn)
+        if audience.present:
+            self.attendance.part(conn, room, lost=False)
         conn._system("left", {"room": room})
 
     async def review(self, conn: Connection) -> None:
@@ -333,6 +348,8 @@ class Hub:
             else:
                 del audience.waiting[conn.id]
                 audience.members[conn.id] = conn
+            if audience.present:
+                self.attendance.greet(conn, room)
 
     async def publish(
         self,
@@ -421,6 +438,8 @@ class Hub:
         if audience is None:
             if publication.namespace == CONTROL and self._cluster is not None:
                 self._cluster.deliver(publication)
+            elif publication.namespace.startswith(PRESENCE):
+                self.attendance.deliver(publication)
             return
         if publication.position is not None and isinstance(audience.tail, Following):
             audience.tail.arrived(publication)
@@ -439,6 +458,7 @@ class Hub:
         if self._cluster is not None:
             self._cluster.lost_touch()
         self._fanout.enqueue_all(losses(self.homes.values()))
+        self.attendance.lost_touch()
 
     def _audience(self, publication: Publication) -> Audience | None:
         home = self.homes.get(publication.namespace)
