@@ -338,6 +338,9 @@ class Attendance:
         room.untold = False
         if self._apart or self._cluster is None or self._cluster.alone:
             return  # whoever comes asks
+        if not self._broker.connected:  # what is told here does not wait for it
+            room.untold = True
+            return
         told = Publication(
             id=uuid4().hex,
             namespace=PRESENCE + room.key[0],

@@ -9,7 +9,7 @@ import pytest
 from wire import eventually, serving
 
 from aquilia.aquilary import BootError
-from aquilia.client import Client
+from aquilia.client import Client, Resumed
 from aquilia.client import Presence as PresenceNotice
 from aquilia.sockets import (
     AquilaSockets,
@@ -35,6 +35,10 @@ class Team(SocketController):
     @Event("exit")
     async def exit(self, conn: Connection, payload: str) -> None:
         await conn.leave(payload)
+
+    @Event("break")
+    async def break_off(self, conn: Connection) -> None:
+        conn._transport.abort()
 
     @Event("set")
     async def set(self, conn: Connection, payload: Any) -> None:
@@ -269,6 +273,28 @@ async def test_our_client_tells_of_who_comes_and_goes() -> None:
             await eventually(lambda: len(notices) == 2)
         assert notices[0] == PresenceNotice(room="team")
         assert notices[1] == PresenceNotice(room="team", joins={id: {"a": 1}})
+
+
+async def test_who_comes_back_to_its_session_has_the_state_anew_and_nobody_saw_it_leave() -> None:
+    async with serving(AquilaSockets.from_controllers([team()])) as base:
+        notices: list[Any] = []
+        seen: list[PresenceNotice] = []
+        async with Client(f"{base}/team") as ann, Client(f"{base}/team") as bob:
+            bob.on(PresenceNotice)(seen.append)
+            for notice in (PresenceNotice, Resumed):
+                ann.on(notice)(notices.append)
+            ids = [await client.call("enter", "team") for client in (ann, bob)]
+            await eventually(lambda: len(seen) == 2)
+            before = len(notices)
+            await ann.send("break")
+            await eventually(lambda: len(notices) == before + 3)
+            resumed, counted, state = notices[before:]
+            assert isinstance(resumed, Resumed)
+            assert counted == PresenceNotice(room="team", count=2)
+            assert state == PresenceNotice(room="team", joins={id: {} for id in ids})
+            await bob.call("set", {"later": True})
+            await eventually(lambda: len(seen) == 3)
+            assert not any(notice.leaves for notice in seen)
 
 
 def test_a_hook_without_presence_is_refused_at_boot() -> None:
