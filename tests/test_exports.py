@@ -24,7 +24,8 @@ HOST = {
     *("RedisSessionStore", "SQLSessionStore"),
 }
 SOCKETS = {
-    *("SocketController", "Socket", "OnConnect", "OnDisconnect", "Event", "AckEvent"),
+    *("SocketController", "Socket", "OnConnect", "OnDisconnect", "OnPresence", "Event", "AckEvent"),
+    *("Presence", "PresencePage", "Present"),
     *("Subscribe", "Unsubscribe", "Guard", "Emits", "Schema", "SchemaError"),
     *("Connection", "ConnectionState", "DisconnectReason", "Member", "MessageEnvelope", "Namespace"),
     *("Handshake", "SocketGuard", "OriginGuard", "RateLimitGuard", "RoomGuard", "SocketMiddleware"),

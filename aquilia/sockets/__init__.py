@@ -13,6 +13,7 @@ from aquilia.sockets.decorators import (
     Guard,
     OnConnect,
     OnDisconnect,
+    OnPresence,
     Socket,
     Subscribe,
     Unsubscribe,
@@ -32,6 +33,7 @@ from aquilia.sockets.middleware import (
     RateLimitMiddleware,
     SocketMiddleware,
 )
+from aquilia.sockets.presence import Presence, PresencePage, Present
 from aquilia.sockets.publisher import Publisher, SyncPublisher
 from aquilia.sockets.revocation import Revocations
 from aquilia.sockets.room_answers import RoomAnswers
@@ -66,8 +68,12 @@ __all__ = [
     "Namespace",
     "OnConnect",
     "OnDisconnect",
+    "OnPresence",
     "OriginGuard",
     "Position",
+    "Presence",
+    "PresencePage",
+    "Present",
     "Publication",
     "Publisher",
     "RateLimitGuard",

@@ -19,6 +19,7 @@ from aquilia.sockets.handshake import origin_problem
 from aquilia.sockets.history import Histories, History
 from aquilia.sockets.offered import TICKET_PARAMETER
 from aquilia.sockets.outbox import Backpressure
+from aquilia.sockets.presence import Presence
 
 __all__ = [
     "ADAPTERS",
@@ -44,11 +45,11 @@ __all__ = [
     "origins",
     "planned",
     "positive",
+    "presence",
     "proxies",
     "query_token",
     "remembering",
     "subprotocols",
-    "switch",
     "unknown",
 ]
 
@@ -241,17 +242,13 @@ def adapter_url(place: Place, value: Any) -> str:
     return value
 
 
-def switch(feature: str) -> Rule:
-    """A feature that is planned: False is honoured, True refused."""
-
-    def check(place: Place, value: Any) -> bool:
-        if value is False:
-            return False
-        if value is True:
-            raise place.error(f"{feature} is planned, and not in this version yet; leave it out")
-        raise place.error(f"True or False is needed, not {value!r}")
-
-    return check
+def presence(place: Place, value: Any) -> Presence | None:
+    """Which rooms tell who is in them."""
+    if isinstance(value, Presence):
+        return value
+    if not isinstance(value, bool):
+        raise place.error(f"True, False, or Presence(rooms=…, large=…) is needed, not {value!r}")
+    return Presence() if value else None
 
 
 def folder(place: Place, value: Any) -> str:

@@ -113,10 +113,10 @@ class GuardRecord(Struct, frozen=True):
 
 
 class HookRecord(Struct, frozen=True):
-    """A method that runs when a connection opens or ends."""
+    """A method that runs when a connection opens or ends, or when somebody comes to a room or leaves it."""
 
     handler: str
-    on: Literal["connect", "disconnect"]
+    on: Literal["connect", "disconnect", "presence"]
 
 
 class NamespaceRecord(Struct, frozen=True):

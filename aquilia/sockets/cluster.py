@@ -62,7 +62,7 @@ class Cluster:
         self._clock = clock
         self._fingerprint = fingerprint
         self._connections = connections
-        self._ignored = ignored
+        self.ignored = ignored
         """Called for each thing on the channel that cannot be read."""
         self._alone: bool = getattr(broker, "alone", False)
         self._handlers: dict[str, Handler] = {}
@@ -162,6 +162,15 @@ class Cluster:
     def alone(self) -> bool:
         """Whether no other node is known."""
         return not self._nodes
+
+    @property
+    def others(self) -> list[str]:
+        """The ids of the other nodes that live."""
+        return list(self._nodes.others)
+
+    def __contains__(self, id: str) -> bool:
+        """Whether another node of this id lives."""
+        return id in self._nodes
 
     def on_node(self, listener: Callable[[Happening], None]) -> None:
         """Have this called when another node came, is leaving, has left or has died."""
@@ -266,7 +275,7 @@ class Cluster:
                     raise ValueError(f"a message of the kind {other!r}")
         except (ValueError, msgspec.ValidationError) as error:
             logger.debug("a message between nodes is ignored: %s", error)
-            self._ignored()
+            self.ignored()
 
     def _heard(self, beat: Node, *, to_all: bool) -> None:
         unknown = beat.id not in self._nodes

@@ -289,6 +289,18 @@ class Connection(Outbound):
         """Leave a room; not being there is no error."""
         await self._hub.leave(self, room)
 
+    async def update_presence(self, room: str, meta: Mapping[str, Any]) -> None:
+        """Set the metadata with which this client is present in a room: a map that JSON can write.
+
+        It takes the place of what was set before. Of several connections of one identity, the newest to set it wins.
+
+        Raises:
+            SocketFault: WS_NOT_SUBSCRIBED, if it is not in the room; WS_MESSAGE_INVALID for what is no such map, or
+                is too large.
+            ValueError: the room has no presence.
+        """
+        self._hub.attendance.update(self, room, meta)
+
     async def disconnect(self, code: int = 1000, reason: str = "") -> None:
         """End the connection, after what was sent before. A second call changes nothing.
 

@@ -23,6 +23,7 @@ from aquilia.sockets.declaration import (
     EventDeclaration,
     GuardDeclaration,
     Handler,
+    PresenceDeclaration,
     SocketDeclaration,
     handlers_of,
     socket_declaration,
@@ -86,6 +87,7 @@ class SocketContract:
     events: dict[str, EventContract] = field(default_factory=dict)
     on_connect: list[HookContract] = field(default_factory=list)
     on_disconnect: list[HookContract] = field(default_factory=list)
+    on_presence: list[Handler] = field(default_factory=list)
     guards: list[GuardContract] = field(default_factory=list)
     emits: dict[str, Emits[Any]] = field(default_factory=dict)
     auth: Authenticator | None = None
@@ -236,6 +238,8 @@ class _Reader:
                 contract.on_connect.append(HookContract(handler, self._injected(handler, 2)))
         elif isinstance(declaration, DisconnectDeclaration):
             self._read_disconnect(contract, handler)
+        elif isinstance(declaration, PresenceDeclaration):
+            self._read_presence(contract, handler)
         else:
             self._read_event(contract, handler, declaration)
 
@@ -245,6 +249,16 @@ class _Reader:
         reason = self._positional(handler)[2:3] == ["reason"]
         dependencies = self._injected(handler, 3 if reason else 2)
         contract.on_disconnect.append(HookContract(handler, dependencies, takes_reason=reason))
+
+    def _read_presence(self, contract: SocketContract, handler: Handler) -> None:
+        if not self._takes(handler, 3):
+            return
+        if contract.declaration.presence is False:
+            self._problem(
+                handler.location,
+                f"{handler.attribute}: no room has presence: declare it by @Socket(…, presence=True)",
+            )
+        contract.on_presence.append(handler)
 
     def _read_event(self, contract: SocketContract, handler: Handler, declaration: EventDeclaration) -> None:
         if not self._takes(handler, 1, more=True):
@@ -339,6 +353,7 @@ class _Reader:
             ConnectDeclaration: "(self, conn)",
             DisconnectDeclaration: "(self, conn) or (self, conn, reason)",
             EventDeclaration: "(self, conn, payload)",
+            PresenceDeclaration: "(self, room, joins, leaves)",
         }
         declared = handler.declaration
         if isinstance(declared, GuardDeclaration):

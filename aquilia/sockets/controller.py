@@ -13,6 +13,7 @@ from aquilia.sockets.emits import Emits, emitted
 from aquilia.sockets.history import Histories, Position
 from aquilia.sockets.hub_port import HistoryPage, HubPort, Member
 from aquilia.sockets.limits import require_timeout
+from aquilia.sockets.presence import Presence, PresencePage
 from aquilia.sockets.revocation import Revocations
 from aquilia.sockets.room_answers import RoomAnswers
 
@@ -41,6 +42,7 @@ class SocketController(Controller):
     _revocations: Revocations
     _emits: Mapping[str, Emits[Any]] = MappingProxyType({})
     _histories = Histories()
+    _presence: Presence | None = None
 
     @overload
     async def publish_room(
@@ -128,6 +130,24 @@ class SocketController(Controller):
             SocketFault: WS_ADAPTER_UNAVAILABLE: the broker is away, or a node does not answer.
         """
         return await self._hub.members(self.namespace, room)
+
+    async def presence(self, room: str, *, limit: int = 1000, after: str | None = None) -> PresencePage:
+        """Who is in a room of this namespace, on all nodes: the first `limit` by their ids, or those behind `after`.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE: the broker is away, or a node does not answer.
+            ValueError: if the room has no presence, or for a limit below 1.
+            TypeError: for an `after` that is no string, or a limit that is no whole number.
+        """
+        if type(limit) is not int or not isinstance(after, str | None):
+            raise TypeError(
+                f"limit and after: a whole number and a string are needed, not {limit!r}, {after!r}"
+            )
+        if limit < 1:
+            raise ValueError(f"limit: at least 1 is needed, not {limit!r}")
+        if self._presence is None or not isinstance(room, str) or not self._presence.has(room):
+            raise ValueError(f"the room {room!r} has no presence: declare it by @Socket(…, presence=…)")
+        return await self._hub.attendance.page(self.namespace, room, limit, after)
 
     async def history(self, room: str, *, since: Position | None = None, limit: int = 100) -> HistoryPage:
         """What a room of this namespace remembers: the first `limit` messages behind `since`, or the newest `limit`.

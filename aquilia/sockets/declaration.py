@@ -19,6 +19,7 @@ __all__ = [
     "EventDeclaration",
     "EventKind",
     "GuardDeclaration",
+    "PresenceDeclaration",
     "SocketDeclaration",
     "handler_declaration",
     "socket_declaration",
@@ -51,7 +52,7 @@ class SocketDeclaration:
     middleware: tuple[Any, ...] = ()
     backpressure: Mapping[str, Any] | None = None
     history: Any = None
-    presence: bool = False
+    presence: Any = False
     resume: bool | None = None
     max_rooms: int = 100
     room_size: int | None = None
@@ -84,6 +85,11 @@ class DisconnectDeclaration:
 
 
 @dataclass(frozen=True, slots=True)
+class PresenceDeclaration:
+    """`@OnPresence()`."""
+
+
+@dataclass(frozen=True, slots=True)
 class GuardDeclaration:
     """`@Guard(priority=…, on=…)`: a method that may refuse. Lower priorities run first."""
 
@@ -91,7 +97,9 @@ class GuardDeclaration:
     on: Literal["message", "handshake", "room"] = "message"
 
 
-HandlerDeclaration = EventDeclaration | ConnectDeclaration | DisconnectDeclaration | GuardDeclaration
+HandlerDeclaration = (
+    EventDeclaration | ConnectDeclaration | DisconnectDeclaration | PresenceDeclaration | GuardDeclaration
+)
 
 
 @dataclass(frozen=True, slots=True)

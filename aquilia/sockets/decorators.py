@@ -13,6 +13,7 @@ from aquilia.sockets.declaration import (
     EventDeclaration,
     GuardDeclaration,
     HandlerDeclaration,
+    PresenceDeclaration,
     SocketDeclaration,
     declare_handler,
     declare_socket,
@@ -20,6 +21,7 @@ from aquilia.sockets.declaration import (
 from aquilia.sockets.deflate import Compression
 from aquilia.sockets.emits import event_name
 from aquilia.sockets.guards import is_priority
+from aquilia.sockets.presence import Presence
 
 __all__ = [
     "AckEvent",
@@ -27,6 +29,7 @@ __all__ = [
     "Guard",
     "OnConnect",
     "OnDisconnect",
+    "OnPresence",
     "Socket",
     "Subscribe",
     "Unsubscribe",
@@ -55,7 +58,7 @@ def Socket(  # noqa: N802 - the decorators are named like the declarations that 
     middleware: Sequence[Any] = (),
     backpressure: Mapping[str, Any] | None = None,
     history: Any = None,
-    presence: bool = False,
+    presence: bool | Presence = False,
     resume: bool | None = None,
     max_rooms: int = 100,
     room_size: int | None = None,
@@ -121,6 +124,15 @@ def OnConnect() -> Callable[[AnyHandler], AnyHandler]:  # noqa: N802
 def OnDisconnect() -> Callable[[AnyHandler], AnyHandler]:  # noqa: N802
     """Run `async def f(self, conn)`, or `(self, conn, reason)`, when a connection is over."""
     return _handler(DisconnectDeclaration())
+
+
+def OnPresence() -> Callable[[AnyHandler], AnyHandler]:  # noqa: N802
+    """Run `async def f(self, room, joins, leaves)` when somebody has come to a room with presence, or left it.
+
+    `joins` and `leaves` are maps of ids to metadata; who has changed its metadata is in `joins`. Each node runs it
+    for the rooms in which it has members, with those of all nodes: one change after the other.
+    """
+    return _handler(PresenceDeclaration())
 
 
 def Event(  # noqa: N802

@@ -65,7 +65,7 @@ class Audience:
 
     __slots__ = (
         "backlog", "backlog_bytes", "caught_up", "current", "early", "gone", "identities", "joined", "lock",
-        "members", "meter", "name", "rest", "subscribed", "tail", "turn", "waiting",
+        "members", "meter", "name", "present", "rest", "subscribed", "tail", "turn", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +93,8 @@ class Audience:
         """Members that are not served by fan-out: they have yet to catch up."""
         self.early: list[Publication] = []
         """What came before its tail was there."""
+        self.present = False
+        """Whether it tells who is in it."""
         self.tail: Tail | None = None
         """Where it keeps history, what has to know of each publication that is begun."""
 

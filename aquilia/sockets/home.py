@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Set
+from collections.abc import Awaitable, Callable, Mapping, Set
 from typing import Any
 
 from aquilia.auth import Authenticator
@@ -27,7 +27,7 @@ class Home:
 
     __slots__ = (
         "arriving", "auth", "connections", "container", "controller", "durable", "emits", "identities", "linger",
-        "meter", "namespace", "pattern", "recorder", "room_checks", "rooms", "settings",
+        "meter", "namespace", "on_presence", "pattern", "presence", "recorder", "room_checks", "rooms", "settings",
         "spools", "uniform", "users",
     )  # fmt: skip
 
@@ -56,6 +56,9 @@ class Home:
         self.rooms: dict[str, Audience] = {}
         self.room_checks: tuple[Check, ...] = ()
         """What guards say of who enters a room, in their order."""
+        self.presence = settings.presence
+        self.on_presence: tuple[Callable[[str, Any, Any], Awaitable[Any]], ...] = ()
+        """What its controller does when somebody comes to a room, or leaves it."""
         self.users = 0
         self.linger: asyncio.TimerHandle | None = None
 

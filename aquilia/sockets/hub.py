@@ -12,25 +12,22 @@ from uuid import uuid4
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker, Publication
+from aquilia.sockets.attendance import PRESENCE, Attendance
 from aquilia.sockets.audit_trail import AuditTrail
 from aquilia.sockets.cluster import CONTROL, Cluster
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.endings import Endings
 from aquilia.sockets.fanout import Audience, FanOut
-from aquilia.sockets.faults import (
-    SocketFault,
-    ws_message_invalid,
-    ws_quota_exceeded,
-    ws_room_full,
-)
+from aquilia.sockets.faults import SocketFault, ws_quota_exceeded, ws_room_full
 from aquilia.sockets.following import Following
-from aquilia.sockets.history import MAX_ROOM_LENGTH, History, Position
+from aquilia.sockets.history import History, Position
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Recovery
 from aquilia.sockets.intake import Intake
 from aquilia.sockets.losses import losses
 from aquilia.sockets.reach import Reach
 from aquilia.sockets.room_answers import RoomAnswers
+from aquilia.sockets.room_names import require_name, require_text
 from aquilia.sockets.settings import INBOX_BYTES, OUTBOX_BYTES
 from aquilia.sockets.spool import Spool
 from aquilia.sockets.writing import Writing
@@ -86,6 +83,8 @@ class Hub:
         self.homes: dict[str, Home] = {}
         self._cluster = cluster
         self._reach = Reach(self.homes, self.audit, lambda: self._fanout.clock(), cluster)
+        self.attendance = Attendance(broker, clock=self.clock, cluster=cluster)
+        """See `HubPort`."""
         self._returning: dict[Connection, dict[str, Position | None]] = {}
         """Those that were put into rooms again, and from where on they are to be served."""
         self._loop: asyncio.AbstractEventLoop
@@ -99,10 +98,12 @@ class Hub:
         self._writing.bind(self._loop)
         self._broker.on_lost = self.lost_touch
         await self._broker.start(self.deliver)
+        self.attendance.start()
 
     async def stop(self) -> None:
         """Leave the broker, and the disk."""
         try:
+            await self.attendance.stop()
             await self._broker.stop()
         finally:
             if self.spool is not None:
@@ -150,6 +151,8 @@ class Hub:
         for name in conn._rooms:
             room = home.rooms[name]
             room.remove(conn)
+            if room.present:
+                self.attendance.part(conn, name, lost=True)
             if not len(room):
                 emptied.append(name)
         conn._rooms.clear()
@@ -184,10 +187,12 @@ class Hub:
             hash(getattr(identity, "id", None))  # what cannot be a key is refused before anything changes
             home.identities.remove(conn.identity, conn)
             home.identities.add(identity, conn)
+            if home.presence is not None:
+                self.attendance.identify(conn, identity)
 
     async def join(self, conn: Connection, room: str) -> bool:
         """See `HubPort`."""
-        _require_name(room)
+        require_name(room)
         if room in conn._rooms:
             return False
         self._require_place(conn)
@@ -209,6 +214,7 @@ class Hub:
             audience = home.rooms.get(room)
             if audience is None:
                 audience = home.rooms[room] = Audience(room, home.meter)
+                audience.present = home.presence is not None and home.presence.has(room)
             async with audience.lock:
                 if home.rooms.get(room) is not audience:
                     continue  # it was given back while we waited
@@ -230,6 +236,8 @@ class Hub:
             await self._subscribe(home, room)
             if conn._resumable is not None and not again:
                 await conn._resumable.enter(conn, name)
+            if room.present:
+                await self.attendance.open(home, name)
             conn._require_open()  # it may have gone meanwhile
             self._require_place(conn)  # or joined others
         except BaseException:
@@ -239,17 +247,21 @@ class Hub:
         conn._rooms.add(name)
         if again:
             room.waiting[conn.id] = conn
+            if room.present:
+                self.attendance.enter(conn, name, again=True)
             return True
         joined: dict[str, Any] = {"room": name}
         if isinstance(room.tail, Following):
             joined["epoch"], joined["offset"] = room.tail.reached
         conn._system("joined", joined)
         room.members[conn.id] = conn
+        if room.present:
+            self.attendance.enter(conn, name)
         return True
 
     async def leave(self, conn: Connection, room: str) -> bool:
         """See `HubPort`."""
-        _require_text(room)
+        require_text(room)
         if room not in conn._rooms:
             return False
         self._part(conn, room)
@@ -260,7 +272,10 @@ class Hub:
 
     def _part(self, conn: Connection, room: str) -> None:
         conn._rooms.discard(room)
-        conn._home.rooms[room].remove(conn)
+        audience = conn._home.rooms[room]
+        audience.remove(conn)
+        if audience.present:
+            self.attendance.part(conn, room, lost=False)
         conn._system("left", {"room": room})
 
     async def review(self, conn: Connection) -> None:
@@ -333,6 +348,8 @@ class Hub:
             else:
                 del audience.waiting[conn.id]
                 audience.members[conn.id] = conn
+            if audience.present:
+                self.attendance.greet(conn, room)
 
     async def publish(
         self,
@@ -351,7 +368,7 @@ class Hub:
         `id` is for who looks for it where it arrives.
         """
         if room is not None:
-            _require_name(room)
+            require_name(room)
         home = self.homes.get(namespace)
         await (self.keep_pace() if home is not None and home.spools else self._fanout.turn())
         publication = Publication(
@@ -383,12 +400,12 @@ class Hub:
         exclude: str | None = None,
     ) -> RoomAnswers:
         """See `HubPort`."""
-        _require_text(room)
+        require_text(room)
         return await self._reach.ask(namespace, room, event, payload, timeout=timeout, exclude=exclude)
 
     async def members(self, namespace: str, room: str) -> Sequence[Member]:
         """See `HubPort`."""
-        _require_text(room)
+        require_text(room)
         return await self._reach.members(namespace, room)
 
     async def read(
@@ -401,7 +418,7 @@ class Hub:
         limit: int = 100,
     ) -> HistoryPage:
         """See `HubPort`."""
-        _require_name(room)
+        require_name(room)
         page = await self._broker.read(namespace, room, history, since=since, limit=limit)
         messages = [
             HistoryMessage(told.event, told.payload, told.ts, told.position)
@@ -425,6 +442,8 @@ class Hub:
         if audience is None:
             if publication.namespace == CONTROL and self._cluster is not None:
                 self._cluster.deliver(publication)
+            elif publication.namespace.startswith(PRESENCE):
+                self.attendance.deliver(publication)
             return
         if publication.position is not None and isinstance(audience.tail, Following):
             audience.tail.arrived(publication)
@@ -443,6 +462,7 @@ class Hub:
         if self._cluster is not None:
             self._cluster.lost_touch()
         self._fanout.enqueue_all(losses(self.homes.values()))
+        self.attendance.lost_touch()
 
     def _audience(self, publication: Publication) -> Audience | None:
         home = self.homes.get(publication.namespace)
@@ -482,16 +502,3 @@ class Hub:
                 await self._broker.unsubscribe(home.namespace.path, audience.name)
             except Exception:
                 logger.exception("the broker could not be told that nobody listens any more")
-
-
-def _require_name(room: object) -> None:
-    if not isinstance(room, str) or not 1 <= len(room) <= MAX_ROOM_LENGTH or room[0] == "\0":
-        raise ws_message_invalid(
-            f"a room's name is a string of 1 to {MAX_ROOM_LENGTH} characters, and begins with no NUL"
-        )
-
-
-def _require_text(room: object) -> None:
-    """Where a room that nobody can be in is no error, and what is no string is one."""
-    if not isinstance(room, str):
-        _require_name(room)

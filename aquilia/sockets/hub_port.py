@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from aquilia.clock import Clock
 from aquilia.sockets.audit import AuditLog
 from aquilia.sockets.history import History, Position
+from aquilia.sockets.presence import PresencePage
 from aquilia.sockets.room_answers import RoomAnswers
 
 __all__ = ["HistoryMessage", "HistoryPage", "HubPort", "Member", "Namespace", "Recovery"]
@@ -65,6 +66,25 @@ class Recovery(NamedTuple):
     """Where the replay starts if recovered, else the head. None: the room keeps no history."""
 
 
+class Attending(Protocol):
+    """Who is in the rooms that have presence."""
+
+    def update(self, conn: Any, name: str, meta: Any) -> None:
+        """Give a connection other metadata in a room.
+
+        Raises:
+            SocketFault: WS_NOT_SUBSCRIBED, if it is not in the room; WS_MESSAGE_INVALID for metadata that cannot be.
+            ValueError: the room has no presence.
+        """
+
+    async def page(self, namespace: str, name: str, limit: int, after: str | None) -> PresencePage:
+        """Who is in a room, on all nodes.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE: other nodes cannot be asked, or one lives and does not answer.
+        """
+
+
 class HubPort(Protocol):
     """See the head of this module for the promises. `conn` is a `Connection` of this process."""
 
@@ -75,6 +95,10 @@ class HubPort(Protocol):
     @property
     def audit(self) -> AuditLog:
         """Who is told what touches security."""
+
+    @property
+    def attendance(self) -> Attending:
+        """Who is in the rooms that have presence."""
 
     def add(self, conn: Any) -> None:
         """A connection is open to its client: from here on it gets what is published to its namespace."""

@@ -107,8 +107,9 @@ class Namespaces:
         controller = contract.controller.__new__(contract.controller)
         controller.namespace, controller.path_params = home.namespace.path, home.namespace.params
         controller._hub, controller._emits = self._hub, contract.emits
-        controller._histories = home.settings.history
+        controller._histories, controller._presence = home.settings.history, home.presence
         home.room_checks = contract.room_checks(controller)
+        home.on_presence = tuple(getattr(controller, hook.attribute) for hook in contract.on_presence)
         controller._revocations = self._revocations
         home.declare(contract.emits)
         home.auth = contract.auth

@@ -165,7 +165,7 @@ class AquilaSockets:
         )
         self.on_gone: Callable[[Connection], None] | None = None
         """Called when a connection has given back all that it held: for tests."""
-        self._drain = Drain(self.hub, self._tasks, leaving=self.cluster.leave, development=development)
+        self._drain = Drain(self.hub, self._tasks, leaving=self._leave, development=development)
         self.health = Health(
             self._drain,
             # A host without a lifespan starts it at the first client.
@@ -326,6 +326,10 @@ class AquilaSockets:
             draining = self._drain.begin(others_serve=others_serve)
         await asyncio.wait([draining])
         draining.result()
+
+    def _leave(self, awaited: float) -> None:
+        self.hub.attendance.leave()
+        self.cluster.leave(awaited)
 
     def stopping(self) -> None:
         """The server stops, and says so to each of its connections."""

@@ -34,11 +34,11 @@ from aquilia.sockets.accepted import (
     origins,
     planned,
     positive,
+    presence,
     proxies,
     query_token,
     remembering,
     subprotocols,
-    switch,
     unknown,
 )
 from aquilia.sockets.declaration import SocketDeclaration
@@ -48,6 +48,7 @@ from aquilia.sockets.guards import guard_problems
 from aquilia.sockets.history import Histories
 from aquilia.sockets.middleware import middleware_problems
 from aquilia.sockets.outbox import Backpressure
+from aquilia.sockets.presence import Presence
 
 __all__ = [
     "ADAPTERS",
@@ -89,6 +90,8 @@ class SocketSettings:
     require_auth: bool = False
     history: Histories = field(default_factory=Histories)
     """Which rooms remember how much; none do by default."""
+    presence: Presence | None = None
+    """Which rooms tell who is in them; none do by default."""
     resume: bool = True
 
 
@@ -290,7 +293,7 @@ _DECLARED: dict[str, Rule] = {
     "max_connections": count,
     "subprotocols": subprotocols,
     "history": history,
-    "presence": switch("presence"),
+    "presence": presence,
     "resume": boolean,
     "max_rooms": count,
     "room_size": count,

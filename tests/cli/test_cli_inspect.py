@@ -71,6 +71,29 @@ def test_inspect_shows_who_authenticates_and_where_sessions_are_kept(empty: Work
     assert app["sessions"] == "aquilia.sessions.store:MemorySessionStore"
 
 
+def test_presence_is_told_and_so_is_who_hears_of_it(empty: Workspace) -> None:
+    empty.write(
+        "manifest.py",
+        "from aquilia import AppManifest\n"
+        "from aquilia.sockets import OnPresence, Presence, Socket, SocketController\n"
+        "@Socket('/desk', presence=Presence(rooms=['team:*']))\n"
+        "class Desk(SocketController):\n"
+        "    @OnPresence()\n"
+        "    async def changed(self, room, joins, leaves): ...\n"
+        "@Socket('/plain')\n"
+        "class Plain(SocketController): ...\n"
+        "manifest = AppManifest('desk', controllers=[Desk, Plain])\n",
+    )
+
+    desk, plain = json.loads(empty.done("inspect", "--json"))["namespaces"]
+    assert desk["presence"] == ["team:*"]
+    assert "presence" not in plain
+    empty.done("compile")
+    compiled = read(empty.root / "artifacts" / "ws.crous").namespaces[0]
+    assert compiled.settings["presence"] == {"rooms": ["team:*"], "large": 500, "meta_bytes": 1024}
+    assert [(hook.handler, hook.on) for hook in compiled.hooks] == [("changed", "presence")]
+
+
 def test_a_function_in_the_place_of_a_controller_is_told_apart(empty: Workspace) -> None:
     empty.write(
         "handlers.py",

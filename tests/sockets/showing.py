@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable
 from typing import Any
 
@@ -185,6 +186,18 @@ async def remembered(t: SocketsTest) -> bool:
 async def one_room(t: SocketsTest) -> bool:
     client = await t.connect("/hall/a")
     return await refused(client.request("enter", "a"), client.request("enter", "b"))
+
+
+async def counting(t: SocketsTest) -> bool:
+    ada, bob = await t.connect("/hall/a", subprotocol="aquilia.v1.json"), await t.connect("/hall/a")
+    await ada.request("enter", "a")
+    await bob.request("enter", "a")
+    await t.clock.advance(1)
+    told: dict[str, Any] = {}
+    with contextlib.suppress(AssertionError):  # where there is no more, or none
+        while "count" not in told:
+            told = (await ada.expect("presence", type="system", timeout=0.1)).payload
+    return "count" in told
 
 
 async def one_member(t: SocketsTest) -> bool:

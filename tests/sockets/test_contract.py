@@ -175,7 +175,7 @@ def test_every_problem_of_a_controller_is_told_at_once_with_its_place() -> None:
         (lambda: Socket("/a")(type("Bare", (), {})), "does not extend SocketController"),
         (lambda: type("Lonely", (SocketController,), {}), "has no @Socket(path)"),
         (lambda: Socket("/a/:x:number")(type("Odd", (SocketController,), {})), "number"),
-        (lambda: Socket("/a", presence=True)(type("Early", (SocketController,), {})), "presence is planned"),
+        (lambda: Socket("/a", presence=1)(type("Odd", (SocketController,), {})), "True, False, or Presence"),
     ],
 )
 def test_a_class_that_cannot_be_served(declare: Any, told: str) -> None:

@@ -229,7 +229,7 @@ def test_what_a_subclass_declares_takes_the_place_of_what_it_inherits() -> None:
 
 def test_wrong_settings_and_a_wrong_path_do_not_hide_what_else_is_wrong() -> None:
     @Socket(
-        "/a/:x:number", presence=True, room_size=0, backpressure={"strategy": "bufer"}, guards=[AtTheDoor]
+        "/a/:x:number", presence="all", room_size=0, backpressure={"strategy": "bufer"}, guards=[AtTheDoor]
     )
     class Wrong(SocketController):
         @OnConnect()
@@ -239,7 +239,7 @@ def test_wrong_settings_and_a_wrong_path_do_not_hide_what_else_is_wrong() -> Non
     assert contract is None
     for part in (
         "number",
-        "presence: presence is planned",
+        "presence: True, False, or Presence(rooms=…, large=…) is needed, not 'all'",
         "room_size: a whole number of at least 1",
         "backpressure.strategy: unknown strategy 'bufer'",
         "AtTheDoor is a class",

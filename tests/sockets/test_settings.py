@@ -131,7 +131,7 @@ def test_a_controllers_own_settings_win_over_its_manifests() -> None:
     ("fields", "told"),
     [
         ({"history": object()}, "or a map of room patterns"),
-        ({"presence": True}, "presence is planned"),
+        ({"presence": ["team:*"]}, "True, False, or Presence"),
         ({"resume": 1}, "True or False is needed, not 1"),
         ({"compression": {"mode": "shared"}}, "True, False, or Compression"),
         ({"require_auth": "yes"}, "True or False"),

@@ -19,6 +19,7 @@ from showing import (
     WHILE,
     Hall,
     Verdict,
+    counting,
     few_bytes,
     few_bytes_of_ada,
     forgetful,
@@ -59,6 +60,7 @@ from aquilia.sockets import (
     Socket,
 )
 from aquilia.sockets.outbox import Backpressure
+from aquilia.sockets.presence import Presence
 from aquilia.sockets.settings import SettingsError, node_settings
 from aquilia.sockets.transports.native import NativeProtocol
 from aquilia.testing import HandshakeRefused, SocketsTest, live_server, sockets_test
@@ -103,6 +105,7 @@ ROWS = [
     Row("middleware", "@Socket", [refusing], [passing], no_message),
     Row("subprotocols", "@Socket", ["rest"], ["soap"], no_soap, True),
     Row("history", "@Socket", History(size=1), History(size=2), remembered),
+    Row("presence", "@Socket", Presence(large=1), Presence(large=2), counting),
     Row("max_rooms", "@Socket", 1, 2, one_room),
     Row("room_size", "@Socket", 1, 2, one_member),
     Row("resume", "@Socket", False, True, nothing_to_come_back_to),
@@ -307,7 +310,6 @@ async def test_a_message_has_so_many_frames_at_most(where: str) -> None:
 REFUSED = [
     ("redis_url", "manifest", "redis://localhost:6379", "leave it out"),
     ("store_url", "manifest", "redis://localhost:6379", "leave it out"),
-    ("presence", "@Socket", True, "leave it out"),
     ("adapter", "manifest", "redis", "choose 'inmemory', 'local' or 'nats'"),
     ("adapter_url", "manifest", "redis://localhost", "choose 'memory://'"),
 ]

@@ -51,6 +51,7 @@ def _content(found: Examination, artifact: Artifact, root: Path) -> dict[str, An
             "events": [event.name for event in namespace.events],
             "emits": [emits.name for emits in namespace.emits],
             **({} if namespace.function is UNSET else {"function": namespace.function}),
+            **({"presence": told["rooms"]} if (told := namespace.settings["presence"]) else {}),
         }
         for namespace in artifact.namespaces
     ]

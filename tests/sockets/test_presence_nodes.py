@@ -1,0 +1,245 @@
+"""Presence over nodes, at one NATS server: who is where, what a death, a stop and a lost broker make of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from nats_server import NatsServer
+from nodes import node
+from ports import reserved_port
+from wire import eventually, serving
+
+from aquilia.client import Client, Joined, Presence
+from aquilia.sockets import (
+    AquilaSockets,
+    Connection,
+    Event,
+    Socket,
+    SocketController,
+)
+
+APP = """
+import os
+from types import SimpleNamespace
+
+from aquilia.sockets import AquilaSockets, Connection, Event, Socket, SocketController
+
+
+@Socket("/team", presence=True)
+class Team(SocketController):
+    @Event("enter")
+    async def enter(self, conn: Connection, payload: str) -> int:
+        conn.identity = SimpleNamespace(id=payload)
+        await conn.join("team")
+        return os.getpid()
+
+
+app = AquilaSockets.from_controllers([Team])
+"""
+
+
+class Team(SocketController):
+    @Event("enter")
+    async def enter(self, conn: Connection, payload: str) -> str:
+        conn.identity = SimpleNamespace(id=payload)
+        await conn.join("team")
+        return conn.id
+
+    @Event("exit")
+    async def exit(self, conn: Connection) -> None:
+        await conn.leave("team")
+
+    @Event("drop")
+    async def drop(self, conn: Connection) -> None:
+        await conn.disconnect()
+
+    @Event("set")
+    async def set(self, conn: Connection, payload: dict[str, Any]) -> None:
+        await conn.update_presence("team", payload)
+
+    @Event("fill")
+    async def fill(self, conn: Connection, payload: int) -> None:
+        """Connections whose clients are only said to be there."""
+        room = self._hub.attendance._rooms[self.namespace, "team"]  # type: ignore[attr-defined]
+        for number in range(payload):
+            room.roster.enter(f"c{number}", f"id{number:05}", 0.0)
+
+    @Event("who")
+    async def who(self, conn: Connection) -> dict[str, int]:
+        page = await self.presence("team", limit=10)
+        return {present.id: present.connections for present in page.entries}
+
+    @Event("how many")
+    async def how_many(self, conn: Connection) -> int:
+        return (await self.presence("team", limit=1)).count
+
+
+class Member:
+    """A client that keeps what it is told, as the guide says."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.here: dict[str, Any] = {}
+        self.count: int | None = None
+        self.left: list[str] = []
+        client.on(Joined)(self._joined)
+        client.on(Presence)(self._told)
+
+    def _joined(self, notice: Joined) -> None:
+        self.here = {}
+
+    def _told(self, notice: Presence) -> None:
+        self.count = notice.count
+        if notice.count is not None:
+            self.here = {}
+        self.here |= notice.joins
+        for id in notice.leaves:
+            self.left.append(id)
+            self.here.pop(id, None)
+
+
+@contextlib.asynccontextmanager
+async def member(base: str, name: str) -> AsyncIterator[Member]:
+    async with Client(f"{base}/team") as client:
+        found = Member(client)
+        await client.call("enter", name)
+        yield found
+
+
+async def eventually_here(found: Member, *names: str) -> None:
+    async with asyncio.timeout(20):
+        while set(found.here) != set(names):
+            await asyncio.sleep(0.02)
+
+
+def team(url: str, **options: Any) -> AquilaSockets:
+    controller = Socket("/team", presence=True, **options)(type("AnyTeam", (Team,), {}))
+    return AquilaSockets.from_controllers([controller], adapter="nats", adapter_url=url)
+
+
+@contextlib.asynccontextmanager
+async def town(url: str, count: int, **options: Any) -> AsyncIterator[list[str]]:
+    """So many nodes that know each other, with their addresses."""
+    async with contextlib.AsyncExitStack() as stack:
+        apps = [team(url, **options) for _ in range(count)]
+        bases = [await stack.enter_async_context(serving(app)) for app in apps]
+        await eventually(lambda: all(len(app.cluster.nodes()) == count for app in apps))
+        yield bases
+
+
+async def test_members_on_all_nodes_see_each_other_come_and_go(nats_server: NatsServer) -> None:
+    async with (
+        town(nats_server.url(), 3) as (one, other, third),
+        member(one, "ann") as ann,
+        member(other, "bob") as bob,
+        member(other, "ann"),
+        Client(f"{third}/team") as outside,
+    ):
+        await eventually_here(ann, "ann", "bob")
+        await eventually_here(bob, "ann", "bob")
+        assert await outside.call("who") == {"ann": 2, "bob": 1}
+        await bob.client.call("set", {"status": "away"})
+        await eventually(lambda: ann.here.get("bob") == {"status": "away"})
+        async with member(third, "cem") as cem:
+            assert await cem.client.call("who") == {"ann": 2, "bob": 1, "cem": 1}
+            await eventually_here(cem, "ann", "bob", "cem")
+            await eventually_here(ann, "ann", "bob", "cem")
+            await cem.client.call("exit")
+            await eventually_here(ann, "ann", "bob")
+        await bob.client.call("exit")
+        await eventually_here(ann, "ann")
+        assert ann.left == ["cem", "bob"]
+        assert await outside.call("who") == {"ann": 2}
+
+
+async def test_who_was_on_a_node_that_is_killed_has_left(nats_server: NatsServer, tmp_path: Path) -> None:
+    url = nats_server.url()
+    with reserved_port() as port:
+        async with town(url, 1) as (base,), node(tmp_path, APP, url, port) as killed:
+            async with member(base, "ann") as ann, Client(f"ws://{killed}/team") as client:
+                pid = await client.call("enter", "bob")
+                await eventually_here(ann, "ann", "bob")
+                began = time.monotonic()
+                os.kill(pid, signal.SIGKILL)
+                await eventually_here(ann, "ann")
+                assert time.monotonic() - began < 8  # five, on a machine that is not loaded
+                assert ann.left == ["bob"]
+
+
+async def test_clients_of_a_node_that_stops_are_back_elsewhere_and_have_not_left(
+    nats_server: NatsServer,
+) -> None:
+    url = nats_server.url()
+    async with town(url, 1) as (base,), member(base, "ann") as ann:
+        stopping = team(url)
+        async with contextlib.AsyncExitStack() as stack:
+            other = await stack.enter_async_context(serving(stopping))
+            await eventually(lambda: len(stopping.cluster.nodes()) == 2)
+            async with member(other, "bob"), member(base, "cem") as cem:
+                await eventually_here(ann, "ann", "bob", "cem")
+                await stack.aclose()
+                await cem.client.send("drop")
+                async with asyncio.timeout(20):
+                    while not ann.left:
+                        await asyncio.sleep(0.02)
+                assert ann.left == ["cem"]
+        async with member(base, "bob") as bob:
+            await eventually_here(bob, "ann", "bob")
+            assert ann.left == ["cem"]
+            await bob.client.call("exit")
+            await eventually_here(ann, "ann")
+            assert ann.left == ["cem", "bob"]
+
+
+async def test_what_is_missed_while_the_broker_is_away_is_known_once_it_is_back(
+    tmp_path: Path,
+) -> None:
+    server = NatsServer(tmp_path)
+    try:
+        async with (
+            town(server.url(), 2, resume=False) as (one, other),
+            member(one, "ann") as ann,
+            member(other, "bob") as bob,
+            member(other, "cem") as cem,
+        ):
+            await eventually_here(ann, "ann", "bob", "cem")
+            server.kill()
+            await cem.client.call("exit")
+            await bob.client.call("set", {"at": 1})
+            await eventually_here(bob, "ann", "bob")
+            assert ann.left == []
+            server.start()
+            await eventually_here(ann, "ann", "bob")
+            async with asyncio.timeout(20):
+                while ann.here["bob"] != {"at": 1}:
+                    await asyncio.sleep(0.02)
+            assert ann.left == ["cem"]
+            assert bob.left == ["cem"]
+    finally:
+        server.kill()
+
+
+async def test_a_room_of_ten_thousand_is_counted_on_all_nodes(nats_server: NatsServer) -> None:
+    async with (
+        town(nats_server.url(), 2) as (one, other),
+        member(one, "ann") as ann,
+        member(other, "bob") as bob,
+    ):
+        await eventually_here(bob, "ann", "bob")
+        await ann.client.call("fill", 10_000)
+        await bob.client.call("set", {"at": 1})
+        async with asyncio.timeout(20):
+            while (ann.count, bob.count) != (10_002, 10_002):
+                await asyncio.sleep(0.02)
+        assert not any(id.startswith("id") for id in bob.here)
+        assert await bob.client.call("how many") == 10_002
+        async with Client(f"{other}/team") as late:
+            assert await late.call("how many") == 10_002
