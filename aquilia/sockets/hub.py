@@ -22,11 +22,10 @@ from aquilia.sockets.faults import SocketFault, ws_quota_exceeded, ws_room_full
 from aquilia.sockets.following import Following
 from aquilia.sockets.history import History, Position
 from aquilia.sockets.home import Home
-from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Recovery
+from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Recovery
 from aquilia.sockets.intake import Intake
 from aquilia.sockets.losses import losses
 from aquilia.sockets.reach import Reach
-from aquilia.sockets.room_answers import RoomAnswers
 from aquilia.sockets.room_names import require_name, require_text
 from aquilia.sockets.settings import INBOX_BYTES, OUTBOX_BYTES
 from aquilia.sockets.spool import Spool
@@ -82,7 +81,13 @@ class Hub:
         """See `HubPort`."""
         self.homes: dict[str, Home] = {}
         self._cluster = cluster
-        self._reach = Reach(self.homes, self.audit, lambda: self._fanout.clock(), cluster)
+        reach = Reach(self.homes, self.audit, lambda: self._fanout.clock(), cluster)
+        self.ask = reach.ask
+        """See `HubPort`."""
+        self.members = reach.members
+        """See `HubPort`."""
+        self.kick = reach.kick
+        """See `HubPort`."""
         self.attendance = Attendance(broker, clock=self.clock, cluster=cluster)
         """See `HubPort`."""
         self._returning: dict[Connection, dict[str, Position | None]] = {}
@@ -389,25 +394,6 @@ class Hub:
         if audience is not None:
             await self._fanout.keep_pace(audience)
 
-    async def ask(
-        self,
-        namespace: str,
-        room: str,
-        event: str,
-        payload: Any,
-        *,
-        timeout: float,
-        exclude: str | None = None,
-    ) -> RoomAnswers:
-        """See `HubPort`."""
-        require_text(room)
-        return await self._reach.ask(namespace, room, event, payload, timeout=timeout, exclude=exclude)
-
-    async def members(self, namespace: str, room: str) -> Sequence[Member]:
-        """See `HubPort`."""
-        require_text(room)
-        return await self._reach.members(namespace, room)
-
     async def read(
         self,
         namespace: str,
@@ -426,10 +412,6 @@ class Hub:
             if told.position is not None
         ]
         return HistoryPage(messages, page.head, page.complete)
-
-    async def kick(self, namespace: str, connection: str) -> bool:
-        """See `HubPort`."""
-        return await self._reach.kick(namespace, connection)
 
     # Fan-out
 

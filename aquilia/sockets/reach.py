@@ -24,6 +24,7 @@ from aquilia.sockets.hub_port import Member
 from aquilia.sockets.nodes import BEAT, LEASE
 from aquilia.sockets.questions import Answers
 from aquilia.sockets.room_answers import RoomAnswers
+from aquilia.sockets.room_names import require_text
 
 __all__ = ["Reach"]
 
@@ -78,6 +79,7 @@ class Reach:
 
     async def members(self, namespace: str, room: str) -> Sequence[Member]:
         """See `HubPort`."""
+        require_text(room)
         if (cluster := self._others) is None:
             return [Member(*each) for each in self._members(namespace, room)]
         told = await cluster.ask("members", (namespace, room), timeout=PATIENCE)
@@ -118,9 +120,17 @@ class Reach:
         return True
 
     async def ask(
-        self, namespace: str, room: str, event: str, payload: Any, *, timeout: float, exclude: str | None
+        self,
+        namespace: str,
+        room: str,
+        event: str,
+        payload: Any,
+        *,
+        timeout: float,
+        exclude: str | None = None,
     ) -> RoomAnswers:
         """See `HubPort`."""
+        require_text(room)
         question = RoomQuestion(self._homes.get(namespace), room, event, payload, exclude=exclude)
         if (cluster := self._others) is None:
             return await question.ask(timeout, self._stopwatch)
