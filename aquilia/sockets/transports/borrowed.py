@@ -36,10 +36,11 @@ def set_receive_buffer(wire: asyncio.BaseTransport, size: int) -> None:
 
 def _borrowed(wire: asyncio.BaseTransport, use: Callable[[socket.socket], T]) -> T:
     known = wire.get_extra_info("socket")
-    number = -1 if known is None else known.fileno()
-    if number < 0:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-    borrowed = socket.socket(known.family, known.type, known.proto, fileno=number)
+    if known is None:
+        raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
+    if known.fileno() < 0:  # there is none any more; or it has none, and answers by itself
+        return use(known)
+    borrowed = socket.socket(known.family, known.type, known.proto, fileno=known.fileno())
     try:
         return use(borrowed)
     finally:
