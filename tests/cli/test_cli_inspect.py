@@ -294,4 +294,4 @@ def test_the_nearest_command_is_suggested_for_an_unknown_one(
 
 
 def test_verbs_that_are_still_to_come_are_no_commands(empty: Workspace) -> None:
-    assert "No such command 'kick'" in empty.refused("ws", "kick", code=2)
+    assert "No such command 'diff'" in empty.refused("ws", "diff", code=2)

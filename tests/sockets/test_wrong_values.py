@@ -76,7 +76,10 @@ async def is_honoured_or_refused(key: str, declared: dict[str, Any], settings: d
 
 
 @pytest.mark.parametrize("key", MANIFEST)
-async def test_a_setting_of_a_manifest_is_honoured_or_refused_by_name(key: str) -> None:
+async def test_a_setting_of_a_manifest_is_honoured_or_refused_by_name(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AQ_ADMIN_SECRET", "what-an-admin-says-in-these-tests-alone")
     for value in VALUES:
         await is_honoured_or_refused(key, {}, {key: value})
 
