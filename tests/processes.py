@@ -56,11 +56,11 @@ def command_lines() -> dict[int, str]:
     return shown
 
 
-async def succeeds(program: str, *words: str, seconds: float) -> None:
-    """Run a program that stands beside the tests, as `make` does; it must end well, and within this time."""
+async def succeeds(*words: str, seconds: float) -> None:
+    """Run Python with these words, for what stands beside the tests; it must end well, and within this time."""
     path = os.pathsep.join(filter(None, [str(TESTS), str(TESTS / "sockets"), os.environ.get("PYTHONPATH")]))
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", program, *words),
+        *(sys.executable, *words),
         env={**os.environ, "PYTHONPATH": path},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -61,6 +61,7 @@ class Cluster:
         self._tasks = tasks
         self._clock = clock
         self._fingerprint = fingerprint
+        self._host = socket.gethostname()[:256]
         self._connections = connections
         self.ignored = ignored
         """Called for each thing on the channel that cannot be read."""
@@ -145,7 +146,7 @@ class Cluster:
             life=self._nodes.life,
             phase=self._phase,
             started=self._started,
-            host=socket.gethostname()[:256],
+            host=self._host,
             pid=os.getpid(),
             fingerprint=self._fingerprint,
             connections=self._connections(),

@@ -22,7 +22,7 @@ async def verdicts(folder: Path, *options: str) -> dict[str, dict[str, str]]:
     """What `make conformance` tells; it fails where a case is worse than is known."""
     report = folder / "report.json"
     # In a process of its own: the suite leaves files open, which is a warning, which would be an error here.
-    await succeeds("conformance", "--report", str(report), *options, seconds=170)
+    await succeeds("-m", "conformance", "--report", str(report), *options, seconds=170)
     return json.loads(report.read_text())
 
 

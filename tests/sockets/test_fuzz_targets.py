@@ -45,4 +45,4 @@ def test_a_target_holds_for_any_bytes(target: str, data: bytes) -> None:
 async def test_what_a_run_has_found_can_be_tried_once_more(tmp_path: Path) -> None:
     found = tmp_path / "found"
     found.write_bytes(SEEDS[2])
-    await succeeds("fuzzing", "--only", "frames", "--input", str(found), seconds=30)
+    await succeeds("-m", "fuzzing", "--only", "frames", "--input", str(found), seconds=30)
