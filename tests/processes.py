@@ -72,4 +72,4 @@ async def succeeds(*words: str, seconds: float) -> None:
         if process.returncode is None:
             process.terminate()
             await process.wait()
-    assert process.returncode == 0, told.decode()
+    assert process.returncode == 0, f"it ended with {process.returncode}:\n{told.decode()}"

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import sys
 from collections import Counter
 from importlib.metadata import version
@@ -63,8 +64,8 @@ def write(reports: dict[str, dict[str, str]]) -> None:
     DOCUMENT.write_text(f"{before}{BEGIN}With {of}.\n\n{table(reports)}{END}{behind}", encoding="utf-8")
 
 
-async def main() -> None:
-    """See above."""
+async def main() -> int:
+    """See above. The exit status."""
     parser = argparse.ArgumentParser(description="The Autobahn test suite against both transports")
     subjects = ",".join(SUBJECTS)
     parser.add_argument("--transports", default=subjects, help=f"of {subjects}, those wanted")
@@ -90,8 +91,14 @@ async def main() -> None:
         write(reports)
     print(table(reports), end="")
     problems = [line for subject, verdicts in reports.items() for line in unexpected(subject, verdicts)]
-    sys.exit("\n".join(["", *problems]) if problems else 0)
+    if problems:
+        print("\n".join(["", *problems]), file=sys.stderr)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    status = asyncio.run(main())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of kosoku's have no end. One that wakes the loop while the interpreter is taken down aborts the process.
+    os._exit(status)
