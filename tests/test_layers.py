@@ -164,6 +164,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
     6: (
         "sockets/home.py",
         "sockets/hub.py",
+        "sockets/rooms.py",
         "sockets/writing.py",
         "sockets/audit_file.py",
         "sockets/audit_trail.py",

@@ -1,11 +1,10 @@
-"""The hub: the namespaces, rooms and members of this process."""
+"""The hub: the namespaces and connections of this process, and what is published to them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from time import perf_counter
 from typing import Any
 from uuid import uuid4
@@ -18,15 +17,15 @@ from aquilia.sockets.cluster import CONTROL, Cluster
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.endings import Endings
 from aquilia.sockets.fanout import Audience, FanOut
-from aquilia.sockets.faults import SocketFault, ws_quota_exceeded, ws_room_full
 from aquilia.sockets.following import Following
 from aquilia.sockets.history import History, Position
 from aquilia.sockets.home import Home
-from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Recovery
+from aquilia.sockets.hub_port import HistoryMessage, HistoryPage
 from aquilia.sockets.intake import Intake
 from aquilia.sockets.losses import losses
 from aquilia.sockets.reach import Reach
-from aquilia.sockets.room_names import require_name, require_text
+from aquilia.sockets.room_names import require_name
+from aquilia.sockets.rooms import Rooms
 from aquilia.sockets.settings import INBOX_BYTES, OUTBOX_BYTES
 from aquilia.sockets.spool import Spool
 from aquilia.sockets.writing import Writing
@@ -90,8 +89,21 @@ class Hub:
         """See `HubPort`."""
         self.attendance = Attendance(broker, clock=self.clock, cluster=cluster)
         """See `HubPort`."""
-        self._returning: dict[Connection, dict[str, Position | None]] = {}
-        """Those that were put into rooms again, and from where on they are to be served."""
+        self._rooms = rooms = Rooms(broker, self._fanout, self.attendance)
+        self.join = rooms.join
+        """See `HubPort`."""
+        self.leave = rooms.leave
+        """See `HubPort`."""
+        self.review = rooms.review
+        """See `HubPort`."""
+        self.vacate = rooms.vacate
+        """See `HubPort`."""
+        self.close_room = rooms.close_room
+        """Give back a room that is empty, and still is when its turn comes."""
+        self.rejoin = rooms.rejoin
+        """See `HubPort`."""
+        self.replay = rooms.replay
+        """See `HubPort`."""
         self._loop: asyncio.AbstractEventLoop
         self.on_taken_over: Callable[[str, Mapping[str, str]], None] = lambda namespace, owners: None
         """See `HubPort`."""
@@ -121,7 +133,7 @@ class Hub:
         path = home.namespace.path
         self.homes[path] = home
         try:
-            await self._subscribe(home, home.connections)
+            await self._rooms.subscribe(home, home.connections)
         except BaseException:
             del self.homes[path]
             raise
@@ -129,7 +141,7 @@ class Hub:
     async def exit(self, home: Home) -> None:
         """Close a namespace that has no connection."""
         self.homes.pop(home.namespace.path, None)
-        await self._unsubscribe(home, home.connections)
+        await self._rooms.unsubscribe(home, home.connections)
 
     def expect(self, conn: Connection) -> None:
         """Count a connection in whose client has yet to say hello: until `add` it is in no audience."""
@@ -152,35 +164,7 @@ class Hub:
         home.connections.remove(conn)
         if conn.identity is not None:
             home.identities.remove(conn.identity, conn)
-        emptied = []
-        for name in conn._rooms:
-            room = home.rooms[name]
-            room.remove(conn)
-            if room.present:
-                self.attendance.part(conn, name, lost=True)
-            if not len(room):
-                emptied.append(name)
-        conn._rooms.clear()
-        self._returning.pop(conn, None)
-        return emptied
-
-    async def close_room(self, home: Home, name: str) -> None:
-        """Give back a room that is empty, and still is when its turn comes."""
-        room = home.rooms.get(name)
-        if room is None:
-            return
-        async with room.lock:
-            if len(room) or home.rooms.get(name) is not room:
-                return
-            await self._drop(home, room)
-
-    async def _drop(self, home: Home, room: Audience) -> None:
-        if isinstance(room.tail, Following):
-            room.tail.close()
-        await self._unsubscribe(home, room)
-        del home.rooms[room.name or ""]
-
-    # The port
+        return self._rooms.forget(conn)
 
     def bind(self, conn: Connection, session: str | None) -> None:
         """See `HubPort`. Nobody looks here."""
@@ -194,108 +178,6 @@ class Hub:
             home.identities.add(identity, conn)
             if home.presence is not None:
                 self.attendance.identify(conn, identity)
-
-    async def join(self, conn: Connection, room: str) -> bool:
-        """See `HubPort`."""
-        require_name(room)
-        if room in conn._rooms:
-            return False
-        self._require_place(conn)
-        whose = conn.identity
-        await conn._home.ask_guards(conn, room)
-        entered = await self._enter_room(conn, room)
-        if conn.identity is not whose:  # another token came meanwhile: they were asked of who it was
-            try:
-                await conn._home.ask_guards(conn, room)
-            except BaseException:
-                await self.leave(conn, room)
-                raise
-        return entered
-
-    async def _enter_room(self, conn: Connection, room: str, *, again: bool = False) -> bool:
-        """Put a connection into a room; one that comes `again` has to catch up before it is live."""
-        home: Home = conn._home
-        while True:
-            audience = home.rooms.get(room)
-            if audience is None:
-                audience = home.rooms[room] = Audience(room, home.meter)
-                audience.present = home.presence is not None and home.presence.has(room)
-            async with audience.lock:
-                if home.rooms.get(room) is not audience:
-                    continue  # it was given back while we waited
-                return await self._join(conn, home, audience, again=again)
-
-    def _require_place(self, conn: Connection) -> None:
-        limit = conn._home.settings.max_rooms
-        if len(conn._rooms) >= limit:
-            raise ws_quota_exceeded(f"at most {limit} rooms at a time", close=False)
-
-    async def _join(self, conn: Connection, home: Home, room: Audience, *, again: bool) -> bool:
-        name = room.name or ""
-        try:
-            conn._require_open()
-            if name in conn._rooms:
-                return False
-            if home.settings.room_size is not None and len(room) >= home.settings.room_size:
-                raise ws_room_full(name, home.settings.room_size)
-            await self._subscribe(home, room)
-            if conn._resumable is not None and not again:
-                await conn._resumable.enter(conn, name)
-            if room.present:
-                await self.attendance.open(home, name)
-            conn._require_open()  # it may have gone meanwhile
-            self._require_place(conn)  # or joined others
-        except BaseException:
-            if not len(room):
-                await self._drop(home, room)
-            raise
-        conn._rooms.add(name)
-        if again:
-            room.waiting[conn.id] = conn
-            if room.present:
-                self.attendance.enter(conn, name, again=True)
-            return True
-        joined: dict[str, Any] = {"room": name}
-        if isinstance(room.tail, Following):
-            joined["epoch"], joined["offset"] = room.tail.reached
-        conn._system("joined", joined)
-        room.members[conn.id] = conn
-        if room.present:
-            self.attendance.enter(conn, name)
-        return True
-
-    async def leave(self, conn: Connection, room: str) -> bool:
-        """See `HubPort`."""
-        require_text(room)
-        if room not in conn._rooms:
-            return False
-        self._part(conn, room)
-        await self.vacate(conn._home, [room])
-        if conn._resumable is not None:
-            await conn._resumable.save(conn)
-        return True
-
-    def _part(self, conn: Connection, room: str) -> None:
-        conn._rooms.discard(room)
-        audience = conn._home.rooms[room]
-        audience.remove(conn)
-        if audience.present:
-            self.attendance.part(conn, room, lost=False)
-        conn._system("left", {"room": room})
-
-    async def review(self, conn: Connection) -> None:
-        """See `HubPort`."""
-        parted = []
-        try:
-            for room in sorted(conn._rooms) if conn._home.room_checks else ():
-                if not await conn._home.takes_back(conn, room) and room in conn._rooms:
-                    self._part(conn, room)
-                    parted.append(room)
-        finally:  # also where a guard fails: who has left a room does not give it back at its end
-            await self.vacate(conn._home, parted)
-        if parted and conn._resumable is not None:
-            with suppress(SocketFault):  # it is written a while later, and who comes back is asked again
-                await conn._resumable.save(conn)
 
     # Sessions that are resumed
 
@@ -311,11 +193,6 @@ class Hub:
         conn.id = id
         home.arriving[id] = conn
 
-    async def vacate(self, home: Home, rooms: Sequence[str]) -> None:
-        """See `HubPort`."""
-        for room in rooms:
-            await self.close_room(home, room)
-
     async def tell_taken_over(self, namespace: str, owners: Mapping[str, str]) -> None:
         """See `HubPort`."""
         ts = int(self.clock.time() * 1000)
@@ -324,37 +201,7 @@ class Hub:
         )
         await self._broker.publish(publication)
 
-    async def rejoin(self, conn: Connection, rooms: Mapping[str, Position | None]) -> dict[str, Recovery]:
-        """See `HubPort`."""
-        joined: dict[str, Recovery] = {}
-        for room, position in rooms.items():
-            if not await conn._home.takes_back(conn, room):
-                continue
-            try:
-                await self._enter_room(conn, room, again=True)
-            except SocketFault as fault:
-                if fault.code not in ("WS_ROOM_FULL", "WS_QUOTA_EXCEEDED"):
-                    raise
-            else:
-                tail = conn._home.rooms[room].tail
-                follows = isinstance(tail, Following)
-                joined[room] = await tail.judge(position) if follows else Recovery(False, None)
-        self._returning[conn] = {room: recovery.position for room, recovery in joined.items()}
-        return joined
-
-    async def replay(self, conn: Connection) -> None:
-        """See `HubPort`."""
-        for room, position in self._returning.pop(conn, {}).items():
-            audience = conn._home.rooms.get(room)
-            if audience is None or audience.waiting.get(conn.id) is not conn:
-                continue  # it has left meanwhile
-            if position is not None and isinstance(audience.tail, Following):
-                await audience.tail.catch_up(conn, position)
-            else:
-                del audience.waiting[conn.id]
-                audience.members[conn.id] = conn
-            if audience.present:
-                self.attendance.greet(conn, room)
+    # Publications
 
     async def publish(
         self,
@@ -413,8 +260,6 @@ class Hub:
         ]
         return HistoryPage(messages, page.head, page.complete)
 
-    # Fan-out
-
     def deliver(self, publication: Publication) -> None:
         """Called by the broker: send a publication to the local part of its audience."""
         if publication.event == TAKEN_OVER:
@@ -451,36 +296,3 @@ class Hub:
         if home is None:
             return None
         return home.connections if publication.room is None else home.rooms.get(publication.room)
-
-    # Subscriptions
-
-    async def _subscribe(self, home: Home, audience: Audience) -> None:
-        if audience.subscribed:
-            return
-        path, name = home.namespace.path, audience.name
-        history = None if name is None else home.settings.history.of(name)
-        head = await self._broker.subscribe(path, name, history)
-        if history is not None and head is not None:
-            audience.tail = Following(
-                audience,
-                path,
-                history,
-                head,
-                policy=home.policy,
-                broker=self._broker,
-                fanout=self._fanout,
-                loop=self._loop,
-            )
-            early, audience.early = audience.early, []
-            for publication in early:
-                audience.tail.arrived(publication)
-        audience.subscribed = True
-
-    async def _unsubscribe(self, home: Home, audience: Audience) -> None:
-        """Never an error: what a broker still sends finds no audience here."""
-        if audience.subscribed:
-            audience.subscribed = False
-            try:
-                await self._broker.unsubscribe(home.namespace.path, audience.name)
-            except Exception:
-                logger.exception("the broker could not be told that nobody listens any more")
