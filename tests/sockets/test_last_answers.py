@@ -28,7 +28,7 @@ from aquilia.sockets import (
     outbound,
 )
 from aquilia.sockets.compat import Flow, FlowRequest
-from aquilia.sockets.transports import frames as frames_module
+from aquilia.sockets.transports import closing
 from aquilia.sockets.transports.native import NativeProtocol
 
 SEEN: list[Any] = []
@@ -141,7 +141,7 @@ BROKEN = {
 async def test_what_came_before_is_answered_and_then_the_close_goes_out(
     base: str, path: str, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames_module, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(closing, "CLOSE_TIMEOUT", 0.05)
     broken, code = BROKEN[what]
     if path == "plain" and code == 1009:
         broken = frame(TEXT, b"x" * (1 << 25))[:20]  # there the bound is the server's
@@ -165,7 +165,7 @@ async def test_it_is_so_on_each_loop() -> None:
 async def test_all_that_came_before_is_answered_however_much_it_is(
     raw: RawSocket, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames_module, "CLOSE_TIMEOUT", 3600)  # it is not waited for
+    monkeypatch.setattr(closing, "CLOSE_TIMEOUT", 3600)  # it is not waited for
     broken, code = BROKEN[what]
     raw.send(*(event("echo", n) for n in range(1000)), broken)
     assert payloads([await raw.read() for _ in range(1000)]) == list(range(1000))
@@ -176,7 +176,7 @@ async def test_all_that_came_before_is_answered_however_much_it_is(
 async def test_what_comes_behind_is_neither_answered_nor_handled(
     raw: RawSocket, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames_module, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(closing, "CLOSE_TIMEOUT", 0.05)
     broken, code = BROKEN[what]
     raw.send(event("echo", 1), broken, event("echo", 2), frame(PING, b"?"), frame(CLOSE, b"\x03\xe8"))
     answer, close = await all_of(raw)
@@ -214,7 +214,7 @@ async def test_a_handler_that_hangs_holds_up_nothing(raw: RawSocket, what: str) 
 async def test_messages_that_wait_behind_one_that_hangs_hold_the_close_for_as_long_as_one_waits_for_a_client(
     raw: RawSocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames_module, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(closing, "CLOSE_TIMEOUT", 0.05)
     raw.send(*(event("echo", n) for n in range(1000)))  # from then on a read takes all that follows
     assert payloads([await raw.read() for _ in range(1000)])[-1] == 999
     raw.send(event("hang"), *(event("echo", n) for n in range(100)), frame(11, b"x"))
@@ -232,7 +232,7 @@ async def test_a_handlers_own_close_that_came_before_is_what_the_client_is_told(
 async def test_a_client_that_goes_on_sending_is_not_heard_and_is_cut(
     raw: RawSocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames_module, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(closing, "CLOSE_TIMEOUT", 0.05)
     raw.send(event("echo", 1), frame(TEXT, b"{}", rsv=2))
     assert payloads([await raw.read()]) == [1]
     assert (await raw.read()).close_code == 1002
@@ -251,7 +251,7 @@ async def test_a_client_that_reads_nothing_is_cut_whatever_it_sends_behind_our_c
 ) -> None:
     SEEN.clear()
     ENDS.clear()
-    monkeypatch.setattr(frames_module, "CLOSE_TIMEOUT", 0.2)
+    monkeypatch.setattr(closing, "CLOSE_TIMEOUT", 0.2)
     monkeypatch.setattr(outbound, "CLOSE_GRACE", 0)
     app = AquilaSockets.from_controllers([Echo], max_message_size=17 * 2**20)
     async with (

@@ -26,10 +26,10 @@ from aquilia.sockets import (
     SocketController,
     Subscribe,
 )
-from aquilia.sockets.transports import frames as frames_module
+from aquilia.sockets.transports import closing
 from aquilia.sockets.transports import http as http_module
+from aquilia.sockets.transports.closing import CLOSE_TIMEOUT
 from aquilia.sockets.transports.fragments import MAX_FRAGMENTS
-from aquilia.sockets.transports.frames import CLOSE_TIMEOUT
 from aquilia.sockets.transports.http import HTTPProtocol
 from aquilia.sockets.transports.native import NativeProtocol
 
@@ -232,7 +232,7 @@ async def test_a_handler_closes_and_the_wire_ends_when_the_client_has_answered(r
 async def test_a_client_that_never_answers_a_close_is_cut(
     raw: RawSocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames_module, "CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr(closing, "CLOSE_TIMEOUT", 0.05)
     raw.send(frame(TEXT, message(None, "end")))
     await raw.ended()
     await eventually(lambda: ENDS)

@@ -28,7 +28,7 @@ from aquilia.sockets import (
     Socket,
     SocketController,
 )
-from aquilia.sockets.transports import frames as frames_module
+from aquilia.sockets.transports import closing
 from aquilia.sockets.transports.http import HTTPProtocol
 from aquilia.sockets.transports.native import NativeProtocol
 from aquilia.sockets.transports.reader import PicowsReader
@@ -152,7 +152,7 @@ async def test_both_sides_can_close_and_a_cut_wire_is_1006(context: ssl.SSLConte
 async def test_who_is_ended_for_what_it_holds_is_gone_at_once_and_need_not_end_tls(
     context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames_module, "CLOSE_TIMEOUT", 60.0)
+    monkeypatch.setattr(closing, "CLOSE_TIMEOUT", 60.0)
     async with secure(context, inbox_bytes=100_000) as url:
         port = int(url.split(":")[2].partition("/")[0])
         reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=AUTHORITY.trusting())

@@ -165,7 +165,7 @@ async def test_answers_and_other_events_keep_their_places_among_it(transport: st
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for long until a frozen client takes its leave."""
     monkeypatch.setattr("aquilia.sockets.outbound.CLOSE_GRACE", 0.05)
-    monkeypatch.setattr("aquilia.sockets.transports.frames.CLOSE_TIMEOUT", 0.05)
+    monkeypatch.setattr("aquilia.sockets.transports.closing.CLOSE_TIMEOUT", 0.05)
 
 
 @pytest.mark.usefixtures("hasty")

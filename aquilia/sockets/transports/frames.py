@@ -1,7 +1,7 @@
 """The wire of the native transport: one open WebSocket on picows, on either of asyncio's and uvloop's transports.
 
 picows splits the bytes into frames, and unmasks them (RFC 6455 sections 5.2 and 5.3). What it leaves to us is here:
-fragments and their order (5.4), reserved bits (5.2), UTF-8 (8.1), control frames, and the closing handshake (7).
+fragments and their order (5.4), reserved bits (5.2), UTF-8 (8.1), and control frames. How it ends is in `closing.py`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from random import uniform
 from typing import Any, Protocol
-
-from picows import WSListener
 
 from aquilia.sockets.faults import CloseCode
 from aquilia.sockets.transports.base import TransportEvents
+from aquilia.sockets.transports.closing import ClosingTransport
 from aquilia.sockets.transports.fragments import Fragments
 from aquilia.sockets.transports.framing import (
     BINARY,
@@ -34,11 +32,6 @@ from aquilia.sockets.transports.framing import (
 
 __all__ = ["NativeTransport", "Reader"]
 
-CLOSE_TIMEOUT = 5.0
-"""Seconds that the peer may take to answer a close frame, before the connection is cut: up to a fifth more.
-
-1,000 that are shown out at once would hold the loop for 13 ms if they were cut at once.
-"""
 TURN = 64
 """Frames of one connection that are handled in one turn of the loop; what else came with them waits for the next."""
 
@@ -55,22 +48,22 @@ class Reader(Protocol):
         """One with a small buffer, in its place; itself, while it has a part of a frame."""
 
 
-class NativeTransport(WSListener):
+class NativeTransport(ClosingTransport):
     """One open connection. Implements `Transport`; picows calls the `on_ws_…` methods."""
 
     kind = "native"
 
     __slots__ = (
-        "_broken", "_budget", "_close_timer", "_closing", "_conn", "_events", "_fragments", "_heard",
-        "_later", "_later_bytes", "_leaving", "_line", "_on_gone", "_paused", "_pong", "_said", "_silent",
-        "_stopped", "_websocket", "_wire", "_write_paused", "gone", "held", "max_fragments", "max_size",
+        "_broken", "_budget", "_conn", "_fragments", "_heard", "_later", "_later_bytes", "_on_gone", "_paused",
+        "_pong", "_silent", "_stopped", "_websocket", "_write_paused", "held", "max_fragments", "max_size",
         "read_behind", "reader",
     )  # fmt: skip
 
     def __init__(
         self, wire: asyncio.Transport, max_size: int, on_gone: Callable[[NativeTransport], None]
     ) -> None:
-        self._wire = wire
+        super().__init__(wire)
+        self._line = self._way()
         self._websocket: Any = None
         self._heard = True
         self._silent = 0
@@ -79,24 +72,14 @@ class NativeTransport(WSListener):
         self.max_fragments: int | None = None
         """Frames that one message may have."""
         self._on_gone = on_gone
-        self._events: TransportEvents | None = None
         self._conn: Any = None
         self._fragments: Fragments | None = None
-        self._closing: tuple[int, str] | None = None
-        """How it ends. Nothing of the peer is taken any more,"""
-        self._said = False
-        """but what is for the peer goes out until the close frame has been written."""
         self._broken = False
         """Whether picows met a broken frame: it would go on behind it with the next read."""
-        self._leaving = False
-        """Whether the wire ends with our close frame, and does not wait for the peer's."""
         self._pong: bytes | None = None
-        self._close_timer: asyncio.TimerHandle | None = None
         self._write_paused = self._paused = self._stopped = False
-        self.gone = False
         self.read_behind: Callable[[], None] | None = None
         """Reads what came in one read with the request's head: it is the beginning of what is read now."""
-        self._line: Callable[[bytes], object] | None = self._way()
         self._budget = TURN
         self._later: deque[KeptFrame] | None = None
         self._later_bytes = 0
@@ -249,52 +232,6 @@ class NativeTransport(WSListener):
         else:
             self._wire.write(frame_header(PONG, len(payload)) + payload)
 
-    def _answer_close(self, transport: Any) -> None:
-        handshake = transport.close_handshake.recv
-        code = int(handshake.code) if handshake is not None else 0
-        reason = (handshake.reason or "") if handshake is not None else ""
-        if (
-            code == CloseCode.ABNORMAL
-        ):  # of those that may not be sent (section 7.4.1), picows lets this one pass
-            code, reason = int(CloseCode.PROTOCOL_ERROR), "the close code 1006 is not to be sent"
-        self._leaving = True
-        self._close_behind_answers(
-            code or CloseCode.NO_STATUS, reason, code.to_bytes(2, "big") if code else b""
-        )
-
-    def _close_behind_answers(self, code: int, reason: str, body: bytes) -> None:
-        """Nothing of the peer is taken any more. What it sent before may have answers that wait for nothing.
-
-        Handlers run in the next turn of the loop, and what they say is written in the one behind, at the latest.
-        """
-        self._closing = (code, reason)
-        loop = asyncio.get_running_loop()
-        loop.call_soon(loop.call_soon, self._write_close, body)
-
-    def _write_close(self, body: bytes) -> None:
-        if self._said or self.gone:
-            return
-        self._said = True
-        self._line = None
-        self._broken = False
-        self.resume_reading()  # the peer's close frame has to be read
-        self._wire.write(frame_header(CLOSE, len(body)) + body)
-        self._set_timer(self._wire.abort)
-        if self._leaving:
-            self._wire.close()
-
-    def _set_timer(self, at_last: Callable[[], object]) -> None:
-        if self._close_timer is not None:
-            self._close_timer.cancel()
-        patience = CLOSE_TIMEOUT * uniform(1, 1.2)
-        self._close_timer = asyncio.get_running_loop().call_later(patience, at_last)
-
-    def leave(self) -> None:
-        """End the wire, once our close frame has been written."""
-        self._leaving = True
-        if self._said or self._events is None:
-            self._wire.close()
-
     def on_goodbye(self) -> None:
         """picows would say goodbye: it met a broken frame, or an exception of ours.
 
@@ -341,6 +278,10 @@ class NativeTransport(WSListener):
         conn, self._conn = self._conn, None
         if events is not None:
             events.on_closed(conn, int(code), reason)
+
+    def _await_close(self) -> None:
+        self._broken = False
+        self.resume_reading()
 
     def pause_writing(self) -> None:
         """The peer reads too slowly."""
@@ -396,20 +337,10 @@ class NativeTransport(WSListener):
 
     def close(self, code: int, reason: str) -> None:
         """See `Transport`."""
-        if not self._said and not self.gone:
-            self._closing = (code, reason)
-            if self._fragments is not None:
-                self._fragments = None
-                asyncio.get_running_loop().call_soon(self.hold)
-            self._write_close(close_body(code, reason))
-
-    def abort(self) -> None:
-        """See `Transport`."""
-        if self._closing is None:
-            self._closing = (CloseCode.ABNORMAL, "")
-        self._said = True
-        self._line = None
-        self._wire.abort()
+        if self._fragments is not None:
+            self._fragments = None
+            asyncio.get_running_loop().call_soon(self.hold)
+        super().close(code, reason)
 
     def trim(self) -> None:
         """See `Transport`."""
