@@ -151,6 +151,7 @@ class Credentials:
             fault = fault_of(self._engine, own, self._where, conn)
             if conn._close is None:
                 self._answer(conn, fault, envelope)
+            del own, fault  # whose tracebacks lead back to this frame
             pass_on(error)
             return
         finally:
@@ -179,6 +180,7 @@ class Credentials:
                 close_with(
                     conn, fault_of(self._engine, own, self._where, conn, internal=internal_error_in_opening)
                 )
+            del own  # whose traceback leads back to this frame
             pass_on(error)
 
 
