@@ -140,6 +140,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/revocation.py",
         "sockets/routes.py",
         "sockets/dispatch.py",
+        "sockets/lifecycle.py",
         "sockets/flow.py",
         "sockets/flow_request.py",
         "sockets/handshake.py",

@@ -1,4 +1,4 @@
-"""Dispatch: one message, one answer. And the two ends of a connection, which take the same way as its messages.
+"""Dispatch: one message, one answer. The two ends of a connection (`lifecycle`) take the same way as its messages.
 
 A message is decoded when it arrives. Acks and control frames are handled at once; events wait in the connection's
 inbox until the pump handles the connection, so they are handled in order.
@@ -7,11 +7,10 @@ inbox until the pump handles the connection, so they are handled in order.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 from aquilia.clock import Clock
 from aquilia.di import Services
@@ -21,7 +20,6 @@ from aquilia.sockets.answers import (
     close_with,
     error_message,
     fault_of,
-    internal_error_in_opening,
     note_fault,
     sender,
 )
@@ -31,7 +29,6 @@ from aquilia.sockets.connection import (
     MESSAGE_OVERHEAD,
     Connection,
     ConnectionState,
-    DisconnectReason,
 )
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.credentials import Credentials
@@ -49,33 +46,20 @@ from aquilia.sockets.handshake import choose_profile
 from aquilia.sockets.hello import HelloExchange
 from aquilia.sockets.idempotence import Promises
 from aquilia.sockets.idle import IdleWatch
+from aquilia.sockets.lifecycle import Ends, Lifecycle
 from aquilia.sockets.pump import Pump
 from aquilia.sockets.rates import over_limit
 from aquilia.sockets.resumption import Resumption
-from aquilia.sockets.routes import Hook, RouteCompiler
+from aquilia.sockets.routes import RouteCompiler
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.tasks import TaskSet, own_error, pass_on
 
 __all__ = ["Dispatcher"]
 
-logger = logging.getLogger("aquilia.sockets")
-
-HANDLER_GRACE = 10.0
-"""Seconds that a handler may still run after it closed its own connection."""
 NOTICED = 40_000
 """Bytes of one connection that need not be counted before its handlers had their turn: 64 messages of a hundred."""
 
 _CONNECTING = ConnectionState.CONNECTING
-
-
-class Ends(Protocol):
-    """What dispatch needs of the process at the end of a connection."""
-
-    async def gone(self, conn: Connection) -> None:
-        """Give back what the connection held."""
-
-    def stopping(self) -> None:
-        """The server stops."""
 
 
 class Dispatcher:
@@ -104,7 +88,6 @@ class Dispatcher:
         self._node = node
         self._engine = engine
         self._tasks = tasks
-        self._promises = promises
         self._pump = Pump(tasks, self._handle)
         self._ends = ends
         self._monotonic = clock.monotonic
@@ -137,8 +120,7 @@ class Dispatcher:
         self._kinds: dict[str, Tally] | None = None
         if meter is not None:
             self._measure(meter)
-        self._on_connect = [compiler.hook(hook) for hook in contract.on_connect]
-        self._on_disconnect = [compiler.hook(hook) for hook in contract.on_disconnect]
+        self._life = Lifecycle(contract, compiler, engine=engine, promises=promises, ends=ends)
 
     def _measure(self, meter: Meter) -> None:
         """Count what comes, by event, and the seconds that handling it takes."""
@@ -175,8 +157,8 @@ class Dispatcher:
             conn._hub.add(conn)
         if self._idle is not None:
             self._idle.add(conn)
-        if self._on_connect:
-            self._enqueue(conn, self._greet)
+        if self._life.greets:
+            self._enqueue(conn, self._life.greet)
         else:
             conn._started = True
 
@@ -341,20 +323,6 @@ class Dispatcher:
                     route.handling.observe(ended - begun)
                     begun = ended  # of the next, if there is one: reading the clock is not for nothing
 
-    async def _greet(self, conn: Connection) -> None:
-        conn._started = True
-        for hook in self._on_connect:
-            try:
-                await hook.run(conn, None)
-                if conn._state is not None and conn._resumable is not None:
-                    await conn._resumable.keeper.keep_state(conn)
-            except (Exception, asyncio.CancelledError) as error:
-                own = own_error(error, meant=conn._close is not None)
-                fault = fault_of(self._engine, own, hook.where, conn, internal=internal_error_in_opening)
-                close_with(conn, fault)
-                pass_on(error)
-                return
-
     # The answer
 
     def _answer(self, conn: Connection, fault: Fault, envelope: MessageEnvelope | None) -> None:
@@ -392,47 +360,4 @@ class Dispatcher:
         by_server = conn._close is not None
         ended = conn._closed(code, reason)
         conn._home.recorder.closed(self._pattern, ended.code)
-        self._tasks.start(self._finish(conn, ended, by_server=by_server), conn._context)
-
-    async def _finish(self, conn: Connection, reason: DisconnectReason, *, by_server: bool) -> None:
-        try:
-            if conn._resumable is not None:
-                await conn._resumable.keeper.leave(conn, reason.code)
-            await self._end_pump(conn, by_server=by_server)
-            if conn._resumable is not None:  # its session was written while it ended
-                await conn._resumable.keeper.leave(conn, reason.code)
-            for hook in self._on_disconnect if conn._started else ():
-                try:
-                    await hook.run(conn, reason)
-                except (Exception, asyncio.CancelledError) as error:
-                    self._note(conn, hook, own_error(error))
-        finally:  # also when the process waits for the application no longer
-            conn._finished = True
-            await self._close_scope(conn)
-            await self._ends.gone(conn)
-
-    def _note(self, conn: Connection, hook: Hook, error: Exception) -> None:
-        """Log what an `@OnDisconnect` raised: there is nobody left to tell."""
-        fault = fault_of(self._engine, error, hook.where, conn)
-        if fault.code != "WS_INTERNAL_ERROR":  # which has been logged, with its incident
-            logger.log(fault.severity.log_level, "%s (%s) ended with %s", hook.where, hook.location, fault)
-
-    async def _end_pump(self, conn: Connection, *, by_server: bool) -> None:
-        pump = conn._pump
-        if isinstance(pump, asyncio.Task):
-            await asyncio.sleep(0)  # a handler whose request has failed with the connection learns that first
-            if by_server and conn._started:
-                # The handler that closed the connection may still have something to do.
-                await asyncio.wait([pump], timeout=HANDLER_GRACE)
-            if self._promises.holds(conn):
-                await asyncio.wait([pump])
-            pump.cancel()
-            await asyncio.wait([pump])
-
-    async def _close_scope(self, conn: Connection) -> None:
-        scope, conn._scope = conn._scope, None
-        if scope is not None:
-            try:
-                await scope.aclose()
-            except Exception as error:
-                fault_of(self._engine, error, "cleanup of the connection scope", conn)
+        self._tasks.start(self._life.finish(conn, ended, by_server=by_server), conn._context)

@@ -23,7 +23,6 @@ from aquilia.sockets.answers import (
 from aquilia.sockets.authentication import Arrival
 from aquilia.sockets.connection import Connection, ConnectionState
 from aquilia.sockets.contract import SocketContract
-from aquilia.sockets.dispatch import HANDLER_GRACE, Ends
 from aquilia.sockets.envelope import PLAIN_JSON, Profile
 from aquilia.sockets.faults import (
     CloseCode,
@@ -38,6 +37,7 @@ from aquilia.sockets.handshake import Handshake
 from aquilia.sockets.idempotence import Promises
 from aquilia.sockets.idle import IdleWatch
 from aquilia.sockets.keeping import saving
+from aquilia.sockets.lifecycle import HANDLER_GRACE, Ends
 from aquilia.sockets.rates import excess
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.tasks import TaskSet

@@ -391,7 +391,7 @@ async def test_one_message_too_many_does_not_hide_that_a_client_vanished(ws: Any
 
 @pytest.mark.parametrize("ws", TRANSPORTS.values(), ids=list(TRANSPORTS))
 async def test_the_end_of_the_server_ends_everyone_properly(ws: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aquilia.sockets.dispatch.HANDLER_GRACE", 0.05)
+    monkeypatch.setattr("aquilia.sockets.lifecycle.HANDLER_GRACE", 0.05)
     app = make()
     before = asyncio.all_tasks()
     async with contextlib.AsyncExitStack() as clients:
