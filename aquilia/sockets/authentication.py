@@ -140,7 +140,7 @@ async def _ask(checks: Sequence[Check], handshake: Handshake, may_wait: bool) ->
         except Fault as fault:
             if not may_wait or fault.code != "WS_AUTH_REQUIRED":
                 raise
-            verdict = fault
+            verdict = fault.with_traceback(None)  # which leads back to this frame
     return verdict
 
 

@@ -131,6 +131,7 @@ class FlowDispatcher:
             request._over(told, (CloseCode.INTERNAL, ""))  # else the client would wait for nobody
             raise
         request._over(failed, self._ended_by(request, failed))
+        del failed  # whose traceback leads back to this frame
 
     def _ended_by(self, request: FlowRequest, error: Exception | None) -> tuple[int, str]:
         """How a connection ends whose function did so."""

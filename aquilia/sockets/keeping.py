@@ -43,7 +43,10 @@ def saving(
             session._undo()
             raise
         if refused is not None:
-            raise refused
+            try:
+                raise refused
+            finally:
+                del refused  # whose traceback leads back to this frame: both would keep the message
         return result
 
     return saved

@@ -9,17 +9,38 @@ from weakref import WeakSet
 
 import pytest
 from door import expect_close
-from members import bearer
+from legacy import DEPRECATED
+from members import bearer, hello
 from wire import Client, eventually
 
-from aquilia import Identity
-from aquilia.sockets import AquilaSockets, Connection, Guard, OnConnect, Socket, SocketController, Subscribe
+from aquilia import Fault, Identity, SessionEngine
+from aquilia.sockets import (
+    AquilaSockets,
+    Connection,
+    Event,
+    Guard,
+    Handshake,
+    OnConnect,
+    Socket,
+    SocketController,
+    SocketGuard,
+    Subscribe,
+)
+from aquilia.sockets.compat import Flow, FlowRequest
+
+pytestmark = DEPRECATED
 
 KEPT: WeakSet[Exception] = WeakSet()
 
 
 class Broken(Exception):
     def __init__(self) -> None:
+        KEPT.add(self)
+
+
+class Refused(Fault):
+    def __init__(self) -> None:
+        super().__init__("WS_AUTH_REQUIRED", "who are you", status=401)
         KEPT.add(self)
 
 
@@ -30,6 +51,24 @@ class Doorkeeper:
         if token == "broken":
             raise Broken
         return Identity("ann", roles=[token])
+
+
+class Known(SocketGuard):
+    def check_handshake(self, handshake: Handshake) -> None:
+        if handshake.identity is None:
+            raise Refused
+
+
+@Socket("/known", guards=[Known()])
+class Members(SocketController):
+    pass
+
+
+@Socket("/desk")
+class Desk(SocketController):
+    @Event("refuse")
+    async def refuse(self, conn: Connection) -> None:
+        raise Refused
 
 
 @Socket("/greeted")
@@ -53,7 +92,15 @@ class Halls(SocketController):
 
 @pytest.fixture
 def app() -> AquilaSockets:
-    return AquilaSockets.from_controllers([Greeted, Halls], auth=Doorkeeper())
+    flow = Flow()
+
+    @flow.ws("/flow")
+    async def broken(request: FlowRequest) -> None:
+        await request.accept()
+        raise Broken
+
+    controllers = [Greeted, Halls, Members, Desk, *flow.controllers]
+    return AquilaSockets.from_controllers(controllers, auth=Doorkeeper(), sessions=SessionEngine("s" * 32))
 
 
 @pytest.fixture(autouse=True)
@@ -83,5 +130,24 @@ async def test_what_the_guard_of_a_room_raised_of_another_identity(base: str) ->
     async with Client.connect(f"{base}/halls", "v1.json", **bearer("clerk")) as client:
         assert (await client.request("enter"))["status"] == "ok"
         await client.send("auth", {"token": "nobody"}, type="control", id="auth")
+        await expect_close(client, 1011)
+    await eventually(lambda: not KEPT)
+
+
+async def test_what_a_handler_raised_that_has_a_session(base: str) -> None:
+    async with Client.connect(f"{base}/desk") as client:
+        assert (await client.request("refuse"))["error"]["code"] == "WS_AUTH_REQUIRED"
+        await eventually(lambda: not KEPT)
+
+
+async def test_why_a_client_has_to_say_who_it_is(base: str) -> None:
+    async with Client.connect(f"{base}/known", "v1.json", hello=False) as client:
+        await hello(client)
+        await expect_close(client, 4401)
+    await eventually(lambda: not KEPT)
+
+
+async def test_what_a_function_raised_that_has_its_connection_as_a_whole(base: str) -> None:
+    async with Client.connect(f"{base}/flow") as client:
         await expect_close(client, 1011)
     await eventually(lambda: not KEPT)
