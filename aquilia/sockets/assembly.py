@@ -2,39 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp
 
 from aquilia.aquilary import App, BootError, Problem, Registry
 from aquilia.clock import Clock
+from aquilia.di import Services
 from aquilia.faults import FaultEngine
 from aquilia.manifest import AppManifest
 from aquilia.middleware import split
 from aquilia.sockets.adapters import adapter_for
-from aquilia.sockets.adapters.base import Adapter, Broker
+from aquilia.sockets.adapters.base import Adapter, Broker, Store
 from aquilia.sockets.admin import Admin
 from aquilia.sockets.admin_access import AdminAccess
 from aquilia.sockets.admin_office import AdminOffice
 from aquilia.sockets.audit import AuditLog
 from aquilia.sockets.cluster import Cluster
+from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
+from aquilia.sockets.dispatch import Dispatcher
 from aquilia.sockets.figures import Figures
+from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub import Hub
+from aquilia.sockets.idempotence import Promises
+from aquilia.sockets.lifecycle import Ends
 from aquilia.sockets.plan import SocketPlan
+from aquilia.sockets.recorder import Counters, Recorder
+from aquilia.sockets.resumption import Resumption
 from aquilia.sockets.revocation import Revocations
 from aquilia.sockets.revoking_hub import RevokingHub, watch
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.spool import Spool
 from aquilia.sockets.tasks import TaskSet
+from aquilia.sockets.tickets import Tickets
 
 if TYPE_CHECKING:
     from aquilia.sockets.metrics import Metrics
 
-__all__ = ["adapter_of", "admin_office_of", "hub_of", "metrics_of", "registry_alone", "require_disk"]
+__all__ = [
+    "adapter_of",
+    "admin_office_of",
+    "dispatchers_of",
+    "hub_of",
+    "recorder_of",
+    "registry_alone",
+    "require_disk",
+    "tickets_of",
+]
 
 
 def registry_alone(manifest: AppManifest, where: str) -> Registry:
@@ -77,12 +95,19 @@ def adapter_of(node: NodeSettings, clock: Clock) -> Adapter:
         raise BootError([Problem("adapter", str(error))]) from error
 
 
-def metrics_of(plan: SocketPlan, homes: Callable[[], Iterable[Home]]) -> tuple[Figures, Metrics]:
-    """The recorder that keeps the figures of all controllers, and what serves them.
+def recorder_of(
+    plan: SocketPlan, given: Recorder | None, homes: Callable[[], Iterable[Home]]
+) -> tuple[Recorder, Metrics | None]:
+    """The recorder: with metrics the one that keeps the figures of all controllers, and what serves them.
 
     Raises:
         BootError: the folder that workers share them in cannot be used.
+        ValueError: a recorder was given, and there are metrics.
     """
+    if plan.node.metrics is None and not plan.measured:
+        return given or Counters(), None
+    if given is not None:
+        raise ValueError("recorder: metrics are kept by a recorder of their own; leave one of the two out")
     # Not imported by those who do not measure: prometheus-client takes 60 ms.
     from aquilia.sockets.metrics import Metrics
     from aquilia.sockets.shared_files import multiprocess_problem
@@ -118,6 +143,49 @@ def hub_of(
         return Hub(broker, **options)
     watch(plan, revocations)
     return RevokingHub(broker, revocations, tasks, opening=node.handshake_timeout, **options)
+
+
+def dispatchers_of(
+    plan: SocketPlan,
+    store: Store,
+    services: Services,
+    *,
+    engine: FaultEngine,
+    recorder: Recorder,
+    resumption: Resumption,
+    tasks: TaskSet,
+    ends: Ends,
+    clock: Clock,
+    development: bool,
+) -> Iterator[tuple[App, SocketContract, Dispatcher | FlowDispatcher]]:
+    """What handles the messages of each controller. Those whose clients may come back know of `resumption`."""
+    promises = Promises(store, ttl=plan.node.idempotence_ttl)
+    for app, contract in plan.contracts:
+        kind = Dispatcher if contract.declaration.function is None else FlowDispatcher
+        dispatcher = kind(
+            contract,
+            services,
+            node=plan.node,
+            engine=engine,
+            tasks=tasks,
+            promises=promises,
+            ends=ends,
+            clock=clock,
+            development=development,
+            sessions=app.sessions is not None,
+            meter=recorder.meter(contract.declaration.path),
+        )
+        if isinstance(dispatcher, Dispatcher) and contract.settings.resume:
+            dispatcher.keep_sessions(resumption)
+        yield app, contract, dispatcher
+
+
+def tickets_of(plan: SocketPlan, store: Store, clock: Clock, revocations: Revocations) -> Tickets:
+    """The tickets. Where access can be taken back, one whose holder has lost it lets nobody in."""
+    tickets = Tickets(store, clock)
+    if plan.node.revocation:
+        tickets.barred = revocations.barred
+    return tickets
 
 
 def _spool(node: NodeSettings) -> Spool:

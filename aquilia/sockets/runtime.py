@@ -7,7 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as ASGIScope
@@ -29,37 +29,32 @@ from aquilia.sockets.admin_access import AdminAccess
 from aquilia.sockets.assembly import (
     adapter_of,
     admin_office_of,
+    dispatchers_of,
     hub_of,
-    metrics_of,
+    recorder_of,
     registry_alone,
     require_disk,
+    tickets_of,
 )
 from aquilia.sockets.audit_trail import AuditTrail
 from aquilia.sockets.boot_time import boot_time
 from aquilia.sockets.cluster import Cluster
 from aquilia.sockets.connection import Connection
-from aquilia.sockets.dispatch import Dispatcher
 from aquilia.sockets.drain import Drain
 from aquilia.sockets.endpoints import endpoints
 from aquilia.sockets.faults import ws_handshake_failed, ws_overloaded
-from aquilia.sockets.flow import FlowDispatcher
 from aquilia.sockets.health import Health
 from aquilia.sockets.home import Home
-from aquilia.sockets.idempotence import Promises
 from aquilia.sockets.identity_rates import IdentityRates
 from aquilia.sockets.namespaces import Namespaces
 from aquilia.sockets.opening import Entrance
 from aquilia.sockets.plan import PROVIDED, SocketPlan
-from aquilia.sockets.recorder import Counters, Recorder
+from aquilia.sockets.recorder import Recorder
 from aquilia.sockets.refusal import note_cookie, refusal, unknown_client
 from aquilia.sockets.resumption import Resumption
 from aquilia.sockets.revocation import Revocations
 from aquilia.sockets.tasks import TaskSet
 from aquilia.sockets.ticket_office import open_ticket_office
-from aquilia.sockets.tickets import Tickets
-
-if TYPE_CHECKING:
-    from aquilia.sockets.metrics import Metrics
 
 __all__ = ["AquilaSockets"]
 
@@ -107,17 +102,10 @@ class AquilaSockets:
         if self._owns_services:
             for authenticator in self.plan.authenticators.values():
                 authenticator.prepare(self.services)
-        self.recorder: Recorder = recorder or Counters()
         self.proxies = TrustedProxies(self.plan.node.trusted_proxies)
         """Whose word on who their client is counts."""
-        self.metrics: Metrics | None = None
-        """What serves the figures, if any are kept."""
-        if self.plan.node.metrics is not None or self.plan.measured:
-            if recorder is not None:
-                raise ValueError(
-                    "recorder: metrics are kept by a recorder of their own; leave one of the two out"
-                )
-            self.recorder, self.metrics = metrics_of(self.plan, lambda: self.hub.homes.values())
+        self.recorder, self.metrics = recorder_of(self.plan, recorder, lambda: self.hub.homes.values())
+        """Who is told of what happens; and what serves the figures, if any are kept."""
         clock = Clock.current()
         self._adapter = adapter or adapter_of(self.plan.node, clock)
         self._engine = engine or FaultEngine()
@@ -144,7 +132,6 @@ class AquilaSockets:
             self.plan, self._adapter.broker, self.revocations, self._tasks, clock, self.audit, self.cluster
         )
         self._resumption = Resumption(self._adapter, self.hub, self.recorder, clock=clock, tasks=self._tasks)
-        promises = Promises(self._adapter.store, ttl=self.plan.node.idempotence_ttl)
         self._namespaces = Namespaces(
             self.hub,
             self.services,
@@ -173,9 +160,7 @@ class AquilaSockets:
             connections=lambda: self._entrance.connections,
         )
         """Answers whether new clients should be sent here: an ASGI application."""
-        tickets = Tickets(self._adapter.store, clock)
-        if self.plan.node.revocation:
-            tickets.barred = self.revocations.barred
+        tickets = tickets_of(self.plan, self._adapter.store, clock, self.revocations)
         self.admin = Admin(self.plan, self.hub, self.cluster, self.audit, self.stopping)
         """What can be looked at and done on all nodes."""
         self._access = AdminAccess(clock.monotonic)
@@ -189,23 +174,18 @@ class AquilaSockets:
         self._sessions = contextlib.AsyncExitStack()  # their stores, and who watches them
         self._starting = asyncio.Lock()
         self._started = False
-        for app, contract in self.plan.contracts:
-            kind = Dispatcher if contract.declaration.function is None else FlowDispatcher
-            dispatcher = kind(
-                contract,
-                self.services,
-                node=self.plan.node,
-                engine=self._engine,
-                tasks=self._tasks,
-                promises=promises,
-                ends=self,
-                clock=clock,
-                development=development,
-                sessions=app.sessions is not None,
-                meter=self.recorder.meter(contract.declaration.path),
-            )
-            if isinstance(dispatcher, Dispatcher) and contract.settings.resume:
-                dispatcher.keep_sessions(self._resumption)
+        for app, contract, dispatcher in dispatchers_of(
+            self.plan,
+            self._adapter.store,
+            self.services,
+            engine=self._engine,
+            recorder=self.recorder,
+            resumption=self._resumption,
+            tasks=self._tasks,
+            ends=self,
+            clock=clock,
+            development=development,
+        ):
             self._entrance.serve(app, contract, dispatcher)
 
     @classmethod
