@@ -5,41 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import httpx
 import pytest
+from hall_workspace import HALL, HALL_FILE, MANIFEST, MANIFEST_FILE, PATIENCE, Listener, until
 from nats_server import NatsServer
 from workspaces import TIMEOUT, Workspace
 
-from aquilia.client import Client, Gap, GoAway, Message, Resumed
+from aquilia.client import Client
 
 CLIENTS = 200
-PATIENCE = 40.0
-"""Seconds: two hundred clients share a processor with their server, and perhaps with other tests."""
 PACE = 0.05
 """Seconds between two messages: each goes to all of them."""
-HALL = """
-from aquilia.sockets import Connection, Event, History, Socket, SocketController
-
-
-@Socket("/hall/:name", history=History(size=5000, ttl=300))
-class Hall(SocketController):
-    @Event("enter")
-    async def enter(self, conn: Connection) -> None:
-        await conn.join("all")
-
-    @Event("say", delivery="effectively_once")
-    async def say(self, conn: Connection, payload: int) -> int:
-        await self.publish_room("all", "said", payload)
-        return payload
-"""
-MANIFEST = """
-from aquilia.manifest import AppManifest
-from controllers import Hall
-
-manifest = AppManifest("hall", version="1", controllers=[Hall], websockets={"health": True})
-"""
 
 
 @pytest.fixture
@@ -51,36 +29,11 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
 
 @pytest.fixture
 def hall(empty: Workspace, broker: NatsServer) -> Workspace:
-    empty.write("modules/hall/manifest.py", MANIFEST)
-    empty.write("modules/hall/controllers.py", HALL)
+    empty.write(MANIFEST_FILE, MANIFEST)
+    empty.write(HALL_FILE, HALL)
     empty.compile()
     empty.environment["AQ_WS_ADAPTER_URL"] = broker.url("hall")
     return empty
-
-
-class Listener:
-    """A client in the hall, and what it has heard."""
-
-    def __init__(self, url: str) -> None:
-        self.client = Client(url, keep_trying=True)
-        self.heard: list[int] = []
-        self.gaps: list[Gap] = []
-        self.asked: list[GoAway] = []
-        self.resumed: list[Resumed] = []
-        self.client.on("said")(self._hear)
-        self.client.on(Gap)(self.gaps.append)
-        self.client.on(GoAway)(self.asked.append)
-        self.client.on(Resumed)(self.resumed.append)
-
-    def _hear(self, message: Message[int]) -> None:
-        self.heard.append(message.payload)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds that nothing announces."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def speak(client: Client, stop: asyncio.Event) -> int:
@@ -168,7 +121,7 @@ async def test_a_reload_brings_its_clients_back_to_their_sessions(hall: Workspac
         async with listener.client as client:
             await client.call("enter", timeout=TIMEOUT)
             await client.call("say", 1, timeout=TIMEOUT, idempotent=True)
-            hall.write("modules/hall/controllers.py", HALL + "\n# changed\n")
+            hall.write(HALL_FILE, HALL + "\n# changed\n")
             await until(lambda: listener.resumed)
             assert listener.asked[0].reconnect_in <= 0.2
             assert all(recovery.recovered for room, recovery in listener.resumed[0].rooms.items() if room)

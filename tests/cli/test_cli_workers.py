@@ -8,53 +8,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from glob import glob
 from pathlib import Path
 
 import httpx
 import pytest
+from hall_workspace import HALL, HALL_FILE, MANIFEST, MANIFEST_FILE, PATIENCE, Listener, until
 from processes import descendants, vanished
 from workspaces import ARTIFACT, TIMEOUT, Server, Workspace
 
-from aquilia.client import Client, Gap, GoAway, Message, Resumed
-
-PATIENCE = 40.0
 MANY = 40
-HALL = """
-import os
-
-from aquilia.sockets import Connection, Event, History, Socket, SocketController
-
-
-@Socket("/hall/:name", history=History(size=5000, ttl=300))
-class Hall(SocketController):
-    @Event("enter")
-    async def enter(self, conn: Connection) -> int:
-        await conn.join("all")
-        return os.getpid()
-
-    @Event("where")
-    async def where(self, conn: Connection) -> int:
-        return os.getpid()
-
-    @Event("say", delivery="effectively_once")
-    async def say(self, conn: Connection, payload: int) -> int:
-        await self.publish_room("all", "said", payload)
-        return payload
-
-    @Event("remember")
-    async def remember(self, conn: Connection) -> list:
-        return [each.payload for each in (await self.history("all")).messages]
-"""
-MANIFEST = """
-from aquilia.manifest import AppManifest
-from controllers import Hall
-
-manifest = AppManifest("hall", version="1", controllers=[Hall], websockets={"health": True})
-"""
-HALL_FILE = "modules/hall/controllers.py"
-MANIFEST_FILE = "modules/hall/manifest.py"
 
 
 @pytest.fixture
@@ -66,23 +30,12 @@ def hall(empty: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspac
     return empty
 
 
-class Member:
-    """A client in the hall, and what it has heard."""
+class Member(Listener):
+    """One that knows which worker serves it."""
 
     def __init__(self, url: str) -> None:
-        self.client = Client(url, keep_trying=True)
+        super().__init__(url)
         self.pid = 0
-        self.heard: list[int] = []
-        self.gaps: list[Gap] = []
-        self.asked: list[GoAway] = []
-        self.resumed: list[Resumed] = []
-        self.client.on("said")(self._hear)
-        self.client.on(Gap)(self.gaps.append)
-        self.client.on(GoAway)(self.asked.append)
-        self.client.on(Resumed)(self.resumed.append)
-
-    def _hear(self, message: Message[int]) -> None:
-        self.heard.append(message.payload)
 
     async def enter(self) -> None:
         self.pid = await self.client.call("enter", timeout=PATIENCE)
@@ -93,13 +46,6 @@ class Member:
 
 def room(server: Server) -> str:
     return server.sockets[0].replace(":name", "a")
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until a condition holds that nothing announces."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager

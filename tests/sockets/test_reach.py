@@ -168,26 +168,25 @@ async def test_what_cannot_be_told_to_other_nodes_is_asked_of_nobody(nats_server
 
 
 @contextlib.asynccontextmanager
-async def neighbour(folder: Path, url: str, app: AquilaSockets) -> AsyncIterator[str]:
-    """A node in a process of its own, which this one knows; gives its address."""
-    with reserved_port() as port:
-        async with node(folder, APP, url, port) as at:
-            await eventually(lambda: len(app.cluster.nodes()) == 2)
-            yield f"ws://{at}/jury"
+async def neighbours(folder: Path, url: str) -> AsyncIterator[tuple[str, str, list[str]]]:
+    """The addresses of this node and of one in a process of its own, and what this one hears of others."""
+    app = jury(url)
+    happened: list[str] = []
+    app.cluster.on_node(lambda happening: happened.append(happening.what))
+    async with serving(app) as base:
+        with reserved_port() as port:
+            async with node(folder, APP, url, port) as at:
+                await eventually(lambda: len(app.cluster.nodes()) == 2)
+                yield f"{base}/jury", f"ws://{at}/jury", happened
 
 
 async def test_a_node_that_dies_in_the_midst_is_silent_and_its_members_are_gone(
     nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    url = nats_server.url()
-    app = jury(url)
-    happened: list[str] = []
-    app.cluster.on_node(lambda happening: happened.append(happening.what))
     async with (
-        serving(app) as base,
-        neighbour(tmp_path, url, app) as far,
-        Client.connect(f"{base}/jury") as judge,
-        Client.connect(f"{base}/jury") as ann,
+        neighbours(tmp_path, nats_server.url()) as (near, far, happened),
+        Client.connect(near) as judge,
+        Client.connect(near) as ann,
         Client.connect(far) as bob,
     ):
         id = (await ann.request("enter"))["data"]
@@ -208,14 +207,9 @@ async def test_a_node_that_dies_in_the_midst_is_silent_and_its_members_are_gone(
 async def test_a_node_that_is_frozen_is_taken_for_dead_and_comes_back(
     nats_server: NatsServer, tmp_path: Path
 ) -> None:
-    url = nats_server.url()
-    app = jury(url)
-    happened: list[str] = []
-    app.cluster.on_node(lambda happening: happened.append(happening.what))
     async with (
-        serving(app) as base,
-        neighbour(tmp_path, url, app) as far,
-        Client.connect(f"{base}/jury") as judge,
+        neighbours(tmp_path, nats_server.url()) as (near, far, happened),
+        Client.connect(near) as judge,
         Client.connect(far) as bob,
     ):
         bobs, pid = (await bob.request("enter"))["data"]
