@@ -110,6 +110,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
     3: (
         "sockets/transports/base.py",
         "sockets/adapters/base.py",
+        "sockets/adapters/schemes.py",
         "sockets/hub_port.py",
     ),
     # users, and what runs their controllers

@@ -13,6 +13,7 @@ from os import PathLike, fsencode, fspath
 from typing import Any
 
 from aquilia.forwarded import TrustedProxies
+from aquilia.sockets.adapters.schemes import PLANNED, adapter_names, entry_point_of, url_of
 from aquilia.sockets.deflate import Compression
 from aquilia.sockets.emits import key_problem, strategy_problem
 from aquilia.sockets.handshake import origin_problem
@@ -22,8 +23,6 @@ from aquilia.sockets.outbox import Backpressure
 from aquilia.sockets.presence import Presence
 
 __all__ = [
-    "ADAPTERS",
-    "SCHEMES",
     "Place",
     "Rule",
     "SettingsError",
@@ -52,11 +51,6 @@ __all__ = [
     "subprotocols",
     "unknown",
 ]
-
-ADAPTERS = ("inmemory", "local", "nats")
-_PLANNED_ADAPTERS = ("redis", "kafka")
-SCHEMES = {"memory": "inmemory", "local": "local", "nats": "nats", "tls": "nats"}
-"""Those of `adapter_url`, and whose each is."""
 
 
 class SettingsError(ValueError):
@@ -221,25 +215,27 @@ def proxies(place: Place, value: Any) -> tuple[str, ...]:
 
 def adapter(place: Place, value: Any) -> str:
     """Which broker and store."""
-    if value in ADAPTERS:
-        return str(value)
-    choices = ", ".join(map(repr, ADAPTERS[:-1])) + f" or {ADAPTERS[-1]!r}"
-    if value in _PLANNED_ADAPTERS:
+    names = adapter_names()
+    if value in PLANNED:
+        choices = ", ".join(map(repr, names[:-1])) + f" or {names[-1]!r}"
         raise place.error(f"{value!r} is planned, and not in this version yet; choose {choices}")
-    raise place.error(unknown(f"adapter {value!r}", value, ADAPTERS))
+    if value not in names:
+        raise place.error(unknown(f"adapter {value!r}", value, names))
+    _require_adapter(place, url_of(value))
+    return str(value)
 
 
 def adapter_url(place: Place, value: Any) -> str:
-    """Where they are."""
-    accepted = "'memory://', 'local://', or 'nats://host:4222/prefix'"
-    if not isinstance(value, str) or "://" not in value:
-        raise place.error(f"an URL is needed: {accepted}")
-    scheme = value.partition("://")[0]  # the rest is not shown: it may hold a password
-    if scheme in _PLANNED_ADAPTERS:
-        raise place.error(f"{scheme}:// is planned, and not in this version yet; choose {accepted}")
-    if scheme not in SCHEMES or (scheme == "memory" and value != "memory://"):
-        raise place.error(unknown(f"adapter {scheme!r}", scheme, SCHEMES) + f"; choose {accepted}")
-    return value
+    """Where they are. What stands behind the scheme is for the adapter to say."""
+    return _require_adapter(place, value if isinstance(value, str) else "")
+
+
+def _require_adapter(place: Place, url: str) -> str:
+    try:
+        entry_point_of(url)
+    except ValueError as error:
+        raise place.error(str(error)) from None
+    return url
 
 
 def presence(place: Place, value: Any) -> Presence | None:

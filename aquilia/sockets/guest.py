@@ -9,7 +9,6 @@ from uuid import uuid4
 from aquilia.clock import Clock
 from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.adapters.base import Broker
-from aquilia.sockets.adapters.inmemory import InMemoryAdapter
 from aquilia.sockets.cluster import CONTROL, Cluster
 from aquilia.sockets.faults import ws_adapter_unavailable
 from aquilia.sockets.nodes import BEAT, Node, Nodes
@@ -86,17 +85,8 @@ def guest_at(url: str, where: str, clock: Clock) -> Guest:
     Raises:
         ValueError: the URL is wrong, or leads to no other process, or what it needs is not installed.
     """
-    adapter = adapter_for("nats", url, clock, where=where)
-    if isinstance(adapter, InMemoryAdapter):
-        raise ValueError(f"{where}: memory:// is in the process that serves, and reaches nobody else")
-    # Not imported by those who are no guests.
-    from aquilia.sockets.adapters.local import LocalAdapter
-
-    if isinstance(adapter, LocalAdapter):
-        from aquilia.sockets.adapters.nats import NatsAdapter
-        from aquilia.sockets.adapters.signing import bus_signer
-
-        if (running := adapter.broker.server.running()) is None:
-            raise ValueError(f"{where}: no application that runs has the server of this folder")
-        return Guest(NatsAdapter(running, clock, signer=bus_signer()).broker, clock)
-    return Guest(adapter.broker, clock)
+    broker = adapter_for("nats", url, clock, where=where, joining=True).broker
+    if getattr(broker, "alone", False):
+        scheme = url.partition("://")[0]
+        raise ValueError(f"{where}: {scheme}:// is in the process that serves, and reaches nobody else")
+    return Guest(broker, clock)

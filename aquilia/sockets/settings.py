@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aquilia.sockets.accepted import (
-    ADAPTERS,
-    SCHEMES,
     Place,
     Rule,
     SettingsError,
@@ -41,6 +39,7 @@ from aquilia.sockets.accepted import (
     subprotocols,
     unknown,
 )
+from aquilia.sockets.adapters.schemes import adapter_of_scheme
 from aquilia.sockets.declaration import SocketDeclaration
 from aquilia.sockets.deflate import Compression
 from aquilia.sockets.emits import Emits
@@ -51,7 +50,6 @@ from aquilia.sockets.outbox import Backpressure
 from aquilia.sockets.presence import Presence
 
 __all__ = [
-    "ADAPTERS",
     "INBOX_BYTES",
     "OUTBOX_BYTES",
     "AppChain",
@@ -179,7 +177,7 @@ def node_settings(websockets: Mapping[str, Any], where: str) -> NodeSettings:
         elif key in _NODE_KEYS:
             values[key] = checked
     if "adapter_url" in values:
-        told = SCHEMES[values["adapter_url"].partition("://")[0]]
+        told = adapter_of_scheme(values["adapter_url"].partition("://")[0])
         if values.setdefault("adapter", told) != told:
             raise SettingsError(
                 where, "adapter_url", f"it is that of {told!r}, and adapter says {values['adapter']!r}"

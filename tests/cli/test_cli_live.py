@@ -141,7 +141,7 @@ async def test_a_wrong_secret_and_a_missing_admin_are_told(workspace: Workspace)
         (["--url", "http://127.0.0.1:x"], "no host and port"),
         (["--url", "http://127.0.0.1:1"], "cannot be reached"),
         (["--adapter-url", "memory://"], "reaches nobody else"),
-        (["--adapter-url", "redis://u:secret@h"], "none of memory://"),
+        (["--adapter-url", "redis://u:secret@h"], "redis:// is planned"),
         (["--identity", "ann"], "give the id of a connection, or --identity"),
     ],
 )

@@ -57,7 +57,10 @@ async def test_the_environment_wins_over_the_settings(
     ("url", "told"),
     [
         ("nat://ada:s3cret@h", "did you mean nats://"),
-        ("redis://", "none of memory://"),
+        ("redis://", "redis:// is planned"),
+        ("s3cret", "an URL is needed: memory://, local://"),
+        ("memory://s3cret", "followed by nothing"),
+        ("mybus://ada:s3cret@h", "none of memory://"),
         ("local://folder", "local:///path/to/folder"),
         ("local://?sync=never", "?sync=always"),
         ("local:///f?size=1", "unknown option 'size' (accepted: sync)"),

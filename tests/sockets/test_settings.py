@@ -40,7 +40,7 @@ def test_the_defaults() -> None:
         ("adapter", "redis", "planned, and not in this version yet; choose 'inmemory', 'local' or 'nats'"),
         ("adapter", "inmemry", "did you mean 'inmemory'"),
         ("adapter_url", "redis://h", "redis:// is planned"),
-        ("adapter_url", "nat://h", "did you mean 'nats'"),
+        ("adapter_url", "nat://h", "did you mean nats://?"),
         ("adapter_url", "h", "an URL is needed"),
         ("redis_url", "redis://h", "planned"),
         ("store_url", "redis://h", "planned"),

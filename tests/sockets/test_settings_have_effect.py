@@ -311,7 +311,7 @@ REFUSED = [
     ("redis_url", "manifest", "redis://localhost:6379", "leave it out"),
     ("store_url", "manifest", "redis://localhost:6379", "leave it out"),
     ("adapter", "manifest", "redis", "choose 'inmemory', 'local' or 'nats'"),
-    ("adapter_url", "manifest", "redis://localhost", "choose 'memory://'"),
+    ("adapter_url", "manifest", "redis://localhost", "choose memory://"),
 ]
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from difflib import get_close_matches
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Adapter
-from aquilia.sockets.adapters.inmemory import InMemoryAdapter
+from aquilia.sockets.adapters.making import made
+from aquilia.sockets.adapters.options import AdapterOptions
+from aquilia.sockets.adapters.schemes import entry_point_of, url_of
 from aquilia.sockets.adapters.signing import bus_signer
 
 logger = logging.getLogger("aquilia.sockets")
@@ -21,8 +22,6 @@ LOCAL_HOST = "AQ_WS_LOCAL_HOST"
 """The variable that `aq serve` sets for its children: port and secret of the process that has servers for local://."""
 WORKERS = "AQ_WS_WORKERS"
 """The variable that `aq serve` sets for its children: how many there are that share the rooms."""
-_DEFAULTS = {"inmemory": "memory://", "local": "local://", "nats": "nats://127.0.0.1:4222"}
-_SCHEMES = ("local", "memory", "nats", "tls")
 
 
 def adapter_for(
@@ -32,11 +31,12 @@ def adapter_for(
     *,
     publish_timeout: float | None = None,
     where: str | None = None,
+    joining: bool = False,
 ) -> Adapter:
     """The adapter that the settings `adapter` and `adapter_url` name, unless the environment names another.
 
-    What goes into a room with history waits for its broker for `publish_timeout` seconds; None leaves it to the
-    adapter. `where` says who else names the URL: then neither setting nor environment does.
+    `where` says who else names the URL: then neither setting nor environment does. The other words are those of
+    `AdapterOptions`.
 
     Raises:
         ValueError: the URL is wrong, a secret of the bus is, or what is needed is not installed. No password and no
@@ -44,30 +44,19 @@ def adapter_for(
     """
     said = os.environ.get(ADAPTER_URL) if where is None else None
     where = where or (ADAPTER_URL if said else "adapter_url")
-    url = said or url or (_by_default() if name == "inmemory" else _DEFAULTS[name])
-    scheme = url.partition("://")[0]
-    if url == "memory://":
-        if (workers := _workers()) > 1:
-            raise ValueError(
-                f"{where}: memory:// is the memory of one process, and each of the {workers} workers would have "
-                "rooms of its own: take local:// or nats://host:4222, or --workers 1"
-            )
-        return InMemoryAdapter(clock.monotonic)
-    if scheme not in _SCHEMES or scheme == "memory":
-        near = get_close_matches(scheme, _SCHEMES, n=1) if len(scheme) < 20 else []
-        hint = f"; did you mean {near[0]}://?" if near else ""
-        raise ValueError(f"{where}: it is none of memory://, local://…, nats://… and tls://…{hint}")
+    url = said or url or (_by_default() if name == "inmemory" else url_of(name))
     signer = bus_signer()
+    options = AdapterOptions(clock=clock, publish_timeout=publish_timeout, signer=signer, joining=joining)
     try:
-        if scheme == "local":
-            from aquilia.sockets.adapters.local import LocalAdapter
-
-            return LocalAdapter(url, clock, publish_timeout=publish_timeout, signer=signer)
-        from aquilia.sockets.adapters.nats import NatsAdapter
-
-        return NatsAdapter(url, clock, publish_timeout=publish_timeout, signer=signer)
+        adapter = made(entry_point_of(url), url, options)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise ValueError(f"{where}: {error}") from error.__cause__
+    if (workers := _workers()) > 1 and getattr(adapter.broker, "alone", False):
+        raise ValueError(
+            f"{where}: {url.partition('://')[0]}:// is the memory of one process, and each of the {workers} workers "
+            "would have rooms of its own: take local:// or nats://host:4222, or --workers 1"
+        )
+    return adapter
 
 
 def _workers() -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Self
 
 import msgspec
 
 from aquilia.sockets.adapters.base import Deliver, Page, Publication
+from aquilia.sockets.adapters.options import AdapterOptions
 from aquilia.sockets.adapters.stored import decode, encode
 from aquilia.sockets.faults import ws_adapter_unavailable
 from aquilia.sockets.history import History, Position, RoomLogs
@@ -167,3 +169,10 @@ class InMemoryAdapter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.broker = InMemoryBroker(clock)
         self.store = InMemoryStore(clock)
+
+    @classmethod
+    def from_url(cls, url: str, options: AdapterOptions) -> Self:
+        """See `AdapterFactory`."""
+        if url != "memory://":
+            raise ValueError("memory:// is followed by nothing")
+        return cls(options.clock.monotonic)

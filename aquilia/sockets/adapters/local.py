@@ -7,13 +7,15 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from aquilia.clock import Clock
-from aquilia.sockets.adapters.base import Deliver
+from aquilia.sockets.adapters.base import Adapter, Deliver
 from aquilia.sockets.adapters.local_host import url_of
 from aquilia.sockets.adapters.local_server import LocalServer, missing
+from aquilia.sockets.adapters.nats import NatsAdapter
 from aquilia.sockets.adapters.nats_broker import NatsBroker
 from aquilia.sockets.adapters.nats_connection import NatsConnection
 from aquilia.sockets.adapters.nats_store import NatsStore
 from aquilia.sockets.adapters.nats_url import Target, options_of
+from aquilia.sockets.adapters.options import AdapterOptions
 from aquilia.sockets.adapters.signing import Signer
 
 __all__ = ["LocalAdapter", "LocalBroker", "local_server"]
@@ -67,6 +69,15 @@ class LocalAdapter:
         self.broker = LocalBroker(
             connection, self.store, server, publish_timeout=publish_timeout, signer=signer
         )
+
+    @classmethod
+    def from_url(cls, url: str, options: AdapterOptions) -> Adapter:
+        """See `AdapterFactory`. Who joins has no server, and is at that of the application which runs."""
+        if not options.joining:
+            return cls(url, options.clock, publish_timeout=options.publish_timeout, signer=options.signer)
+        if (running := local_server(url).running()) is None:
+            raise ValueError("no application that runs has the server of this folder")
+        return NatsAdapter.from_url(running, options)
 
 
 class LocalBroker(NatsBroker):

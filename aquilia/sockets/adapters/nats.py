@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Self
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.nats_broker import NatsBroker
@@ -10,6 +11,7 @@ from aquilia.sockets.adapters.nats_connection import NatsConnection
 from aquilia.sockets.adapters.nats_dial import MISSING
 from aquilia.sockets.adapters.nats_store import NatsStore
 from aquilia.sockets.adapters.nats_url import Target
+from aquilia.sockets.adapters.options import AdapterOptions
 from aquilia.sockets.adapters.signing import Signer
 
 __all__ = ["NatsAdapter"]
@@ -41,3 +43,8 @@ class NatsAdapter:
         connection = NatsConnection(target)
         self.store = NatsStore(connection, clock or Clock.current())
         self.broker = NatsBroker(connection, self.store.start, publish_timeout=publish_timeout, signer=signer)
+
+    @classmethod
+    def from_url(cls, url: str, options: AdapterOptions) -> Self:
+        """See `AdapterFactory`."""
+        return cls(url, options.clock, publish_timeout=options.publish_timeout, signer=options.signer)
