@@ -5,6 +5,8 @@ import os
 import hypothesis
 import pytest
 
+pytest.register_assert_rewrite("aquilia.testing.adapters")
+
 CI = os.environ.get("CI", "").lower() in {"1", "true"}
 
 hypothesis.settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)

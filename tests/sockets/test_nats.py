@@ -64,18 +64,6 @@ def publication(n: int, room: str | None = "r") -> Publication:
     return Publication(id=f"p{n}", namespace="/a", event="e", payload=n, ts=n, room=room)
 
 
-async def test_two_nodes_see_one_order(nodes: tuple[Node, Node]) -> None:
-    one, two = nodes
-    for node in nodes:
-        await node.broker.subscribe("/a", "r", HISTORY)
-    places = await asyncio.gather(*(nodes[n % 2].broker.publish(publication(n), HISTORY) for n in range(400)))
-    assert await one.payloads(400) == await two.payloads(400)
-    assert [found.position for found in one.got] == sorted(place for place in places if place)
-    assert [found.previous for found in one.got[1:]] == [
-        found.position and found.position.offset for found in one.got[:-1]
-    ]
-
-
 async def test_what_is_acknowledged_survives_the_server_and_is_stored_once(
     server: NatsServer, nodes: tuple[Node, Node]
 ) -> None:
@@ -210,14 +198,6 @@ async def test_a_replica_that_lags_is_asked_until_it_has_what_the_leader_has(
     await link.unsubscribe(subject)
     page = await reading
     assert ([found.payload for found in page.publications], page.complete) == ([1], True)
-
-
-async def test_of_twenty_swaps_and_takes_on_two_nodes_one_wins(nodes: tuple[Node, Node]) -> None:
-    swaps = [nodes[n % 2].store.compare_and_swap("k", None, b"%d" % n) for n in range(20)]
-    assert sorted(await asyncio.gather(*swaps)) == [False] * 19 + [True]
-    taken = await asyncio.gather(*(nodes[n % 2].store.get_and_delete("k") for n in range(20)))
-    assert len([value for value in taken if value is not None]) == 1
-    assert await nodes[0].store.get("k") is None
 
 
 async def test_applications_with_other_prefixes_do_not_mix(

@@ -78,7 +78,7 @@ class Page(NamedTuple):
     publications: Sequence[Publication]
     """In order, each with its `position`."""
     head: Position
-    """The log's newest entry when this was read; offset 0 while it has had none."""
+    """The log's newest entry when this was read; a place before all that it will have, while it has had none."""
     complete: bool
     """Nothing behind the position that was asked for is lost. Where it is not, there are no publications."""
 
