@@ -32,7 +32,16 @@ SOCKETS = {
     *("MessageValidationMiddleware", "RateLimitMiddleware", "LoggingMiddleware", "MetricsMiddleware"),
     *("HandshakeAuthGuard", "MessageAuthGuard", "RoleGuard", "ScopeGuard", "SocketFault", "CloseCode"),
     *("Compression", "History", "HistoryMessage", "HistoryPage", "Position", "RoomAnswers"),
-    *("Adapter", "Broker", "Store", "Publication", "InMemoryAdapter", "AquilaSockets", "Revocations"),
+    *(
+        "Adapter",
+        "AdapterOptions",
+        "Broker",
+        "Store",
+        "Publication",
+        "InMemoryAdapter",
+        "AquilaSockets",
+        "Revocations",
+    ),
     *("Publisher", "SyncPublisher"),
 }
 COMPAT = {"Flow", "FlowRequest"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aquilia.sockets.adapters.base import Adapter, Broker, Publication, Store
 from aquilia.sockets.adapters.inmemory import InMemoryAdapter
+from aquilia.sockets.adapters.options import AdapterOptions
 from aquilia.sockets.auth_guards import HandshakeAuthGuard, MessageAuthGuard, RoleGuard, ScopeGuard
 from aquilia.sockets.connection import Connection, ConnectionState, DisconnectReason
 from aquilia.sockets.controller import SocketController
@@ -43,6 +44,7 @@ from aquilia.sockets.schema import Schema, SchemaError
 __all__ = [
     "AckEvent",
     "Adapter",
+    "AdapterOptions",
     "AquilaSockets",
     "Broker",
     "CloseCode",

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 from nats_server import NatsServer
+from shelf import ShelfAdapter
 
-from aquilia.sockets import InMemoryAdapter
+from aquilia.sockets import AdapterOptions, InMemoryAdapter
 from aquilia.sockets.adapters.inmemory import SLICE, InMemoryStore
 from aquilia.sockets.adapters.local import LocalAdapter
 from aquilia.sockets.adapters.local_host import LocalServers
@@ -53,6 +54,12 @@ class TestLocal(AdapterContract):
     @pytest.fixture
     def make_adapter(self, folder: Path) -> MakeAdapter:
         return lambda: LocalAdapter(f"local://{folder}")
+
+
+class TestAnAdapterOfSomebodyElse(AdapterContract):
+    @pytest.fixture
+    def make_adapter(self, tmp_path: Path) -> MakeAdapter:
+        return lambda: ShelfAdapter(f"shelf://{tmp_path}/shelf", AdapterOptions())
 
 
 # What the in-memory store promises besides

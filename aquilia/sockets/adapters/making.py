@@ -71,7 +71,8 @@ def _has(owner: object, name: str) -> bool:
 
 
 def _without_secrets(words: str, url: str) -> str:
-    shown = words.replace(url, f"{url.partition('://')[0]}://…")
+    scheme, _, rest = url.partition("://")
+    shown = words.replace(url, f"{scheme}://…") if rest else words
     for secret in sorted(_secrets(url), key=len, reverse=True):
         shown = shown.replace(secret, "***")
     return shown
