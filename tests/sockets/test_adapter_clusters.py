@@ -1,0 +1,31 @@
+"""What an application promises over nodes, as real processes, by each adapter that several can share: one suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nats_server import NatsServer
+
+from aquilia.sockets.adapters.local_host import LocalServers
+from aquilia.testing.adapters import ClusterContract
+
+
+class TestNats(ClusterContract):
+    @pytest.fixture
+    def adapter_url(self, nats_server: NatsServer) -> str:
+        return nats_server.url("cluster")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """That of a server which the processes share, as the workers of `aq serve` do."""
+    with LocalServers():
+        yield tmp_path_factory.mktemp("local")
+
+
+class TestLocal(ClusterContract):
+    @pytest.fixture
+    def adapter_url(self, folder: Path) -> str:
+        return f"local://{folder}"
