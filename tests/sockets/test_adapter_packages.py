@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import functools
 import os
+import re
+import subprocess
 import sys
+import tomllib
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from documents import ROOT, as_module, blocks, sections
 from packages import install_package
 from wire import Client, serving
 
@@ -27,6 +32,7 @@ from aquilia.sockets import (
 )
 from aquilia.sockets.adapters import adapter_for
 
+BROKERS = ROOT / "docs" / "BROKERS.md"
 SHELF = (Path(__file__).parent / "shelf.py").read_text()
 
 Install = Callable[..., None]
@@ -70,9 +76,10 @@ def application(**settings: Any) -> AquilaSockets:
 
 
 def refusal(**settings: Any) -> str:
+    """All that a program shows which does not catch it."""
     with pytest.raises(BootError) as refused:
         application(**settings)
-    return str(refused.value)
+    return "".join(traceback.format_exception(refused.value))
 
 
 async def heard(here: AquilaSockets, there: AquilaSockets) -> Any:
@@ -238,3 +245,23 @@ def test_what_is_no_scheme_is_never_looked_for(install: Install) -> None:
     install("aquilia-odd", {"My_Bus": "odd:make"}, "odd", GOOD)
     assert "an URL is needed: memory://" in refusal(adapter_url="My_Bus://x")
     assert os.environ.get("AQ_WS_ADAPTER_URL") is None
+
+
+# The guide's
+
+
+def test_the_adapter_of_the_guide_is_found_and_keeps_its_promises(tmp_path: Path, install: Install) -> None:
+    (named,) = [block for block in blocks(BROKERS) if block.language == "toml"]
+    (points,) = tomllib.loads(named.text)["project"]["entry-points"].values()
+    python = sections(BROKERS)["an-adapter-of-your-own"]
+    install("mybus-aquilia", points, "mybus_aquilia", as_module(python[:1]))
+    application(adapter="mybus")
+    (tmp_path / "test_mybus.py").write_text(as_module(python))
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-o", "asyncio_default_fixture_loop_scope=function"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert re.fullmatch(r"\d\d passed in .*", ran.stdout.splitlines()[-1]), ran.stdout + ran.stderr

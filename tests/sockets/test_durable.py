@@ -150,23 +150,6 @@ async def test_the_same_node_loses_nothing_at_all(nodes: list[str]) -> None:
             assert (await client.expect("hinted"))["payload"] == 7
 
 
-async def test_a_room_with_history_is_recovered_on_another_node(nodes: list[str]) -> None:
-    async with arriving(nodes[0]) as (former, _), arriving(nodes[2]) as (other, _):
-        await former.request("enter")
-        await former.send("say", 0)
-        said = await former.expect("said")
-        place = {"hall": {key: said["meta"][key] for key in ("epoch", "offset")}}
-        former.socket.transport.abort()
-        for number in range(1, 600):
-            await other.send("say", number)
-        await other.request("say", 600)
-        async with arriving(nodes[1], token(former), place) as (client, resumed):
-            assert resumed["hall"] == {"recovered": True, **place["hall"]}
-            assert [(await client.expect("said"))["payload"] for _ in range(600)] == list(range(1, 601))
-            await other.request("say", 601)
-            assert (await client.expect("said"))["payload"] == 601
-
-
 def event(id: str, epoch: str, offset: int) -> DurableEvent:
     return DurableEvent(id, Position(epoch, offset), "e" if id else "", None, 0)
 

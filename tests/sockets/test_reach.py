@@ -86,28 +86,6 @@ async def town(url: str, count: int) -> AsyncIterator[list[tuple[AquilaSockets, 
         yield [(app, f"{base}/jury") for app, base in zip(apps, bases, strict=True)]
 
 
-async def test_the_members_of_a_room_are_those_on_all_nodes(nats_server: NatsServer) -> None:
-    async with town(nats_server.url(), 3) as nodes, contextlib.AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(Client.connect(url)) for _, url in nodes for _ in range(2)]
-        assert (await clients[0].request("members"))["data"] == []
-        ids = [(await client.request("enter"))["data"] for client in clients[:-1]]
-        for client in clients:
-            assert (await client.request("members"))["data"] == sorted(ids)
-
-
-async def test_a_connection_is_kicked_on_whatever_node(nats_server: NatsServer) -> None:
-    async with (
-        town(nats_server.url(), 2) as ((_, one), (_, other)),
-        Client.connect(one) as ann,
-        Client.connect(other) as bob,
-    ):
-        id = (await bob.request("enter"))["data"]
-        assert (await ann.request("kick", "nobody"))["data"] is False
-        assert (await ann.request("kick", id))["data"] is True
-        assert (await bob.closed())[0] == 4409
-        assert (await ann.request("kick", id))["data"] is False
-
-
 async def test_members_on_all_nodes_answer_one_question(nats_server: NatsServer) -> None:
     async with (
         town(nats_server.url(), 2) as ((_, one), (_, other)),

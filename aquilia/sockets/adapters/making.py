@@ -40,8 +40,9 @@ def made(point: EntryPoint, url: str, options: AdapterOptions) -> Adapter:
     except ValueError as error:
         raise ValueError(f"{point.name}://: {_without_secrets(str(error), url)}") from None
     except Exception as error:
-        told = _without_secrets(f"{type(error).__name__}: {error}", url)
-        raise ValueError(f"{whose}: it failed: {told}; {_CALLED}") from error
+        said = f"{type(error).__name__}: {error}"
+        told = _without_secrets(said, url)
+        raise ValueError(f"{whose}: it failed: {told}; {_CALLED}") from (error if told == said else None)
     if problem := _problem(adapter):
         raise ValueError(f"{whose}: what it returned is no Adapter: {problem}")
     checked: Adapter = adapter
