@@ -13,6 +13,7 @@ __all__ = ["BrokerContract", "SharedBrokerContract"]
 
 STRANGE = [
     "a b",
+    "A b",
     "a.b",
     "*",
     ">",

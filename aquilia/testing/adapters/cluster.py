@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -16,7 +17,14 @@ from aquilia.testing.adapters.visitors import NodeProcess, Visitor
 
 __all__ = ["ClusterContract"]
 
-_NODES = pytest.StashKey[list[NodeProcess]]()
+
+@dataclass
+class _Cluster:
+    adapter_url: str
+    nodes: list[NodeProcess]
+
+
+_CLUSTER = pytest.StashKey[_Cluster]()
 
 
 @contextlib.asynccontextmanager
@@ -40,26 +48,29 @@ class ClusterContract:
     def adapter_url(self) -> str:
         """To fill in: the URL of the adapter, which the processes get as `AQ_WS_ADAPTER_URL`.
 
-        The first test's is that of all tests of a class.
+        They start with the first test of a class, and have its URL for all of them.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a fixture adapter_url, which gives a URL")
 
     @pytest.fixture
-    def nodes(self, request: pytest.FixtureRequest, adapter_url: str) -> list[str]:
-        """The URLs of the two."""
-        of_class = request.node.getparent(pytest.Class)
+    def cluster(self, request: pytest.FixtureRequest, adapter_url: str) -> _Cluster:
+        """The two, and what they share."""
+        of_class: pytest.Class | None = request.node.getparent(pytest.Class)
         assert of_class is not None
-        if _NODES not in of_class.stash:
-            started = of_class.stash[_NODES] = [NodeProcess(adapter_url) for _ in range(2)]
+        if _CLUSTER not in of_class.stash:
+            started = [NodeProcess(adapter_url) for _ in range(2)]
             for node in started:
                 of_class.addfinalizer(node.stop)
-        return [node.started().url if not node.url else node.url for node in of_class.stash[_NODES]]
+            for node in started:
+                node.started()
+            of_class.stash[_CLUSTER] = _Cluster(adapter_url, started)
+        return of_class.stash[_CLUSTER]
 
     @pytest.fixture
-    def urls(self, nodes: list[str]) -> list[str]:
+    def urls(self, cluster: _Cluster) -> list[str]:
         """Those of one namespace on both, that no other test has."""
         name = uuid4().hex
-        return [f"{node}/hall/{name}" for node in nodes]
+        return [f"{node.url}/hall/{name}" for node in cluster.nodes]
 
     @pytest.mark.parametrize("room", ["plain", "kept"])
     async def test_every_member_gets_each_message_once_and_each_speakers_in_order(
@@ -200,20 +211,22 @@ class ClusterContract:
                 assert await ann.request("sell", id="s2") != sold
 
     async def test_another_program_reaches_the_members_on_all_nodes(
-        self, urls: list[str], adapter_url: str
+        self, urls: list[str], cluster: _Cluster
     ) -> None:
         namespace = "/hall/" + urls[0].rpartition("/")[2]
         async with (
             _visitors(urls, "ann", "bob", room="kept") as members,
-            Publisher(adapter_url) as publisher,
+            Publisher(cluster.adapter_url) as publisher,
         ):
             report = await publisher.publish_room(namespace, "kept", "said", "from afar")
             assert (report.connections, sorted(report.nodes.values())) == (2, [1, 1])
             for member in members:
                 assert await member.heard(1) == ["from afar"]
 
-    async def test_who_was_on_a_node_that_is_killed_has_left(self, urls: list[str], adapter_url: str) -> None:
-        doomed = NodeProcess(adapter_url)
+    async def test_who_was_on_a_node_that_is_killed_has_left(
+        self, urls: list[str], cluster: _Cluster
+    ) -> None:
+        doomed = NodeProcess(cluster.adapter_url)
         try:
             await asyncio.to_thread(doomed.started)
             far = f"{doomed.url}/hall/{urls[0].rpartition('/')[2]}"

@@ -67,10 +67,10 @@ class StoreContract(Contract):
         async with running(make_adapter) as (node,):
             store = node.store
             put, swapped, kept = (_key(node, name) for name in ("put", "swapped", "kept"))
-            await store.put(put, b"v", 0.3)
-            assert await store.compare_and_swap(swapped, None, b"v", 0.3)
             await store.put(kept, b"v", 0.3)
             await store.put(kept, b"w")
+            await store.put(put, b"v", 0.3)
+            assert await store.compare_and_swap(swapped, None, b"v", 0.3)
             assert await store.get(put) == b"v"
             await until(lambda: store.get(put), None)
             await until(lambda: store.get(swapped), None)
