@@ -80,11 +80,12 @@ class BrokerContract(Contract):
     async def test_other_rooms_and_namespaces_do_not_arrive(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             await node.subscribe()
-            await node.publish(1, room="other")
-            await node.publish(2, room=None)
-            await node.broker.publish(node.publication(3, namespace=f"{node.namespace}/b"))
-            await node.publish(4)
-            assert await node.payloads(1) == [4]
+            for other in ("other", "R", "r ", "r.", "r*", "rr", "%72", None):
+                await node.publish(other, room=other)
+            for namespace in (f"{node.namespace}/b", f"{node.namespace} ", node.namespace.upper(), ""):
+                await node.broker.publish(node.publication(1, namespace=namespace))
+            await node.publish("own")
+            assert await node.payloads(1) == ["own"]
 
     async def test_what_goes_to_a_namespace_is_not_for_its_rooms(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
