@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from itertools import pairwise
@@ -60,6 +62,11 @@ class TestAnAdapterOfSomebodyElse(AdapterContract):
     @pytest.fixture
     def make_adapter(self, tmp_path: Path) -> MakeAdapter:
         return lambda: ShelfAdapter(f"shelf://{tmp_path}/shelf", AdapterOptions())
+
+
+def test_who_imports_the_test_kit_alone_needs_no_pytest() -> None:
+    words = "import sys; sys.modules['pytest'] = None; import aquilia.testing"
+    subprocess.run([sys.executable, "-c", words], check=True)
 
 
 # What the in-memory store promises besides

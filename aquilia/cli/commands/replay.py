@@ -24,7 +24,6 @@ from aquilia.patterns import PatternTable
 from aquilia.server import boot
 from aquilia.sockets.adapters import ADAPTER_URL, adapter_for
 from aquilia.sockets.adapters.base import Adapter, Page, Publication
-from aquilia.sockets.adapters.inmemory import InMemoryAdapter
 from aquilia.sockets.adapters.local import LocalAdapter
 from aquilia.sockets.adapters.nats import NatsAdapter
 from aquilia.sockets.adapters.signing import bus_signer
@@ -147,7 +146,7 @@ def _log(namespace: str, room: str, app: str | None) -> _Log:
             f"the room {room!r} of {path} keeps no history: declare it by "
             f"@Socket({contract.declaration.path!r}, history=…)"
         )
-    if isinstance(adapter, InMemoryAdapter):
+    if getattr(adapter.broker, "alone", False):
         fail(
             "the in-memory adapter keeps a log in the process that serves it, and it dies with that: nothing can be "
             f"read from here. Set {ADAPTER_URL}, or adapter_url in the manifest, to local:// on one machine, or to "
