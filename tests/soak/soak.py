@@ -6,6 +6,7 @@ each acked number of its rooms once and in order, but where it was told of a gap
     python tests/soak/soak.py                 # 10 kills, 1,000,000 messages, two servers on NATS
     python tests/soak/soak.py --broker local  # the same on one server with local://
     python tests/soak/soak.py --short         # 3 kills, 20,000 messages
+    python tests/soak/soak.py --rolling       # a rolling restart of 4 workers with 2,000 clients: see rolling.py
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "sockets")]
 
 from nats_server import NatsServer  # noqa: E402
+import rolling  # noqa: E402
 from ports import reserved_port  # noqa: E402
 
 from aquilia.client import Client, ClientFault, Gap, Left, Message, Resumed  # noqa: E402
@@ -427,6 +429,9 @@ async def main(options: argparse.Namespace) -> int:
     assert running is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.cancel)  # no server stays behind
     with tempfile.TemporaryDirectory() as folder:
+        if options.rolling:
+            with reserved_port() as port:
+                return await rolling.run(options, Path(folder), port)
         began = time.monotonic()
         async with staged(options, Path(folder)) as soak:
             report = await soak.run()
@@ -473,10 +478,19 @@ def asked(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=10, help="messages in a call")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--history", type=int, default=200_000, help="messages that a room keeps; few: gaps")
+    parser.add_argument("--rolling", action="store_true", help="replace workers under load, and kill nothing")
+    parser.add_argument("--by", choices=["sighup", "drain"], default="sighup", help="how, with --rolling")
+    parser.add_argument("--workers", type=int, help="of `aq serve`, with --rolling")
+    parser.add_argument("--clients", type=int, help="with --rolling")
+    parser.add_argument("--crowds", type=int, help="processes that have them")
+    parser.add_argument("--rate", type=float, default=20.0, help="numbers a second, with --rolling")
     parser.add_argument("--verbose", action="store_true", help="print what the servers logged")
     options = parser.parse_args(words)
     options.messages = options.messages or (20_000 if options.short else 1_000_000)
     options.kills = options.kills or (3 if options.short else 10)
+    options.workers = options.workers or (2 if options.short else 4)
+    options.clients = options.clients or (60 if options.short else 2_000)
+    options.crowds = options.crowds or (1 if options.short else 4)
     return options
 
 
