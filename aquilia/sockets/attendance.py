@@ -149,6 +149,8 @@ class Attendance:
                 del self._rooms[room.key]
                 raise
         room.subscribed = True
+        for node in self._others:
+            self._await(room, node)
         self._miss(room, self._others)
         if not room.missing:
             room.synced.set()
@@ -385,12 +387,11 @@ class Attendance:
     def _happened(self, happening: Happening) -> None:
         now = self._clock.monotonic()
         node = happening.node
-        told = None if self._cluster is None else self._cluster.nodes().get(node)
         for room in self._rooms.values():
             if happening.what == "came":
                 self._miss(room, [node])
             elif happening.what == "leaving":
-                room.roster.leaving(node, now + TRAVEL + (0.0 if told is None else told.awaited))
+                self._await(room, node)
             else:
                 room.roster.lose(node, now)
                 self._knows(room, node)
@@ -398,6 +399,12 @@ class Attendance:
                 self._mark(room)
         if happening.what in ("left", "died"):
             self._at_once.set()
+
+    def _await(self, room: _Room, node: str) -> None:
+        """If a node leaves, its clients are awaited elsewhere."""
+        told = None if self._cluster is None else self._cluster.nodes().get(node)
+        if told is not None and told.phase == "leaving":
+            room.roster.leaving(node, self._clock.monotonic() + TRAVEL + told.awaited)
 
     def _miss(self, room: _Room, nodes: Iterable[str]) -> None:
         """The entries of these nodes have to be asked for."""

@@ -181,6 +181,8 @@ class Roster:
         self._touched: dict[str, None] = {}
         """and of all, what may be other than shown."""
         self._told: dict[str, _Told] = {}
+        self._leaving: dict[str, float] = {}
+        """The nodes that leave, and until when their clients are awaited, those that it is told of later included."""
 
     # The connections of this node
 
@@ -284,8 +286,8 @@ class Roster:
     def _begin(self, node: str, life: int) -> _Told:
         before = self._told.get(node)
         told = self._told[node] = _Told(life, 0)
+        told.until = self._leaving.get(node)
         if before is not None:
-            told.until = before.until
             self._touched |= dict.fromkeys(before.entries)
         return told
 
@@ -297,11 +299,13 @@ class Roster:
 
     def leaving(self, node: str, until: float) -> None:
         """A node leaves: its clients are awaited elsewhere."""
+        self._leaving[node] = until
         if (told := self._told.get(node)) is not None:
             told.until = until
 
     def lose(self, node: str, now: float) -> None:
         """A node has left, or died."""
+        self._leaving.pop(node, None)
         told = self._told.get(node)
         if told is None:
             return

@@ -80,6 +80,8 @@ class Travels:
 
     connects: list[float] = field(default_factory=list)
     """When it was welcomed, on the clock that the processes of a machine share."""
+    away: list[float] = field(default_factory=list)
+    """Seconds from the moment when it was asked to leave until it was welcomed again."""
     told: list[tuple[int, float]] = field(default_factory=list)
     """By which process, and for when, it was asked to come back."""
     failed: list[str] = field(default_factory=list)
@@ -102,6 +104,7 @@ class Member:
         self.client = Client(url, keep_trying=True, proxy=None, open_timeout=PATIENCE, call_timeout=PATIENCE)
         self._process = 0
         self._linked = self._asked = False
+        self._asked_at = 0.0
         for what, handler in (
             ("said", self._hear),
             ("here", self._arrive),
@@ -126,6 +129,8 @@ class Member:
         self._process = message.payload
 
     def _connected(self, notice: Connected) -> None:
+        if self._asked:
+            self.travels.away.append(time.monotonic() - self._asked_at)
         self._linked, self._asked, self._process = True, False, 0
         self.travels.connects.append(time.monotonic())
         if notice.connection not in self.travels.sessions:
@@ -141,6 +146,7 @@ class Member:
     def _told(self, notice: GoAway) -> None:
         if not self._asked:
             self.travels.told.append((self._process, notice.reconnect_in))
+            self._asked_at = time.monotonic()
         self._asked = True
 
     def _miss(self, notice: Gap) -> None:
@@ -223,7 +229,10 @@ class Crowd:
         }
 
     async def rosters(self, who: dict[str, list[str]]) -> Any:
-        """Wait until each client was told of all who are there, and of nobody else; how many were not, and of leaves."""
+        """Wait until each client was told of all who are there, and of nobody else.
+
+        How many were not, and how often one was told that another had gone.
+        """
         wanted = {room: set(ids) for room, ids in who.items()}
 
         def wrong() -> int:

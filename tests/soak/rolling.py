@@ -26,6 +26,7 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
+from aquilia.sockets.attendance import TRAVEL
 from aquilia.sockets.drain import reconnection_times
 
 HERE = Path(__file__).parent
@@ -298,7 +299,18 @@ async def present(crowds: Crowds, found: list[dict[str, Any]]) -> list[str]:
             problems.append(f"{room} has {len(ids)} members, and its presence is {len(who[room])} others")
     told = await crowds.do("rosters", who)
     wrong, leaves = sum(part["wrong"] for part in told), sum(part["leaves"] for part in told)
-    print(f"presence: {sum(map(len, who.values())):,} entries; {leaves} leaves told")
+    print(f"presence: {sum(map(len, who.values())):,} entries; {leaves:,} leaves told")
+    travels = [each for part in found for each in part["travels"]]
+    longest = max(
+        (
+            seconds - told
+            for each in travels
+            for seconds, (_, told) in zip(each["away"], each["told"], strict=False)
+        ),
+        default=0.0,
+    )
+    if leaves and longest < TRAVEL:  # nobody was away for longer than it is awaited
+        problems.append(f"{leaves} leaves were told of clients that were back in time")
     if wrong:
         problems.append(f"{wrong} clients were told of others than those who are there")
     await crowds.do("end")

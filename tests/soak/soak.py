@@ -29,8 +29,8 @@ from typing import Any, Protocol
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "sockets")]
 
-from nats_server import NatsServer  # noqa: E402
 import rolling  # noqa: E402
+from nats_server import NatsServer  # noqa: E402
 from ports import reserved_port  # noqa: E402
 
 from aquilia.client import Client, ClientFault, Gap, Left, Message, Resumed  # noqa: E402
