@@ -299,15 +299,17 @@ async def present(crowds: Crowds, found: list[dict[str, Any]]) -> list[str]:
             problems.append(f"{room} has {len(ids)} members, and its presence is {len(who[room])} others")
     told = await crowds.do("rosters", who)
     wrong, leaves = sum(part["wrong"] for part in told), sum(part["leaves"] for part in told)
-    print(f"presence: {sum(map(len, who.values())):,} entries; {leaves:,} leaves told")
     travels = [each for part in found for each in part["travels"]]
-    longest = max(
-        (
-            seconds - told
-            for each in travels
-            for seconds, (_, told) in zip(each["away"], each["told"], strict=False)
-        ),
-        default=0.0,
+    late = sorted(
+        seconds - told
+        for each in travels
+        for seconds, (_, told) in zip(each["away"], each["told"], strict=False)
+    )
+    longest = max(late, default=0.0)
+    print(f"presence: {sum(map(len, who.values())):,} entries; {leaves:,} leaves told")
+    print(
+        f"back later than told: half of them by {late[len(late) // 2]:.1f} s, the last by {longest:.1f} s; "
+        f"{sum(each > TRAVEL for each in late):,} by more than the {TRAVEL:g} s that presence waits"
     )
     if leaves and longest < TRAVEL:  # nobody was away for longer than it is awaited
         problems.append(f"{leaves} leaves were told of clients that were back in time")
