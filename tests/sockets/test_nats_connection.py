@@ -122,7 +122,9 @@ async def test_it_stops_while_it_comes_back_to_a_server_that_does_not_read() -> 
 
 
 @on_each_loop
-async def test_a_loss_with_more_to_say_leaves_no_traceback_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_loss_with_more_to_say_leaves_no_traceback_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def serve(number: int, line: Line) -> None:
         for _ in range(100 if number < 20 else 100_000):
             _, reply = await line.said()

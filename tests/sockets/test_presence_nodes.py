@@ -46,10 +46,6 @@ app = AquilaSockets.from_controllers([Team])
 """
 
 
-stays: list[asyncio.Event] = []
-"""That the handler of "stay" works, and that it may end."""
-
-
 class Team(SocketController):
     @Event("enter")
     async def enter(self, conn: Connection, payload: str) -> str:
@@ -64,12 +60,6 @@ class Team(SocketController):
     @Event("drop")
     async def drop(self, conn: Connection) -> None:
         await conn.disconnect()
-
-    @Event("stay")
-    async def stay(self, conn: Connection) -> None:
-        began, over = stays
-        began.set()
-        await over.wait()
 
     @Event("set")
     async def set(self, conn: Connection, payload: dict[str, Any]) -> None:
@@ -220,31 +210,23 @@ async def test_they_have_not_left_for_a_room_that_was_entered_while_their_node_s
     nats_server: NatsServer,
 ) -> None:
     url = nats_server.url()
-    async with contextlib.AsyncExitStack() as stack:
-        staying, stopping = team(url), team(url)
-        base = await stack.enter_async_context(serving(staying))
-        stops = contextlib.AsyncExitStack()
-        other = await stops.enter_async_context(serving(stopping))
+    staying, stopping = team(url), team(url)
+    async with serving(staying) as base, contextlib.AsyncExitStack() as stack:
+        other = await stack.enter_async_context(serving(stopping))
         await eventually(lambda: len(stopping.cluster.nodes()) == len(staying.cluster.nodes()) == 2)
         node = stopping.cluster.id
-        bob = await stack.enter_async_context(member(other, "bob"))
-        began, over = stays[:] = asyncio.Event(), asyncio.Event()
-        await bob.client.send("stay")
-        await began.wait()
-        draining = asyncio.create_task(stopping.drain())
-        await eventually(lambda: staying.cluster.nodes()[node].phase == "leaving")
-        ann = await stack.enter_async_context(member(base, "ann"))
-        cem = await stack.enter_async_context(member(base, "cem"))
-        await eventually_here(ann, "ann", "bob", "cem")
-        over.set()
-        await draining
-        await stops.aclose()
-        assert node not in staying.cluster.nodes()
-        await cem.client.send("drop")
-        async with asyncio.timeout(20):
-            while not ann.left:
-                await asyncio.sleep(0.02)
-        assert ann.left == ["cem"]
+        async with member(other, "bob"):
+            stopping.cluster.leave(60.0)  # as it does when it begins to drain
+            await eventually(lambda: staying.cluster.nodes()[node].phase == "leaving")
+            async with member(base, "ann") as ann, member(base, "cem") as cem:
+                await eventually_here(ann, "ann", "bob", "cem")
+                await stack.aclose()
+                assert node not in staying.cluster.nodes()
+                await cem.client.send("drop")
+                async with asyncio.timeout(20):
+                    while not ann.left:
+                        await asyncio.sleep(0.02)
+                assert ann.left == ["cem"]
 
 
 async def test_what_is_missed_while_the_broker_is_away_is_known_once_it_is_back(

@@ -1,5 +1,6 @@
-"""nats-py's client, which asks for TLS before it says who it is, and ends in peace. Imports nats-py: import this where
-it is used.
+"""nats-py's client, which asks for TLS before it says who it is, and ends in peace.
+
+Imports nats-py: import this where it is used.
 """
 
 from __future__ import annotations
