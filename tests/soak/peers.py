@@ -50,13 +50,19 @@ class Peer:
         self._open: list[int] = []
         """What it said, and what is neither acked nor refused."""
         self._harsh = False
+        self.sessions: list[str] = []
         self._link: Link | None = None
         self.client._dialer._options["create_connection"] = self._made
         self.client.on(Disconnected)(self._turn)
+        self.client.on(Connected)(self._greeted)
 
     def _made(self, *args: Any, **options: Any) -> Link:
         self._link = Link(*args, **options)
         return self._link
+
+    def _greeted(self, notice: Connected) -> None:
+        if notice.connection not in self.sessions:
+            self.sessions.append(notice.connection)
 
     def _turn(self, notice: Disconnected) -> None:
         """As a load balancer would have it."""
@@ -127,7 +133,6 @@ class Subscriber(Peer):
         self.seen = {room: Seen() for room in rooms}
         self.rosters = {room: Roster() for room in rooms}
         self.resumed = self.moved = 0
-        self.sessions: list[str] = []
         self.put_out: list[str] = []
         self.booked: Counter[int] = Counter()
         self.bookings: list[int] = []
@@ -135,7 +140,7 @@ class Subscriber(Peer):
         self.moving = asyncio.Event()
         self.moving.set()
         self._process = 0
-        self._stream = self.client.stream("said", "booked", "here", Connected, Gap, Left, Presence, Resumed)
+        self._stream = self.client.stream("said", "booked", "here", Gap, Left, Presence, Resumed)
 
     async def enter(self) -> None:
         await self.client.connect()
@@ -162,9 +167,6 @@ class Subscriber(Peer):
                 self.rosters[item.room].take(item)
             elif isinstance(item, Left):
                 self.put_out.append(item.room)
-            elif isinstance(item, Connected):
-                if item.connection not in self.sessions:
-                    self.sessions.append(item.connection)
             else:
                 self.resumed += 1
 

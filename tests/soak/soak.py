@@ -16,12 +16,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import random
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -35,6 +36,8 @@ from ports import reserved_port  # noqa: E402
 
 SILENCE = 20.0
 """Seconds without anything new after which what has not come is lost."""
+FAILED = "failed: "
+"""See `soak_app`."""
 PLAIN_SHARE = 10
 """Of so many messages one goes into a room that remembers nothing."""
 
@@ -100,6 +103,10 @@ class Soak:
         for task in reading:
             if task.done():
                 await task  # why it does not read any more
+        for session, numbers in self._failed():
+            for peer in (*self.publishers, *self.subscribers):
+                if session in peer.sessions:
+                    peer.rough.update(numbers)
         report = judgement.judge(self.subscribers, self.publishers)
         report.problems += await self._present()
         for subscriber in self.subscribers:
@@ -108,6 +115,13 @@ class Soak:
             task.cancel()
         await asyncio.gather(*reading, *booking, rough, return_exceptions=True)
         return report
+
+    def _failed(self) -> Iterator[tuple[str, list[int]]]:
+        """What handlers could not do to the end, and so have done again where it was repeated."""
+        for server in self.servers:
+            for line in server.log.read_text().splitlines():
+                if line.startswith(FAILED):
+                    yield json.loads(line.removeprefix(FAILED))
 
     async def _kill(self) -> None:
         """End servers and broker in turn, in the midst of what they do."""
@@ -192,7 +206,7 @@ async def soak(options: argparse.Namespace, folder: Path) -> int:
         async with stage.servers(count, options.workers or 1, url, options.history, folder) as servers:
             run = Soak(options, servers, broker)
             report = await run.run()
-    _print_logs(folder, everything=options.verbose)
+    _print_logs(folder, everything=options.verbose or bool(report.problems))
     report.show()
     refused = sum(publisher.refused for publisher in run.publishers)
     booked = sum(len(subscriber.bookings) for subscriber in run.subscribers)

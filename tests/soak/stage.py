@@ -52,7 +52,7 @@ class Server:
     def __init__(self, port: int, url: str, history: int, log: Path, workers: int) -> None:
         self.port = port
         self.workers = workers
-        self._log = log
+        self.log = log
         path = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
         kept = {key: value for key, value in os.environ.items() if not key.startswith("AQ_")}
         # In development `aq serve` wants no compiled artifact.
@@ -66,10 +66,8 @@ class Server:
         if self.workers > 1:
             words = ["aquilia.cli", "serve", "--workers", str(self.workers), "--log-level", "warning"]
         command = [sys.executable, "-m", *words, "--port", str(self.port)]
-        with self._log.open("ab") as output:
-            return subprocess.Popen(
-                command, env=self._env, cwd=self._log.parent, stdout=output, stderr=output
-            )
+        with self.log.open("ab") as output:
+            return subprocess.Popen(command, env=self._env, cwd=self.log.parent, stdout=output, stderr=output)
 
     async def start(self) -> None:
         """Start it, until it takes connections; anew where the broker that it needs is not up yet."""
