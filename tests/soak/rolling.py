@@ -102,7 +102,8 @@ class Service:
 
     async def end(self) -> int:
         """End it as an operator does; its exit code."""
-        assert self._process is not None
+        if self._process is None:
+            return 0
         if self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(PATIENCE):
@@ -283,7 +284,10 @@ async def watch(options: argparse.Namespace, service: Service, crowds: Crowds) -
     where = {process for part in found for process in part["processes"]}
     if not where <= set(after.values()):
         problems.append(f"clients are served by {where}, the workers are {after}")
-    return problems + await present(crowds, found)
+    problems += await present(crowds, found)
+    if code := await service.end():
+        problems.append(f"aq serve ended with {code}")
+    return problems
 
 
 async def present(crowds: Crowds, found: list[dict[str, Any]]) -> list[str]:
@@ -332,8 +336,7 @@ async def staged(
         yield service, crowds
     finally:
         crowds.kill()
-        code = await service.end()
-        print(f"aq serve ended with {code}")
+        await service.end()
         if text := service.log.read_text():
             print(f"== {service.log.name}\n{text[-6000:]}")
 
