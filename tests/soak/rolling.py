@@ -26,6 +26,8 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
+from processes import gone
+
 from aquilia.sockets.attendance import TRAVEL
 from aquilia.sockets.drain import reconnection_times
 
@@ -88,9 +90,11 @@ class Service:
             return {}
         return {each["id"]: each["pid"] for each in json.loads(told)["nodes"] if each["phase"] == "live"}
 
-    async def replaced(self, former: Iterable[str]) -> dict[str, int]:
-        """Wait until all workers are others than these."""
+    async def replaced(self, former: dict[str, int]) -> dict[str, int]:
+        """Wait until these workers have ended, and others serve."""
         async with asyncio.timeout(PATIENCE):
+            while not all(map(gone, former.values())):
+                await asyncio.sleep(0.1)
             while len(nodes := await self.nodes()) != self.workers or not nodes.keys().isdisjoint(former):
                 await asyncio.sleep(0.5)
         return nodes
@@ -163,7 +167,7 @@ async def drain_each(service: Service, nodes: dict[str, int]) -> list[str]:
         if code != 0 or list(json.loads(told)["nodes"]) != [node]:
             problems.append(f"`aq ws drain {node}` ended with {code}: {told}")
         os.kill(pid, signal.SIGTERM)
-        await service.replaced([node])
+        await service.replaced({node: pid})
     code, _ = await service.aq("ws", "drain", next(iter(nodes)), "--adapter-url", service.url)
     if code != 1:
         problems.append(f"`aq ws drain` of a node that is not there any more ended with {code}")
