@@ -20,6 +20,8 @@ class NatsServer:
     def __init__(self, folder: Path, *options: str, jetstream: bool = True) -> None:
         self.folder = folder
         self.port = 0
+        self.monitor = ""
+        """Where it tells of itself over HTTP, if its options have `-m`."""
         self._options = [*options, *(["-js", "-sd", str(folder / "store")] if jetstream else [])]
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -45,7 +47,9 @@ class NatsServer:
         while time.monotonic() < deadline:
             for file in ports.glob("*.ports"):
                 if text := file.read_text():
-                    self.port = urlsplit(json.loads(text)["nats"][0]).port or 0
+                    told = json.loads(text)
+                    self.port = urlsplit(told["nats"][0]).port or 0
+                    self.monitor = told.get("monitoring", [""])[0]
                     return
             time.sleep(0.02)
         raise TimeoutError("nats-server did not start")

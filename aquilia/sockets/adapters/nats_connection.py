@@ -17,7 +17,7 @@ from secrets import token_hex
 from typing import Any
 
 from aquilia.sockets.adapters.nats_calls import Call, Reply
-from aquilia.sockets.adapters.nats_dial import MISSING, DialError, close, dial
+from aquilia.sockets.adapters.nats_dial import MISSING, DialError, abort, close, dial
 from aquilia.sockets.adapters.nats_url import Target
 from aquilia.sockets.faults import ws_adapter_unavailable, ws_publish_failed
 
@@ -33,6 +33,9 @@ RETRY = 1.0
 """Seconds after which what may be said twice is said again."""
 LOOK = 0.25
 """Seconds between two looks at what was not answered yet."""
+SILENCE = 16
+"""Looks in a row at which nothing has come, though the server has an echo to send: then it counts as lost. They are
+counted, so that a process that stood still itself does not blame the server."""
 ROOM = 1 << 20
 """Bytes that may wait to be sent without anybody waiting for the server to read."""
 BACKOFF = (0.05, 2.0)
@@ -87,6 +90,8 @@ class NatsConnection:
         self._confirming: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
         self._watching: asyncio.TimerHandle | None = None
+        self._heard = self._silent = 0
+        """What had come at the last look, and for how many looks nothing has."""
         self._repeating: asyncio.Task[None] | None = None
 
     # Its life
@@ -283,8 +288,21 @@ class NatsConnection:
             silent = [call for call in unanswered if call.again and call.sent and now - call.said >= RETRY]
             if silent:
                 self._repeating = asyncio.get_running_loop().create_task(self._repeat(self._client, silent))
+        self._listen(unanswered)
         if self._calls:
             self._watch()
+
+    def _listen(self, unanswered: list[Call]) -> None:
+        """Give a server up that has fallen silent: nats-py notices it after 10 to 15 s."""
+        client = self._client
+        heard = client.stats["in_msgs"] if self.connected else 0
+        due = self.connected and any(call.sent and call.subject == self._echoes for call in unanswered)
+        self._silent = self._silent + 1 if due and heard == self._heard else 0
+        self._heard = heard
+        if self._silent >= SILENCE:
+            self._silent = 0
+            abort(client)
+            self._lost(client)
 
     def _late(self, call: Call) -> str:
         return f"NATS at {self.target} did not answer within {round(call.until - call.began, 1):g} s"
@@ -326,11 +344,15 @@ class NatsConnection:
             self._confirming.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(self._confirming)
 
+    @property
+    def _echoes(self) -> str:
+        return f"{self._inbox}.echo"
+
     async def _echo(self) -> None:
         await asyncio.sleep(0)
         self._confirming = None
         # nats-py's own flush overtakes what is buffered. An answer to ourselves does not.
-        await self.call(f"{self._inbox}.echo")
+        await self.call(self._echoes)
 
     async def subscribe(self, subject: str, receive: Callable[[Any], None]) -> None:
         """Receive what is published there, from now on and on every later connection; at once, in order."""
