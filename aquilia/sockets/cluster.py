@@ -160,6 +160,13 @@ class Cluster:
         return {self.id: self._myself(), **self._nodes.others} if self.id else {}
 
     @property
+    def trouble(self) -> str | None:
+        """Why the broker cannot be reached: see the head of `adapters.base`. None while it can."""
+        if self._broker.connected:
+            return None
+        return getattr(self._broker, "trouble", None) or "unreachable"
+
+    @property
     def alone(self) -> bool:
         """Whether no other node is known."""
         return not self._nodes

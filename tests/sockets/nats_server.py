@@ -22,9 +22,14 @@ class NatsServer:
         self.port = 0
         self.monitor = ""
         """Where it tells of itself over HTTP, if its options have `-m`."""
-        self._options = [*options, *(["-js", "-sd", str(folder / "store")] if jetstream else [])]
+        self._jetstream = ["-js", "-sd", str(folder / "store")] if jetstream else []
+        self.use(*options)
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
+
+    def use(self, *options: str) -> None:
+        """Have other options from the next start on."""
+        self._options = [*options, *self._jetstream]
 
     def start(self) -> None:
         ports = self.folder / "ports"
