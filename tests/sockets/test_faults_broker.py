@@ -8,117 +8,21 @@ import itertools
 import json
 import shutil
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from door import Complaints
+from hall_of_nodes import hall
 from listening_at import connections
 from nats_server import NatsServer
+from places import entered, gap, places, said, until
 from roads import Road
 from wire import Client, eventually, serving
 
-from aquilia.sockets import (
-    AquilaSockets,
-    Connection,
-    Event,
-    History,
-    Presence,
-    Socket,
-    SocketController,
-    Subscribe,
-)
 from aquilia.sockets.adapters.nats import NatsAdapter
-
-
-@Socket("/hall", history={"log*": History(size=1000, ttl=60)}, presence=Presence(rooms=("team*",)))
-class Hall(SocketController):
-    @Subscribe("enter")
-    async def enter(self, conn: Connection, payload: str) -> str:
-        return payload
-
-    @Event("exit")
-    async def exit(self, conn: Connection, payload: str) -> None:
-        await conn.leave(payload)
-
-    @Event("name")
-    async def name(self, conn: Connection, payload: str) -> None:
-        conn.identity = SimpleNamespace(id=payload)
-
-    @Event("say")
-    async def say(self, conn: Connection, payload: list[Any]) -> None:
-        await self.publish_room(payload[0], "said", payload[1])
-
-    @Event("members")
-    async def members(self, conn: Connection, payload: str) -> int:
-        return len(await self.room_members(payload))
-
-    @Event("ask")
-    async def ask(self, conn: Connection, payload: str) -> int:
-        told = await self.request_room(payload, "why", timeout=2, exclude=conn)
-        return len(told.answers)
-
-    @Event("out")
-    async def out(self, conn: Connection, payload: str) -> bool:
-        return await self.kick(payload)
-
-
-class Place:
-    """A node, with the road to its broker."""
-
-    def __init__(self, road: Road, prefix: str, **settings: Any) -> None:
-        self.road = road
-        self.prefix = prefix
-        self.app = AquilaSockets.from_controllers([Hall], adapter_url=road.url(prefix), **settings)
-        self.base = ""
-
-    @property
-    def url(self) -> str:
-        return f"{self.base}/hall"
-
-    async def sees(self, status: str) -> None:
-        await eventually(lambda: self.app.health.status == status)
-
-
-@contextlib.asynccontextmanager
-async def places(server: NatsServer, count: int = 2, **settings: Any) -> AsyncIterator[list[Place]]:
-    """Nodes that know each other."""
-    prefix = server.url().rpartition("/")[2]
-    async with contextlib.AsyncExitStack() as stack:
-        found = []
-        for _ in range(count):
-            road = await stack.enter_async_context(Road.to(server.port))
-            found.append(Place(road, prefix, **settings))
-        for place in found:
-            place.base = await stack.enter_async_context(serving(place.app))
-        await eventually(lambda: all(len(place.app.cluster.nodes()) == count for place in found))
-        yield found
-        for place in found:
-            await place.road.mend()
-
-
-async def entered(client: Client, *rooms: str) -> None:
-    for room in rooms:
-        answer = await client.request("enter", room)
-        assert answer["status"] == "ok", answer
-
-
-def gap(room: str) -> dict[str, Any]:
-    return {"type": "system", "event": "gap", "payload": {"cause": "broker_lost", "room": room}}
-
-
-def said(frames: list[dict[str, Any]], room: str) -> list[Any]:
-    return [frame["payload"] for frame in frames if frame.get("event") == "said" and frame["room"] == room]
-
-
-async def until(client: Client, frames: list[dict[str, Any]], last: dict[str, Any]) -> None:
-    """Keep what comes, up to a frame that has all this."""
-    while not frames or not last.items() <= frames[-1].items():
-        frames.append(await client.receive())
-
 
 # No road at all
 
@@ -328,7 +232,7 @@ async def test_a_broker_with_another_password_is_told_from_one_that_is_away(tmp_
     server = NatsServer(tmp_path, "--user", "ann", "--pass", "one")
     try:
         url = server.url(login="ann:one@")
-        app = AquilaSockets.from_controllers([Hall], adapter_url=url, health="/health")
+        app = hall(adapter_url=url, health="/health")
         async with serving(app) as base, httpx.AsyncClient(trust_env=False) as http:
 
             async def healthy(body: dict[str, Any]) -> None:
