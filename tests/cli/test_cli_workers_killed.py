@@ -120,7 +120,8 @@ async def guests(server: Server, pid: int, count: int) -> AsyncIterator[dict[str
     async with contextlib.AsyncExitStack() as stack:
         async with asyncio.timeout(PATIENCE):
             while list(found.values()).count(pid) < count:
-                link = websockets.connect(server.sockets[0], proxy=None, ping_interval=None)
+                # What nobody looks at must not hold up its end.
+                link = websockets.connect(server.sockets[0], proxy=None, ping_interval=None, max_queue=None)
                 client = await stack.enter_async_context(link)
                 await client.send(json.dumps({"event": "enter", "id": "1", "ack": True}))
                 while (frame := json.loads(await client.recv()))["type"] != "ack":
