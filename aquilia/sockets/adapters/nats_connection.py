@@ -39,6 +39,7 @@ counted, so that a process that stood still itself does not blame the server."""
 ROOM = 1 << 20
 """Bytes that may wait to be sent without anybody waiting for the server to read."""
 UNREACHABLE, REFUSED = "unreachable", "refused"
+"""What `trouble` says."""
 BACKOFF = (0.05, 2.0)
 """Seconds between attempts to connect: the first, and the longest; each is cut by chance to half of it at most."""
 
@@ -308,7 +309,8 @@ class NatsConnection:
         """Give a server up that has fallen silent: nats-py notices it after 10 to 15 s."""
         client = self._client
         heard = client.stats["in_msgs"] if self.connected else 0
-        due = self.connected and any(call.sent and call.subject == self._echoes for call in unanswered)
+        echoes = self._echoes
+        due = self.connected and any(call.sent and call.subject == echoes for call in unanswered)
         self._silent = self._silent + 1 if due and heard == self._heard else 0
         self._heard = heard
         if self._silent >= SILENCE:
