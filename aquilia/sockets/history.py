@@ -260,6 +260,19 @@ class RoomLogs:
             self._make_room(log, now)
         return appended
 
+    def forget(self, key: Hashable, now: float) -> int:
+        """Let go of all that a log holds. How many entries that was."""
+        log = self._logs.get(key)
+        if log is None:
+            return 0
+        before = log.bytes
+        log.expire(now)
+        gone = len(log)
+        while len(log):
+            log.drop_oldest()
+        self.bytes -= before
+        return gone
+
     def _make_room(self, wanted: RoomLog, now: float) -> None:
         self._sweep(now)
         for log in self._logs.values():

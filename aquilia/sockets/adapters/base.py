@@ -33,7 +33,9 @@ A room with history is a log. Of it, a broker promises more:
 - Every subscribed node gets the publications in the log's order, each with its `position` and `previous`. The
   hub finds by these what it missed, reads that from the log, and drops what comes twice: so delivery may have holes
   and repeats while a broker is lost and found again, and the log has neither.
-- What has been acknowledged to its publisher is in the log until the history's bounds let go of it, oldest first.
+- What has been acknowledged to its publisher is in the log until the history's bounds let go of it, oldest first, or
+  `forget` of all that is there. It is then as if the bounds had done so: nobody reads any of it; who had not all of it
+  is told by a page that is not complete; what is published behind it follows without a hole, and is remembered.
 """
 
 from __future__ import annotations
@@ -127,6 +129,14 @@ class Broker(Protocol):
         """The first `limit` publications behind `since`; without that, the newest `limit` that the log holds.
 
         A position of another epoch, or one from the future, is not complete.
+        """
+
+    async def forget(self, namespace: str, room: str, history: History) -> int:
+        """Delete what the log of a room holds, for all nodes. How many publications that was.
+
+        What is published meanwhile is in the log, or it was deleted. Where this fails, it may have been done. A node
+        that subscribes to the room follows its log without a hole; another one may count even who had all as having
+        lost something.
         """
 
 

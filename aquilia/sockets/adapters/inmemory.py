@@ -91,6 +91,10 @@ class InMemoryBroker:
         ]
         return Page(entries, head, found.complete)
 
+    async def forget(self, namespace: str, room: str, history: History) -> int:
+        """See `Broker`."""
+        return self._logs.forget((namespace, room), self._clock())
+
 
 SWEEP_EVERY = 60.0
 """Seconds between two looks for what has expired, while something is written."""

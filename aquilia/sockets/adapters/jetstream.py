@@ -169,6 +169,12 @@ class JetStream:
             raise ws_adapter_unavailable(f"JetStream: {answer.error.description} ({answer.error.err_code})")
         return answer.message
 
+    async def purge(self, name: str, subject: str, before: int, until: float | None = None) -> None:
+        """Delete the messages of a subject that stand before a sequence."""
+        _, answer = await self._api(f"STREAM.PURGE.{name}", {"filter": subject, "seq": before}, until)
+        if answer.error is not None and answer.error.err_code not in NOT_FOUND:
+            raise ws_adapter_unavailable(f"JetStream: {answer.error.description} ({answer.error.err_code})")
+
     async def direct(self, name: str, query: dict[str, Any], until: float | None = None) -> list[Reply]:
         """Messages of a stream by ADR-31, in a batch; the server's closing word is left out.
 

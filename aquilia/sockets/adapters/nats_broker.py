@@ -33,7 +33,7 @@ from aquilia.sockets.adapters.base import Deliver, Page, Publication
 from aquilia.sockets.adapters.jetstream import Failure, refused
 from aquilia.sockets.adapters.nats_connection import RETRY, NatsConnection
 from aquilia.sockets.adapters.nats_logs import Logs
-from aquilia.sockets.adapters.nats_messages import Messages
+from aquilia.sockets.adapters.nats_messages import FORGOTTEN, Messages
 from aquilia.sockets.adapters.nats_names import message_id, token
 from aquilia.sockets.adapters.signing import Signer
 from aquilia.sockets.faults import ws_adapter_unavailable
@@ -52,6 +52,8 @@ class _Listening:
     subject: str
     position: Position | None = None
     """The newest that arrived, while the subscription has had no hole."""
+    mark: tuple[Position, int] | None = None
+    """The newest mark that arrived that the log was emptied, and the offset before it."""
 
 
 class NatsBroker:
@@ -203,11 +205,16 @@ class NatsBroker:
                 offset = int(headers["Nats-Sequence"])
                 position = Position(message.subject.split(".")[2], offset)
                 previous = int(headers.get("Nats-Last-Sequence", "0"))
+            if listening.mark is not None and listening.mark[0] == (position and (position.epoch, previous)):
+                previous = listening.mark[1]  # nothing is missing between the two
             publication = self._messages.read(message.data, position, previous)
             if (publication.namespace, publication.room) != (listening.namespace, listening.room):
                 raise ValueError("a publication for another room")
         except (ValueError, KeyError) as error:
             self._messages.ignore(error)
+            return
+        if position is not None and previous is not None and publication.event == FORGOTTEN:
+            listening.mark = position, previous
             return
         listening.position = position
         if self._connection.cut:
@@ -253,3 +260,7 @@ class NatsBroker:
             return None if known is None else known.position
 
         return await self._logs.read(namespace, room, history, since=since, limit=limit, arrived=arrived)
+
+    async def forget(self, namespace: str, room: str, history: History) -> int:
+        """See `Broker`."""
+        return await self._logs.forget(namespace, room, history, self._connection.deadline())

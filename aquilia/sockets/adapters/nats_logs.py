@@ -1,4 +1,9 @@
-"""The logs of rooms with history on NATS: all rooms of one `History` share a stream. See `nats_broker.py`."""
+"""The logs of rooms with history on NATS: all rooms of one `History` share a stream. See `nats_broker.py`.
+
+A log that is to forget gets a mark, and loses what stands before that. The stream itself does not show that something
+is gone: it moves on by its oldest entry, which may be another room's. While the mark is the oldest of its room, nobody
+behind whom it stands has had all, but who has followed the log; once it has gone, so has whatever was older.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +16,18 @@ from secrets import token_urlsafe
 import msgspec
 
 from aquilia.sockets.adapters.base import Page, Publication
-from aquilia.sockets.adapters.jetstream import Failure, JetStream, StreamInfo, acknowledged, persist
+from aquilia.sockets.adapters.jetstream import (
+    Failure,
+    JetStream,
+    Kept,
+    StreamInfo,
+    acknowledged,
+    persist,
+    refused,
+)
 from aquilia.sockets.adapters.nats_calls import Reply
 from aquilia.sockets.adapters.nats_connection import NatsConnection
-from aquilia.sockets.adapters.nats_messages import Messages
+from aquilia.sockets.adapters.nats_messages import FORGOTTEN, Messages
 from aquilia.sockets.adapters.nats_names import token
 from aquilia.sockets.faults import ws_adapter_unavailable
 from aquilia.sockets.history import History, Position
@@ -155,15 +168,7 @@ class Logs:
     ) -> Page:
         """See `Broker`. `arrived` is the newest of the room that came by its subscription, without a hole."""
         until = self._connection.deadline()
-        for _ in range(TRIES):
-            log = await self._open(history, until)
-            subject = log.subject(namespace, room)
-            state = await self._streams.info(log.stream, subject, until)
-            if state is not None and state.config.metadata.get("aquilia.epoch") == log.epoch:
-                break
-            self._forget(log)
-        else:
-            raise ws_adapter_unavailable(f"the stream {log.stream} was deleted, and cannot be made anew")
+        log, subject, state = await self._found(history, namespace, room, until)
         if since is None:
             return await self._newest(log, subject, state, limit)
         if since.epoch != log.epoch or since.offset > state.state.last_seq:
@@ -172,13 +177,50 @@ class Logs:
         if followed:
             await self._connection.confirm()  # all that was stored before has arrived by then
             followed = arrived() == since
-        # One more than asked for: the entry at the position itself comes first, if it is still there.
-        replies, last = await self._behind(log, subject, since.offset, limit + 1, until)
-        entries = self._entries(log, replies, since)
+        start = since.offset
+        while True:
+            # One more than asked for: the entry at the position itself comes first, if it is still there.
+            replies, last = await self._behind(log, subject, start, limit + 1, until)
+            entries = self._entries(log, replies, since)
+            if entries or not replies or _sequence(replies[-1]) <= start:
+                break
+            start = _sequence(replies[-1])  # no publication of ours: what is behind it may be one
         head = Position(log.epoch, last or state.state.last_seq)
         if not await self._unbroken(log, subject, history, since, until, followed=followed):
             return Page((), head, False)
         return Page(entries[:limit], max(head, entries[-1].position or head) if entries else head, True)
+
+    async def _found(
+        self, history: History, namespace: str, room: str, until: float
+    ) -> tuple[Log, str, StreamInfo]:
+        """The log of a room, its subject there, and what its stream holds."""
+        for _ in range(TRIES):
+            log = await self._open(history, until)
+            subject = log.subject(namespace, room)
+            state = await self._streams.info(log.stream, subject, until)
+            if state is not None and state.config.metadata.get("aquilia.epoch") == log.epoch:
+                return log, subject, state
+            self._forget(log)
+        raise ws_adapter_unavailable(f"the stream {log.stream} was deleted, and cannot be made anew")
+
+    async def forget(self, namespace: str, room: str, history: History, until: float) -> int:
+        """See `Broker`, and the head of this module."""
+        log, subject, state = await self._found(history, namespace, room, until)
+        oldest = await self._streams.first(log.stream, subject, until)
+        if oldest is None:
+            return 0
+        held = state.state.subjects.get(subject, 0) - self._is_mark(log, oldest)
+        if not held:
+            return 0
+        mark, id = self._messages.mark(namespace, room), token_urlsafe(18)
+        log, answer = await self.store(history, namespace, room, mark, id, until)
+        if isinstance(answer, Failure):
+            raise refused(answer)
+        await self._streams.purge(log.stream, log.subject(namespace, room), answer, until)
+        return held
+
+    def _is_mark(self, log: Log, kept: Kept) -> bool:
+        return self._messages.is_mark(kept.data, Position(log.epoch, kept.seq))
 
     async def _behind(
         self, log: Log, subject: str, offset: int, count: int, until: float
@@ -202,11 +244,13 @@ class Logs:
         self, log: Log, subject: str, history: History, since: Position, until: float, *, followed: bool
     ) -> bool:
         """Whether nothing behind a position had gone until now: entries go oldest first, in each room."""
-        if since.offset:
+        oldest = await self._streams.first(log.stream, subject, until)
+        if oldest is not None:
             # Its very entry, or an older one, is left.
-            oldest = await self._streams.first(log.stream, subject, until)
-            if oldest is not None and oldest.seq <= since.offset:
+            if oldest.seq <= since.offset:
                 return True
+            if self._is_mark(log, oldest):
+                return followed
         # Or the stream has let go of nothing behind it by age or bytes, or of nothing of this room, of which we
         # have seen all; nor has the room by its size.
         found = await self._streams.info(log.stream, subject, until)
@@ -256,11 +300,13 @@ class Logs:
             if since is not None and offset <= since.offset:
                 continue
             try:
-                entries.append(self._messages.read(reply.data, Position(log.epoch, offset), before))
+                found = self._messages.read(reply.data, Position(log.epoch, offset), before)
             except (ValueError, msgspec.MsgspecError) as error:
                 self._messages.ignore(error)
                 continue
-            before = offset
+            if found.event != FORGOTTEN:
+                entries.append(found)
+                before = offset
         return entries
 
 

@@ -12,10 +12,12 @@ from aquilia.sockets.adapters.signing import BUS_SECRET, HEAD, SignatureError, S
 from aquilia.sockets.adapters.stored import decode, encode
 from aquilia.sockets.history import Position
 
-__all__ = ["Messages"]
+__all__ = ["FORGOTTEN", "Messages"]
 
 logger = logging.getLogger("aquilia.sockets.nats")
 
+FORGOTTEN = "\0forgotten"
+"""The event of the mark with which a log begins that was emptied; no user's event has such a name."""
 UNSIGNED_EVERY = 60.0
 """Seconds between two lines in the log of what is not signed."""
 
@@ -39,6 +41,18 @@ class Messages:
         if self._signer is not None:
             data = self._signer.sign(data, self._prefix, "log" if logged else "plain")
         return data
+
+    def mark(self, namespace: str, room: str) -> bytes:
+        """What says that all before it was forgotten."""
+        told = Publication(id="", namespace=namespace, event=FORGOTTEN, payload=None, ts=0, room=room)
+        return self.write(told, logged=True)
+
+    def is_mark(self, data: bytes, position: Position) -> bool:
+        """Whether an entry says that."""
+        try:
+            return self.read(data, position, None).event == FORGOTTEN
+        except ValueError:
+            return False
 
     def read(self, data: bytes, position: Position | None, previous: int | None) -> Publication:
         """The publication again; with a position, from a log.
