@@ -87,6 +87,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/control.py",
         "sockets/presence.py",
         "sockets/resume.py",
+        "sockets/purges.py",
         "sockets/direct.py",
         "sockets/deflate.py",
         "sockets/heartbeat.py",

@@ -19,6 +19,7 @@ from msgspec import Struct
 from aquilia.faults import Fault
 from aquilia.http_faults import http_invalid_input
 from aquilia.patterns import PatternTable
+from aquilia.sockets.adapters.base import Broker
 from aquilia.sockets.administered import Administered, Key, Record, Target, Wanted, key_of
 from aquilia.sockets.audit import AuditLog
 from aquilia.sockets.cluster import Cluster
@@ -43,6 +44,7 @@ from aquilia.sockets.orders import (
     Order,
     PublishIdentity,
     PublishRoom,
+    PurgeReport,
     PurgeRoom,
     Report,
     RoomRecord,
@@ -73,9 +75,16 @@ class Admin:
     """
 
     def __init__(
-        self, plan: SocketPlan, hub: Hub, cluster: Cluster, audit: AuditLog, stop: Callable[[], None]
+        self,
+        plan: SocketPlan,
+        hub: Hub,
+        broker: Broker,
+        cluster: Cluster,
+        audit: AuditLog,
+        stop: Callable[[], None],
     ) -> None:
         self._hub = hub
+        self._broker = broker
         self._cluster = cluster
         self._audit = audit
         self._here = Administered(hub, cluster, audit, stop)
@@ -223,9 +232,18 @@ class Admin:
             raise http_invalid_input([wrong | ({"got": "neither"} if order.identity is None else {})])
         return await self._done("kick", order)
 
-    async def purge_room(self, order: PurgeRoom) -> Report:
-        """Have all members leave a room, who are told `left`. What it remembers stays."""
-        return await self._done("purge", order)
+    async def purge_room(self, order: PurgeRoom) -> PurgeReport:
+        """Delete what a room remembers, and have all members leave it, who are told `left`.
+
+        Raises:
+            SocketFault: WS_NAMESPACE_NOT_FOUND; WS_ADAPTER_UNAVAILABLE: then nobody has left.
+        """
+        contract, path = self._contract(order.namespace)
+        history, forgotten = contract.settings.history.of(order.room), None
+        if history is not None:
+            forgotten = await self._broker.forget(path, order.room, history)
+        report = await self._done("purge", PurgeRoom(namespace=path, room=order.room))
+        return PurgeReport(**msgspec.structs.asdict(report), forgotten=forgotten)
 
     async def drain(self, order: DrainNode) -> Report:
         """Have a node tell its clients to go elsewhere, and take no more. One that does not live is in no answer."""
@@ -332,7 +350,7 @@ class Operation(NamedTuple):
     @property
     def acts(self) -> bool:
         """Whether it changes anything."""
-        return self.answer is Report
+        return issubclass(self.answer, Report)
 
 
 OPERATIONS = {
@@ -346,7 +364,7 @@ OPERATIONS = {
         Operation("publish-room", PublishRoom, Report, Admin.publish_room),
         Operation("publish-identity", PublishIdentity, Report, Admin.publish_identity),
         Operation("kick", Kick, Report, Admin.kick),
-        Operation("purge-room", PurgeRoom, Report, Admin.purge_room),
+        Operation("purge-room", PurgeRoom, PurgeReport, Admin.purge_room),
         Operation("drain", DrainNode, Report, Admin.drain),
     )
 }
@@ -361,5 +379,7 @@ def _spoken(order: Order) -> str:
 
 
 def _result(answer: Report) -> str:
+    told = answer.forgotten if isinstance(answer, PurgeReport) else None
+    forgotten = "" if told is None else f", {told} publications forgotten"
     silent = f", {len(answer.silent)} nodes silent" if answer.silent else ""
-    return f"{answer.connections} connections{silent}"
+    return f"{answer.connections} connections{forgotten}{silent}"

@@ -19,6 +19,7 @@ from aquilia.sockets.faults import (
     ws_kicked,
     ws_message_invalid,
 )
+from aquilia.sockets.following import Following
 from aquilia.sockets.history import fits
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub import Hub
@@ -167,11 +168,18 @@ class Administered:
 
     async def _purge(self, asked: Any) -> int:
         order = _read(asked, PurgeRoom)
-        home = self._hub.homes.get(order.namespace)
-        members = [] if home is None else _members(home, order.room)
+        hub, path, room = self._hub, order.namespace, order.room
+        hub.purges.note(path, room, hub.clock.time())
+        home = hub.homes.get(path)
+        audience = None if home is None else home.rooms.get(room)
+        if home is None or audience is None:
+            return 0
+        if isinstance(audience.tail, Following):
+            audience.tail.purge()
+        members = _members(home, room)
         left = 0
         for begin in range(0, len(members), AT_ONCE):
-            leaving = [self._hub.leave(conn, order.room) for conn in members[begin : begin + AT_ONCE]]
+            leaving = [hub.leave(conn, room) for conn in members[begin : begin + AT_ONCE]]
             # One that is not written to the store has left all the same.
             said = await asyncio.gather(*leaving, return_exceptions=True)
             left += sum(each is not False for each in said)

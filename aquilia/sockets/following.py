@@ -309,13 +309,14 @@ class Following:
             if self._covers(position):  # somebody else has read it meanwhile
                 return []
             for _ in range(TRIES):
-                arrived = self._arrived
+                arrived, recent = self._arrived, self._recent
                 page = await self._read(since=position, limit=limit)
                 if not page.complete or position.epoch != self.reached.epoch:
                     return None
                 found = self._begun(page.publications)
                 if found or arrived is None or arrived.epoch != page.head.epoch or arrived <= page.head:
-                    self._share(position, found)
+                    if recent is self._recent:  # else it was emptied meanwhile
+                        self._share(position, found)
                     return found
                 await asyncio.sleep(PAUSE)
             logger.warning(
@@ -358,6 +359,11 @@ class Following:
         self._users -= 1
         if not self._users:
             self._release = self._loop.call_later(LINGER, self._forget)
+
+    def purge(self) -> None:
+        """The log was emptied: what is kept of it for those who catch up is not for them any more."""
+        self._forget()
+        self._since = self.reached if self._users else None
 
     def _forget(self) -> None:
         self._recent = []

@@ -89,7 +89,9 @@ class Hub:
         """See `HubPort`."""
         self.attendance = Attendance(broker, clock=self.clock, cluster=cluster)
         """See `HubPort`."""
-        self._rooms = rooms = Rooms(broker, self._fanout, self.attendance)
+        self._rooms = rooms = Rooms(broker, self._fanout, self.attendance, self.clock)
+        self.purges = rooms.purges
+        """See `Rooms`."""
         self.join = rooms.join
         """See `HubPort`."""
         self.leave = rooms.leave

@@ -22,6 +22,7 @@ __all__ = [
     "Order",
     "PublishIdentity",
     "PublishRoom",
+    "PurgeReport",
     "PurgeRoom",
     "Report",
     "RoomRecord",
@@ -117,7 +118,7 @@ class Kick(Order, frozen=True):
 
 
 class PurgeRoom(Order, frozen=True):
-    """Have all members leave a room."""
+    """Delete what a room remembers, and have all members leave it. Who is away does not come back into it."""
 
     namespace: Text
     room: Room
@@ -222,3 +223,10 @@ class Report(Struct, frozen=True, kw_only=True):
     """The same by node; each that answered is there."""
     silent: list[str] = field(default_factory=list)
     """The nodes that did not answer: what was done there is not known."""
+
+
+class PurgeReport(Report, frozen=True, kw_only=True):
+    """What was really done to a room."""
+
+    forgotten: int | None
+    """So many publications it remembered, and does not any more; None: it has no history."""

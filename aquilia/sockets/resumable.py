@@ -31,7 +31,8 @@ class Resumable:
     """The session that a connection has, as its node knows it: `conn._resumable`."""
 
     __slots__ = (
-        "entering", "generation", "keeper", "log", "owner", "saving", "sending", "state", "stored", "waiters",
+        "entered", "entering", "generation", "keeper", "log", "owner", "saving", "sending", "state", "stored",
+        "waiters",
     )  # fmt: skip
 
     def __init__(self, keeper: Keeper, owner: str, generation: int, stored: bytes) -> None:
@@ -43,6 +44,8 @@ class Resumable:
         self.log: DirectLog | None = None
         self.entering: tuple[str, ...] = ()
         """Rooms that count as joined already."""
+        self.entered = 0.0
+        """See `Record`."""
         self.sending: asyncio.Lock | None = None
         self.saving = False
         self.waiters: list[asyncio.Future[None]] | None = None
@@ -54,6 +57,7 @@ class Resumable:
             SocketFault: WS_ADAPTER_UNAVAILABLE; WS_CONNECTION_CLOSED, if another connection has the session.
         """
         self.entering = (*self.entering, room)
+        self.entered = self.keeper.clock.time()
         try:
             await self.keeper.save(conn)
         finally:

@@ -84,6 +84,8 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     state: bytes = b""
     direct: Position | None = None
     """The head of its direct log. Said when it is away, and there was one."""
+    entered: float = 0.0
+    """When it last entered a room, in seconds since 1970."""
 
     def claimed(self, generation: int, owner: str) -> Record | Refusal:
         """The record once a token of this generation has been used by `owner`; or why it cannot be."""

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+import msgspec
+
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.connection import Connection, ConnectionState
@@ -149,6 +151,7 @@ class Resumption:
         self._hub.rename(conn, session)
         resumable = Resumable(self, owner, claimed.generation, claimed.pack())
         resumable.state, resumable.entering = record.state, record.rooms
+        resumable.entered = record.entered
         self._own(conn, resumable)
         conn.resumed = True
         if record.state:
@@ -257,7 +260,10 @@ class Resumption:
             if unfit:
                 self._report_unfit(conn, unfit)
         rooms = tuple(sorted({*conn._rooms, *resumable.entering}))
-        return Record(VERSION, "live", resumable.generation, resumable.owner, rooms, resumable.state)
+        of = resumable
+        return Record(
+            VERSION, "live", of.generation, of.owner, rooms, of.state, None, of.entered if rooms else 0.0
+        )
 
     def _report_unfit(self, conn: Connection, keys: Sequence[str]) -> None:
         """Say what of `conn.state` is left out: each key once, and in one line what comes together."""
@@ -331,8 +337,9 @@ class Resumption:
             else:
                 self.logs.put_away(conn.id, log, self.clock.monotonic())
         session = conn.id
-        phase, rooms, state = ("ended", (), b"") if ended else ("away", record.rooms, record.state)
-        last = Record(VERSION, phase, record.generation, record.owner, rooms, state, direct)  # type: ignore[arg-type]
+        last = msgspec.structs.replace(record, phase="away", direct=direct)
+        if ended:
+            last = msgspec.structs.replace(last, phase="ended", rooms=(), state=b"", entered=0.0)
         try:
             while resumable.saving:
                 await self._turn(resumable)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker
 from aquilia.sockets.attendance import Attendance
 from aquilia.sockets.connection import Connection
@@ -21,6 +22,7 @@ from aquilia.sockets.following import Following
 from aquilia.sockets.history import Position
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub_port import Recovery
+from aquilia.sockets.purges import Purges
 from aquilia.sockets.room_names import require_name, require_text
 
 __all__ = ["Rooms"]
@@ -31,10 +33,13 @@ logger = logging.getLogger("aquilia.sockets")
 class Rooms:
     """Who is in the rooms of all namespaces that are open here. One per hub, of whose port it is a part."""
 
-    def __init__(self, broker: Broker, fanout: FanOut, attendance: Attendance) -> None:
+    def __init__(self, broker: Broker, fanout: FanOut, attendance: Attendance, clock: Clock) -> None:
         self._broker = broker
         self._fanout = fanout
         self._attendance = attendance
+        self._clock = clock
+        self.purges = Purges()
+        """Who was in a room that was purged does not come back into it."""
         self._returning: dict[Connection, dict[str, Position | None]] = {}
         """Those that were put into rooms again, and from where on they are to be served."""
 
@@ -187,6 +192,8 @@ class Rooms:
         joined: dict[str, Recovery] = {}
         for room, position in rooms.items():
             if not await conn._home.takes_back(conn, room):
+                continue
+            if self.purges.bar(conn.namespace, room, conn._resumable, self._clock.time()):
                 continue
             try:
                 await self._enter_room(conn, room, again=True)

@@ -161,7 +161,7 @@ class AquilaSockets:
         )
         """Answers whether new clients should be sent here: an ASGI application."""
         tickets = tickets_of(self.plan, self._adapter.store, clock, self.revocations)
-        self.admin = Admin(self.plan, self.hub, self.cluster, self.audit, self.stopping)
+        self.admin = Admin(self.plan, self.hub, self._adapter.broker, self.cluster, self.audit, self.stopping)
         """What can be looked at and done on all nodes."""
         self._access = AdminAccess(clock.monotonic)
         self._endpoints = endpoints(

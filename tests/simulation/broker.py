@@ -326,6 +326,9 @@ class SharedBroker:
     ) -> Page:
         return await self.call("read", namespace, room, history, since, limit)
 
+    async def forget(self, namespace: str, room: str, history: History) -> int:
+        raise NotImplementedError("what is forgotten on purpose would have to be in the books of a run")
+
 
 class _SharedStore:
     """One node's way to the store: the verbs of the port."""

@@ -65,6 +65,9 @@ class Shaky:
     ) -> Page:
         return await self._sound.read(namespace, room, history, since=since, limit=limit)
 
+    async def forget(self, namespace: str, room: str, history: History) -> int:
+        return await self._sound.forget(namespace, room, history)
+
     async def _verb(self, verb: str) -> None:
         for _ in range(self.turns):
             await asyncio.sleep(0)

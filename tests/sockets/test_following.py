@@ -240,6 +240,32 @@ async def test_a_member_that_leaves_while_it_catches_up_leaves_nothing_behind(st
     assert heard(conn) == []
 
 
+@pytest.mark.parametrize("while_it_is_read", [False, True])
+async def test_what_was_forgotten_is_kept_for_nobody_who_comes_back(
+    street: Street, while_it_is_read: bool
+) -> None:
+    await street.publish("old")
+    place = Position((await street.head()).epoch, 0)
+    (live,) = await street.members(1, profile=V1_JSON)
+    following: Any = street.home.rooms["r"].tail
+
+    async def purge() -> None:
+        await street.broker.forget("/n", "r", History(size=20_000))
+        following.purge()
+
+    if while_it_is_read:
+        street.broker.after_read = purge
+    (_, first) = await street.returning(place)
+    assert first.recovered
+    if not while_it_is_read:
+        await purge()
+    conn, told = await street.returning(place)
+    assert (told.recovered, heard(conn)) == (False, [])
+    await street.publish("new")
+    await turns()
+    assert heard(conn) == heard(live) == ["new"]
+
+
 async def test_a_broker_that_fails_in_the_midst_of_a_return_leaves_nothing_behind(street: Street) -> None:
     await street.publish("one")
     place = Position((await street.head()).epoch, 0)

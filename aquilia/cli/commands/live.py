@@ -27,6 +27,7 @@ from aquilia.sockets.orders import (
     Order,
     PublishIdentity,
     PublishRoom,
+    PurgeReport,
     PurgeRoom,
     Report,
 )
@@ -94,7 +95,7 @@ def broadcast_command(
         name, order = "publish-room", _order(PublishRoom, {**common, "room": room})
     elif identity is not None:
         name, order = "publish-identity", _order(PublishIdentity, {**common, "identity": identity})
-    report = _reported(name, order, url, adapter_url, insecure)
+    report: Report = _reported(name, order, url, adapter_url, insecure)
     _show(report, f"delivered to {count(report.connections, 'connection')}", json)
 
 
@@ -113,7 +114,7 @@ def kick_command(
     if (connection is None) == (identity is None):
         raise typer.BadParameter("give the id of a connection, or --identity", param_hint="CONNECTION")
     order = _order(Kick, {"connection": connection, "identity": identity, "namespace": namespace})
-    report = _reported("kick", order, url, adapter_url, insecure)
+    report: Report = _reported("kick", order, url, adapter_url, insecure)
     _show(report, f"ended {count(report.connections, 'connection')}", json)
 
 
@@ -125,10 +126,13 @@ def purge_room_command(
     insecure: InsecureOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Have all members leave a room. What it remembers stays."""
+    """Delete what a room remembers, and have all members leave it. Who is away does not come back into it."""
     order = _order(PurgeRoom, {"namespace": namespace, "room": room})
-    report = _reported("purge-room", order, url, adapter_url, insecure)
-    _show(report, f"{count(report.connections, 'member')} left", json)
+    report: PurgeReport = _reported("purge-room", order, url, adapter_url, insecure)
+    told = f"{count(report.connections, 'member')} left"
+    if report.forgotten is not None:
+        told += f", {count(report.forgotten, 'publication')} forgotten"
+    _show(report, told, json, met=bool(report.connections or report.forgotten))
 
 
 def drain_command(
@@ -139,7 +143,7 @@ def drain_command(
     json: JsonOption = False,
 ) -> None:
     """Have a node send its clients elsewhere, and take no more. Its process goes on: end it then."""
-    report = _reported("drain", _order(DrainNode, {"node": node}), url, adapter_url, insecure)
+    report: Report = _reported("drain", _order(DrainNode, {"node": node}), url, adapter_url, insecure)
     told = f"node {node} drains {count(report.connections, 'connection')}"
     _show(report, told if report.nodes else f"no node {node} is there", json, met=bool(report.nodes))
 
@@ -195,13 +199,8 @@ def _order(kind: type[Order], given: dict[str, Any]) -> Order:
         raise typer.BadParameter(str(error)) from None
 
 
-def _reported(name: str, order: Order, url: str, adapter_url: str | None, insecure: bool) -> Report:
-    async def ask(way: Any) -> Report:
-        report: Report = await way.call(name, order)
-        return report
-
-    found: Report = _through(url, adapter_url, insecure, ask)
-    return found
+def _reported(name: str, order: Order, url: str, adapter_url: str | None, insecure: bool) -> Any:
+    return _through(url, adapter_url, insecure, lambda way: way.call(name, order))
 
 
 def _through(url: str, adapter_url: str | None, insecure: bool, work: Any) -> Any:

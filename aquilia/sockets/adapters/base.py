@@ -34,7 +34,7 @@ A room with history is a log. Of it, a broker promises more:
   hub finds by these what it missed, reads that from the log, and drops what comes twice: so delivery may have holes
   and repeats while a broker is lost and found again, and the log has neither.
 - What has been acknowledged to its publisher is in the log until the history's bounds let go of it, oldest first, or
-  `forget` of all that is there. It is then as if the bounds had done so: nobody reads any of it; who had not all of it
+  `forget` of all that is there. It is then as if the bounds had done so: nobody reads any of it; who had not had all
   is told by a page that is not complete; what is published behind it follows without a hole, and is remembered.
 """
 

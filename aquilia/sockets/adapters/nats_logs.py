@@ -1,8 +1,9 @@
 """The logs of rooms with history on NATS: all rooms of one `History` share a stream. See `nats_broker.py`.
 
-A log that is to forget gets a mark, and loses what stands before that. The stream itself does not show that something
-is gone: it moves on by its oldest entry, which may be another room's. While the mark is the oldest of its room, nobody
-behind whom it stands has had all, but who has followed the log; once it has gone, so has whatever was older.
+A log that is to forget gets a mark, and loses what stands before that. The stream itself does not show that it is
+gone: it moves on by its oldest entry, which may be another room's. While the mark is the oldest of its room, whoever
+has a position before it may have lost something, but for who has followed the log; and once the bounds have let go of
+the mark, the stream or the room's size shows that.
 """
 
 from __future__ import annotations
