@@ -14,7 +14,7 @@ from nats_server import NatsServer
 from aquilia.sockets import Publication, SocketFault
 from aquilia.sockets.adapters import nats_connection
 from aquilia.sockets.adapters.nats import NatsAdapter
-from aquilia.sockets.history import History
+from aquilia.sockets.history import History, Position
 
 HISTORY = History(size=5000, ttl=600)
 LARGE = History(size=5000, ttl=600, max_bytes=64 << 20)
@@ -175,6 +175,7 @@ def permissions(denied: str) -> str:
         ('publish: {deny: "app.store.>"}', "publish to 'app.store"),
         ('publish: {deny: "$JS.API.>"}', "publish to '$JS.API.STREAM.INFO.app_store'"),
         ('publish: {deny: "$JS.API.DIRECT.>"}', "publish to '$JS.API.DIRECT.GET.app_log"),
+        ('publish: {deny: "$JS.API.STREAM.PURGE.>"}', "publish to '$JS.API.STREAM.PURGE.app_log"),
         ('publish: {deny: "$JS.API.STREAM.MSG.>"}', "publish to '$JS.API.STREAM.MSG.GET.app_store'"),
         ('subscribe: {deny: "app.stored.>"}', "subscribe to 'app.stored."),
         ('subscribe: {deny: "app.plain.>"}', "subscribe to 'app.plain."),
@@ -198,6 +199,7 @@ async def test_what_the_message_says_is_enough(serve: Callable[..., NatsServer])
         await node.publish(1)
         assert (await asyncio.wait_for(node.got.get(), 5)).payload[0] == 1
         assert await node.remembered() == [1]
+        assert await node.broker.forget("/a", "r", HISTORY) == 1
         assert await node.store.compare_and_swap("k", None, b"v")
 
 
@@ -211,6 +213,26 @@ async def test_a_room_that_is_denied_fails_at_once_and_by_its_name(
                 await doing
             assert refused.value.code == "WS_ADAPTER_UNAVAILABLE"
         assert node.broker.connected
+
+
+async def test_a_log_that_may_not_be_emptied_stays_whole(serve: Callable[..., NatsServer]) -> None:
+    stream = f"app_log_{HISTORY.size}_{round(HISTORY.ttl * 1000)}_{HISTORY.max_bytes}"
+    server = serve(permissions(f'publish: {{deny: "$JS.API.STREAM.PURGE.{stream}"}}'))
+    async with Node(server.url("app", login="ada:x@")) as node:
+        for n in range(2):
+            await node.publish(n)
+        with pytest.raises(SocketFault, match=r"publish to '\$JS\.API\.STREAM\.PURGE"):
+            await node.broker.forget("/a", "r", HISTORY)
+        for n in range(2, 4):
+            await node.publish(n)
+        assert await node.remembered() == [0, 1, 2, 3]
+        found, since = [], Position((await node.broker.read("/a", "r", HISTORY)).head.epoch, 0)
+        while (page := await node.broker.read("/a", "r", HISTORY, since=since, limit=1)).publications:
+            assert page.complete
+            found.append(page.publications[0].payload[0])
+            assert page.publications[0].position is not None
+            since = page.publications[0].position
+        assert found == [0, 1, 2, 3]
 
 
 async def test_an_account_without_jetstream_is_told_from_a_server_without(

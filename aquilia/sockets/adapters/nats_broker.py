@@ -127,7 +127,9 @@ class NatsBroker:
         prefix, api = self._prefix, "$JS.API"
         roads = (f"{prefix}.plain.check.check", f"{prefix}.stored.*.check.check")
         said = (roads[0], f"{prefix}.log.check.check.check.check")
-        asked = (f"{api}.STREAM.CREATE.{prefix}_log_check", f"{api}.DIRECT.GET.{prefix}_log_check")
+        asked = tuple(
+            f"{api}.{verb}.{prefix}_log_check" for verb in ("STREAM.CREATE", "STREAM.PURGE", "DIRECT.GET")
+        )
         try:
             await asyncio.gather(
                 *(self._connection.subscribe(road, lambda message: None) for road in roads),
