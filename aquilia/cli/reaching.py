@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import ssl
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +23,8 @@ __all__ = ["ByBroker", "ByHttp", "Unreachable", "Way", "way_to"]
 
 TIMEOUT = 30.0
 """Seconds for each answer of a server."""
+ADMIN_TOKEN = "AQ_ADMIN_TOKEN"
+"""The environment variable with the token of somebody who has the role of admins."""
 DEFAULT_PATH = "/_aquilia/admin"
 
 
@@ -30,7 +33,7 @@ class Unreachable(Exception):
 
 
 class ByHttp:
-    """The endpoints of the setting `admin`, with the secret of the environment. Redirections are not followed."""
+    """The endpoints of the setting `admin`, with the credential of the environment. Redirections are not followed."""
 
     def __init__(self, url: str, *, insecure: bool = False) -> None:
         try:
@@ -51,17 +54,10 @@ class ByHttp:
                 "--url: over http:// the secret would be readable on its way: use https://, or --insecure where "
                 "nobody can listen"
             )
-        try:
-            secret = admin_secret()
-        except ValueError as error:
-            raise Unreachable(str(error)) from None
-        if secret is None:
-            raise Unreachable(
-                f"set {ADMIN_SECRET} or {ADMIN_SECRET_FILE} to the secret of the application's admin"
-            )
+        credential = _credential()
         self._where = f"{parts.scheme}://{parts.netloc}"
         self._path = parts.path.rstrip("/") or DEFAULT_PATH
-        self._headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
+        self._headers = {"authorization": f"Bearer {credential}", "content-type": "application/json"}
         self._connection: http.client.HTTPConnection
         if parts.scheme == "https":
             context = ssl.create_default_context()
@@ -106,6 +102,31 @@ class ByHttp:
             return response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(f"{self._where} cannot be reached: {error or type(error).__name__}") from None
+
+
+def _credential() -> str:
+    """What the environment has for the admin's endpoints.
+
+    Raises:
+        Unreachable: nothing, both, or what no header takes. It is not shown.
+    """
+    token = os.environ.get(ADMIN_TOKEN)
+    try:
+        secret = admin_secret()
+    except ValueError as error:
+        raise Unreachable(str(error)) from None
+    if token and secret:
+        raise Unreachable(f"{ADMIN_TOKEN} and the secret of an admin are both set: leave one of the two out")
+    if token and not (token.isascii() and token.isprintable() and " " not in token):
+        raise Unreachable(
+            f"{ADMIN_TOKEN} has characters that no header takes: only ASCII without spaces does"
+        )
+    if not (found := token or secret):
+        raise Unreachable(
+            f"set {ADMIN_SECRET} or {ADMIN_SECRET_FILE} to the secret of the application's admin, or {ADMIN_TOKEN} "
+            "to the token of somebody with its admin_role"
+        )
+    return found
 
 
 class _Fault(msgspec.Struct):

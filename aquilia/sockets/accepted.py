@@ -48,6 +48,7 @@ __all__ = [
     "proxies",
     "query_token",
     "remembering",
+    "role",
     "subprotocols",
     "unknown",
 ]
@@ -371,6 +372,13 @@ def query_token(place: Place, value: Any) -> str:
         raise place.error(f"the name of a parameter is needed, like 'access_token', not {value!r}")
     if value == TICKET_PARAMETER:
         raise place.error(f"{value!r} is where tickets stand; choose another name, like 'access_token'")
+    return value
+
+
+def role(place: Place, value: Any) -> str:
+    """A role of identities."""
+    if not isinstance(value, str) or not value or set(value) & set(" \t\r\n"):
+        raise place.error(f"the name of a role without spaces is needed, like 'admin', not {value!r}")
     return value
 
 

@@ -19,7 +19,7 @@ from aquilia.faults import Fault, FaultEngine
 from aquilia.http_faults import http_invalid_input, http_unsupported_media_type
 from aquilia.responses import fault_response, json_response
 from aquilia.sockets.admin import OPERATIONS, Admin, Operation
-from aquilia.sockets.admin_access import AdminAccess, TooManyWrong
+from aquilia.sockets.admin_access import AdminAccess, LacksRole, TooManyWrong
 from aquilia.sockets.admin_openapi import description
 from aquilia.sockets.audit import AuditLog
 from aquilia.sockets.faults import ws_internal_error
@@ -32,16 +32,15 @@ __all__ = ["AdminOffice"]
 
 MAX_BODY = 1 << 18
 """Bytes of a request."""
-ADMIN = "admin"
-"""Who the audit says it was."""
 DESCRIPTION = "openapi.json"
 
 
 class AdminOffice:
     """An ASGI application below `path`. `ready` raises while the process does not run.
 
-    Whoever asks needs the secret, in its header: no cookie is looked at, and no page of another site is told
-    anything, so a browser can neither be tricked into it nor read what comes. `hosts` are those that are served.
+    Whoever asks needs the secret, or an admin's token, in its header: no cookie is looked at, and no page of another
+    site is told anything, so a browser can neither be tricked into it nor read what comes. `hosts` are those that are
+    served.
     """
 
     def __init__(
@@ -74,13 +73,16 @@ class AdminOffice:
         """Answer one request."""
         request = Request(scope)
         request = Request(scope, bounded(receive, request.headers, MAX_BODY), send)
+        identity: Any = None
         try:
             response = await self._answered(request)
         except ClientDisconnect:
             return
+        except LacksRole as lacking:
+            identity, response = lacking.identity, self._refusal(lacking.fault)
         except Exception as error:
             response = self._refusal(error)
-        note_response(self._audit, scope, response, pattern=self._path)
+        note_response(self._audit, scope, response, pattern=self._path, identity=identity)
         response.headers["cache-control"] = "no-store"
         response.headers["x-content-type-options"] = "nosniff"
         await response(scope, receive, send)
@@ -88,7 +90,7 @@ class AdminOffice:
     async def _answered(self, request: Request) -> Response:
         check_host(request, self._hosts)
         await self._ready()
-        self._access.require(request)
+        who = await self._access.require(request)
         operation = OPERATIONS.get(route_path(request.scope).rpartition("/")[2])
         method = "POST" if operation is not None and operation.acts else "GET"
         if request.method != method:
@@ -96,7 +98,7 @@ class AdminOffice:
         if operation is None:
             return json_response(self._description)
         order = await self._order(request, operation)
-        return json_response(await self._admin.run(operation, order, about=request.scope, by=ADMIN))
+        return json_response(await self._admin.run(operation, order, about=request.scope, by=who))
 
     async def _order(self, request: Request, operation: Operation) -> Order:
         """What is asked for.

@@ -24,9 +24,10 @@ _FAULT = {
 }
 _REFUSALS = {
     "400": "The body is no JSON, or the Host none that is served.",
-    "401": "The secret is missing or wrong.",
+    "401": "The secret or token is missing or wrong.",
+    "403": "The token is that of somebody who is no admin.",
     "422": "What is asked for has the wrong shape.",
-    "429": "Too many wrong secrets came from this address.",
+    "429": "Too many wrong secrets or tokens came from this address.",
     "503": "The broker is away, or the server stops.",
 }
 

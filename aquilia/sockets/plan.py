@@ -40,6 +40,8 @@ class SocketPlan:
     contracts: list[tuple[App, SocketContract]] = field(default_factory=list)
     authenticators: dict[str, Authenticator] = field(default_factory=dict)
     """Those of the apps that have an AuthManager, by the app's name."""
+    admin_auth: Authenticator | None = None
+    """That of the app that says `admin_role`."""
 
     @classmethod
     def read(cls, registry: Registry, problems: list[Problem]) -> SocketPlan:
@@ -57,6 +59,8 @@ class SocketPlan:
                 node = node_settings({key: sound[key] for key in sound if key != error.key}, where)
             _agree(said, node, _of_process(sound), where, problems)
             plan._read_auth(app, where, problems)
+            if node.admin_role is not None:
+                problems += plan._read_admins(app, where)
             for controller in app.controllers:
                 contract = _contract(controller, node, problems)
                 if contract is None:
@@ -80,6 +84,8 @@ class SocketPlan:
         if self.node.ping_timeout is not None and self.node.ping_timeout < self.node.heartbeat:
             least = f"at least the heartbeat is needed, {self.node.heartbeat:g} seconds"
             yield Problem("ping_timeout", f"{least}, not {self.node.ping_timeout:g}: pings come no sooner")
+        if self.node.admin_role is not None and self.node.admin is None:
+            yield Problem("admin_role", "there is no admin: say admin=True as well")
         if self.node.query_token is not None and not self.authenticators:
             yield Problem("query_token", "it needs an AuthManager, and there is none: give a manifest auth=…")
         knowing = any(app.auth or app.sessions or app.middleware for app in self.registry.apps)
@@ -127,6 +133,17 @@ class SocketPlan:
             problems.append(Problem(where, f"auth: {error}"))
         except DIError as error:
             problems += [Problem(where, f"auth: {problem.message}") for problem in error.problems]
+
+    def _read_admins(self, app: App, where: str) -> Iterator[Problem]:
+        """Whose word on who has the admins' role counts: that of no other app, which may give it to anybody."""
+        if app.auth is None:
+            told = "it needs an AuthManager in the same manifest, that says who has the role: auth=…"
+            yield Problem(where, f"websockets: admin_role: {told}")
+        elif self.admin_auth is not None:
+            told = "another manifest says it too: leave it to the one whose AuthManager knows the admins"
+            yield Problem(where, f"websockets: admin_role: {told}")
+        else:
+            self.admin_auth = self.authenticators.get(app.manifest.name)
 
 
 _NO_AUTH = (

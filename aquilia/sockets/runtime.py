@@ -163,7 +163,12 @@ class AquilaSockets:
         tickets = tickets_of(self.plan, self._adapter.store, clock, self.revocations)
         self.admin = Admin(self.plan, self.hub, self._adapter.broker, self.cluster, self.audit, self.stopping)
         """What can be looked at and done on all nodes."""
-        self._access = AdminAccess(clock.monotonic)
+        self._access = AdminAccess(
+            clock,
+            role=self.plan.node.admin_role,
+            auth=self.plan.admin_auth,
+            patience=self.plan.node.handshake_timeout,
+        )
         self._endpoints = endpoints(
             self.plan.node,
             metrics=self.metrics,

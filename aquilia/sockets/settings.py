@@ -36,6 +36,7 @@ from aquilia.sockets.accepted import (
     proxies,
     query_token,
     remembering,
+    role,
     subprotocols,
     unknown,
 )
@@ -146,6 +147,8 @@ class NodeSettings:
     """Whether access can be taken back: see `aquilia.sockets.revocation`."""
     admin: str | None = None
     """The path below which an admin is served over HTTP."""
+    admin_role: str | None = None
+    """Whoever has this role is one, by the AuthManager of the manifest that says so."""
     health: str | None = None
     """The path at which load balancers ask whether the process takes clients."""
     metrics: str | None = None
@@ -263,6 +266,7 @@ _RULES: dict[str, Rule] = {
     "idempotence_ttl": remembering,
     "revocation": boolean,
     "admin": endpoint("/_aquilia/admin", "/internal/admin"),
+    "admin_role": or_none(role),
     "health": endpoint("/health", "/internal/health"),
     "audit": audit,
     "metrics": endpoint("/metrics", "/internal/metrics", also="collect"),

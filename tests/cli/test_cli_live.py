@@ -26,14 +26,14 @@ manifest = AppManifest("hall", controllers=[Hall], websockets={"admin": True})
 CONTROLLERS = """
 from msgspec import Struct
 
-from aquilia.sockets import Connection, Emits, Event, Socket, SocketController
+from aquilia.sockets import Connection, Emits, Event, History, Socket, SocketController
 
 
 class Notice(Struct):
     text: str
 
 
-@Socket("/hall/:name")
+@Socket("/hall/:name", history={"stage": History(size=10)})
 class Hall(SocketController):
     notice = Emits("notice", Notice)
 
@@ -41,6 +41,14 @@ class Hall(SocketController):
     async def enter(self, conn: Connection, payload: str) -> str:
         await conn.join(payload)
         return conn.id
+"""
+STAFF = """
+from aquilia import Identity
+
+
+class Staff:
+    async def authenticate(self, token: str) -> Identity:
+        return Identity("ann", roles=[token])
 """
 NOTICE = '{"text": "hi"}'
 
@@ -86,7 +94,9 @@ async def check_all(workspace: Workspace, at: str, *way: str) -> None:
         assert (nobody.returncode, nobody.stdout) == (1, "delivered to 0 connections\n")
         refused = workspace.refused("ws", "broadcast", "/hall/a", "notise", NOTICE, *way, code=2)
         assert "did you mean 'notice'?" in refused
-        assert workspace.done("ws", "purge-room", "/hall/a", "stage", *way) == "1 member left\n"
+        assert workspace.done("ws", "purge-room", "/hall/a", "stage", *way) == (
+            "1 member left, 1 publication forgotten\n"
+        )
         assert workspace.aq("ws", "kick", "nobody", *way).returncode == 1
         assert workspace.done("ws", "kick", id, *way) == "ended 1 connection\n"
         with contextlib.suppress(websockets.ConnectionClosed):
@@ -130,6 +140,24 @@ async def test_a_wrong_secret_and_a_missing_admin_are_told(workspace: Workspace)
         workspace.environment["AQ_ADMIN_SECRET"] = SECRET
         elsewhere = (*way[:1], f"{server.url}/elsewhere")
         assert "needs the setting 'admin'" in workspace.refused("ws", "kick", "x", *elsewhere, code=2)
+
+
+async def test_over_http_with_the_token_of_who_has_the_role(workspace: Workspace) -> None:
+    workspace.write("modules/hall/staff.py", STAFF)
+    workspace.edit(
+        "modules/hall/manifest.py",
+        'websockets={"admin": True}',
+        'auth="staff:Staff", websockets={"admin": True, "admin_role": "ops"}',
+    )
+    del workspace.environment["AQ_ADMIN_SECRET"]
+    workspace.environment["AQ_ADMIN_TOKEN"] = "ops"
+    async with workspace.serving() as server:
+        way = ("--url", server.url)
+        assert json.loads(workspace.done("ws", "inspect", "--live", "--json", *way))["nodes"]
+        workspace.environment["AQ_ADMIN_TOKEN"] = "staff"
+        assert "WS_FORBIDDEN" in workspace.refused("ws", "kick", "x", *way, code=2)
+    workspace.environment["AQ_ADMIN_SECRET"] = SECRET
+    assert "leave one of the two out" in workspace.refused("ws", "kick", "x", code=2)
 
 
 @pytest.mark.parametrize(

@@ -280,8 +280,8 @@ async def test_what_is_done_is_audited_with_its_result(caplog: pytest.LogCapture
     records = [vars(record) for record in caplog.records if record.name == "aquilia.audit"]
     told = [record for record in records if record.get("event") == "admin.action"]
     assert [(each["of"], each["outcome"], each["identity"], each["address"]) for each in told] == [
-        ("broadcast", "done", "admin", "127.0.0.1"),
-        ("broadcast", "refused", "admin", "127.0.0.1"),
+        ("broadcast", "done", "the secret's holder", "127.0.0.1"),
+        ("broadcast", "refused", "the secret's holder", "127.0.0.1"),
     ]
     assert told[0]["reason"] == "0 connections: namespace /hall/a, event notice"
     assert told[1]["code"] == "WS_UNSUPPORTED_EVENT"

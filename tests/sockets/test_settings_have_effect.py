@@ -123,6 +123,7 @@ ELSEWHERE = {
     ("max_fragments", "@Socket"),
     ("tickets", "manifest"),
     ("admin", "manifest"),
+    ("admin_role", "manifest"),
     ("query_token", "manifest"),
     ("inbox_bytes", "manifest"),
     ("publish_timeout", "manifest"),
@@ -130,8 +131,8 @@ ELSEWHERE = {
     ("spool_bytes", "manifest"),
     ("spool_total_bytes", "manifest"),
 }
-"""Shown by tests of their own, below, and in test_admin_http.py, test_audit.py, test_broker_lost.py, test_drain.py,
-test_intake.py, test_metrics_serving.py, test_spool.py and test_tickets.py."""
+"""Shown by tests of their own, below, and in test_admin_http.py, test_admin_role.py, test_audit.py,
+test_broker_lost.py, test_drain.py, test_intake.py, test_metrics_serving.py, test_spool.py and test_tickets.py."""
 
 
 def said(where: str) -> list[Any]:

@@ -49,7 +49,8 @@ UrlOption = Annotated[
     typer.Option(
         "--url",
         envvar="AQ_ADMIN_URL",
-        help="Where the application is served; its admin's path may follow. The secret is in AQ_ADMIN_SECRET.",
+        help="Where the application is served; its admin's path may follow. The secret is in AQ_ADMIN_SECRET, "
+        "or a token in AQ_ADMIN_TOKEN.",
     ),
 ]
 AdapterOption = Annotated[
