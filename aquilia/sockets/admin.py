@@ -54,6 +54,7 @@ from aquilia.sockets.orders import (
 from aquilia.sockets.plan import SocketPlan
 from aquilia.sockets.questions import Answers
 from aquilia.sockets.reach import PATIENCE
+from aquilia.sockets.recorder import Recorder
 
 __all__ = ["OPERATIONS", "ORDER", "PATIENCE_OF_GUESTS", "Admin", "Operation"]
 
@@ -81,12 +82,14 @@ class Admin:
         broker: Broker,
         cluster: Cluster,
         audit: AuditLog,
+        recorder: Recorder,
         stop: Callable[[], None],
     ) -> None:
         self._hub = hub
         self._broker = broker
         self._cluster = cluster
         self._audit = audit
+        self._recorder = recorder
         self._here = Administered(hub, cluster, audit, stop)
         self._table: PatternTable[SocketContract] = PatternTable()
         for _, contract in plan.contracts:
@@ -122,11 +125,13 @@ class Admin:
             answer = await operation.run(self, order)
         except Fault as fault:
             if operation.acts:
+                self._recorder.acted(operation.name, "refused")
                 self._audit.note(
                     "admin.action", about, outcome="refused", code=fault.code, reason=_spoken(order), **told
                 )
             raise
         if operation.acts:
+            self._recorder.acted(operation.name, "incomplete" if answer.silent else "done")
             reason = f"{_result(answer)}: {_spoken(order)}"
             self._audit.note("admin.action", about, outcome="done", reason=reason, **told)
         return answer

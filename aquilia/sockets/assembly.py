@@ -96,7 +96,10 @@ def adapter_of(node: NodeSettings, clock: Clock) -> Adapter:
 
 
 def recorder_of(
-    plan: SocketPlan, given: Recorder | None, homes: Callable[[], Iterable[Home]]
+    plan: SocketPlan,
+    given: Recorder | None,
+    homes: Callable[[], Iterable[Home]],
+    present: Callable[[], Iterable[tuple[str, int]]],
 ) -> tuple[Recorder, Metrics | None]:
     """The recorder: with metrics the one that keeps the figures of all controllers, and what serves them.
 
@@ -117,7 +120,7 @@ def recorder_of(
     figures = Figures()
     for _, contract in plan.contracts:
         figures.add(contract.declaration.path, contract.events, contract.emits)
-    return figures, Metrics(figures, homes)
+    return figures, Metrics(figures, homes, present)
 
 
 def hub_of(

@@ -220,6 +220,10 @@ class Attendance:
                     roster.learn(node, whole)
         return roster.page(limit, after)
 
+    def counts(self) -> list[tuple[str, int]]:
+        """For each room its path pattern, and how many are there."""
+        return [(room.home.pattern, len(room.roster.shown)) for room in self._rooms.values()]
+
     async def _synced(self, room: _Room) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
@@ -279,7 +283,9 @@ class Attendance:
             await self._publish(room, room.roster.nothing())
         if joins or leaves:
             self._hook(room, joins, leaves)
-        await room.showing.tell(joins, leaves)
+        frames = await room.showing.tell(joins, leaves)
+        if joins or leaves or frames:
+            room.home.recorder.presence(room.home.pattern, len(joins), len(leaves), frames)
         if room.roster.idle:
             await self._close(room)
 

@@ -131,6 +131,38 @@ FAMILIES = {
         Family("aquilia_unmatched_acks_total", "counter", _PATTERN, "Acks that nobody waited for."),
         Family("aquilia_namespaces", "gauge", _PATTERN, "Namespaces that are open."),
         Family("aquilia_rooms", "gauge", _PATTERN, "Rooms that have members."),
+        Family(
+            "aquilia_presence_entries",
+            "gauge",
+            _PATTERN,
+            "Who is present in rooms with members here, as this process knows it: a room on several nodes "
+            "counts on each.",
+        ),
+        Family(
+            "aquilia_presence_members",
+            "gauge",
+            _PATTERN,
+            "Connections in rooms with presence.",
+        ),
+        Family(
+            "aquilia_presence_changes_total",
+            "counter",
+            ("pattern", "change"),
+            "Who came or has other metadata, and who left, by change: join or leave; on each node with "
+            "members there.",
+        ),
+        Family(
+            "aquilia_presence_frames_total",
+            "counter",
+            _PATTERN,
+            "Changes of presence that were sent to clients, one for each receiver.",
+        ),
+        Family(
+            "aquilia_admin_actions_total",
+            "counter",
+            ("action", "result"),
+            "What an admin did by way of this node: done, incomplete where nodes were silent, or refused.",
+        ),
     )
 }
 

@@ -161,6 +161,9 @@ class Figures:
         self.drops: Counter[tuple[str, str]] = Counter()
         self.resumes: Counter[tuple[str, str]] = Counter()
         self.unmatched: Counter[str] = Counter()
+        self.presences: Counter[tuple[str, str]] = Counter()
+        self.presence_frames: Counter[str] = Counter()
+        self.actions: Counter[tuple[str, str]] = Counter()
         self._codes: set[str] = set()
 
     def add(self, pattern: str, events: Iterable[str], emits: Iterable[str]) -> None:
@@ -209,6 +212,16 @@ class Figures:
     def unmatched_ack(self, pattern: str) -> None:
         """See `Recorder`."""
         self.unmatched[pattern] += 1
+
+    def presence(self, pattern: str, joins: int, leaves: int, frames: int) -> None:
+        """See `Recorder`."""
+        self.presences[pattern, "join"] += joins
+        self.presences[pattern, "leave"] += leaves
+        self.presence_frames[pattern] += frames
+
+    def acted(self, action: str, result: str) -> None:
+        """See `Recorder`."""
+        self.actions[action, result] += 1
 
     def _bounded(self, code: str) -> str:
         if code in _FAULT_CODES or code in self._codes:

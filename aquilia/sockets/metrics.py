@@ -51,6 +51,8 @@ class Levels:
     paused: int = 0
     namespaces: int = 0
     rooms: int = 0
+    present: int = 0
+    entries: int = 0
 
 
 _LEVELS = {
@@ -62,6 +64,8 @@ _LEVELS = {
     "aquilia_connections_paused": "paused",
     "aquilia_namespaces": "namespaces",
     "aquilia_rooms": "rooms",
+    "aquilia_presence_members": "present",
+    "aquilia_presence_entries": "entries",
 }
 
 
@@ -74,9 +78,16 @@ class Metrics:
     What it serves has the metrics of prometheus-client's default registry as well: the application's own.
     """
 
-    def __init__(self, figures: Figures, homes: Callable[[], Iterable[Home]]) -> None:
+    def __init__(
+        self,
+        figures: Figures,
+        homes: Callable[[], Iterable[Home]],
+        present: Callable[[], Iterable[tuple[str, int]]] = tuple,
+    ) -> None:
         self._figures = figures
         self._homes = homes
+        self._present = present
+        """For each room with presence its pattern, and how many are there."""
         self._shared = SharedFiles() if multiprocess_problem() is None and folder() else None
         self._all = AllFiles()
         self._failed = False
@@ -164,6 +175,8 @@ class Metrics:
             level = levels.setdefault(home.pattern, Levels())
             level.namespaces += 1
             level.rooms += len(home.rooms)
+            if home.presence is not None:
+                level.present += sum(len(room) for room in home.rooms.values() if room.present)
             for conn in home.everyone():
                 outbox = conn._outbox
                 if waiting := len(outbox):
@@ -176,6 +189,8 @@ class Metrics:
                 seen += 1
                 if seen % SLICE == 0:
                     yield
+        for pattern, count in self._present():
+            levels.setdefault(pattern, Levels()).entries += count
 
     async def _levels(self) -> dict[str, Levels]:
         levels: dict[str, Levels] = {}
@@ -194,6 +209,9 @@ class Metrics:
         yield from _counted("aquilia_messages_dropped_total", figures.drops)
         yield from _counted("aquilia_faults_total", figures.faults)
         yield from _counted("aquilia_unmatched_acks_total", figures.unmatched)
+        yield from _counted("aquilia_presence_changes_total", figures.presences)
+        yield from _counted("aquilia_presence_frames_total", figures.presence_frames)
+        yield from _counted("aquilia_admin_actions_total", figures.actions)
         for name, attribute in _LEVELS.items():
             for pattern, level in levels.items():
                 yield Sample(FAMILIES[name], (pattern,), getattr(level, attribute))

@@ -43,6 +43,12 @@ class Recorder(Protocol):
     def unmatched_ack(self, pattern: str) -> None:
         """A client acked what nobody had asked it."""
 
+    def presence(self, pattern: str, joins: int, leaves: int, frames: int) -> None:
+        """So many came, or have other metadata, and left; clients here were told in so many frames."""
+
+    def acted(self, action: str, result: str) -> None:
+        """An admin ordered something of this node: `done`, `incomplete` where nodes were silent, or `refused`."""
+
 
 class Counters:
     """A `Recorder` that counts in memory, by happening and labels."""
@@ -85,3 +91,11 @@ class Counters:
     def unmatched_ack(self, pattern: str) -> None:
         """See `Recorder`."""
         self.counts["unmatched_ack", pattern] += 1
+
+    def presence(self, pattern: str, joins: int, leaves: int, frames: int) -> None:
+        """See `Recorder`."""
+        self.counts["presence", pattern] += frames
+
+    def acted(self, action: str, result: str) -> None:
+        """See `Recorder`."""
+        self.counts["acted", action, result] += 1

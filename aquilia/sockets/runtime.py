@@ -104,7 +104,9 @@ class AquilaSockets:
                 authenticator.prepare(self.services)
         self.proxies = TrustedProxies(self.plan.node.trusted_proxies)
         """Whose word on who their client is counts."""
-        self.recorder, self.metrics = recorder_of(self.plan, recorder, lambda: self.hub.homes.values())
+        self.recorder, self.metrics = recorder_of(
+            self.plan, recorder, lambda: self.hub.homes.values(), lambda: self.hub.attendance.counts()
+        )
         """Who is told of what happens; and what serves the figures, if any are kept."""
         clock = Clock.current()
         self._adapter = adapter or adapter_of(self.plan.node, clock)
@@ -161,7 +163,9 @@ class AquilaSockets:
         )
         """Answers whether new clients should be sent here: an ASGI application."""
         tickets = tickets_of(self.plan, self._adapter.store, clock, self.revocations)
-        self.admin = Admin(self.plan, self.hub, self._adapter.broker, self.cluster, self.audit, self.stopping)
+        self.admin = Admin(
+            self.plan, self.hub, self._adapter.broker, self.cluster, self.audit, self.recorder, self.stopping
+        )
         """What can be looked at and done on all nodes."""
         self._access = AdminAccess(
             clock,

@@ -68,8 +68,8 @@ class Showing:
         self._members.pop(conn, None)
         self._late.pop(conn, None)
 
-    async def tell(self, joins: Metas, leaves: Metas) -> None:
-        """Tell the members of a change."""
+    async def tell(self, joins: Metas, leaves: Metas) -> int:
+        """Tell the members of a change. In how many frames, but for those of the state."""
         counted, size = self._counted, len(self._roster.shown)
         self._counted = size if self._roster.counting else None
         if joins or leaves or counted != self._counted:
@@ -83,18 +83,19 @@ class Showing:
             payloads = []
         else:
             payloads = list(self._payloads(joins, leaves))
-        if payloads:
-            await self._send(members, payloads)
+        sent = await self._send(members, payloads) if payloads else 0
         for conn in late:
             if conn in self._members:
                 if conn._blocked:
                     self._late[conn] = None
                 else:
                     self.greet(conn, again=True)
+        return sent
 
-    async def _send(self, members: list[Connection], payloads: list[dict[str, Any]]) -> None:
+    async def _send(self, members: list[Connection], payloads: list[dict[str, Any]]) -> int:
         frames: dict[Variant, list[bytes]] = {}
         ends = self._stopwatch() + SLICE
+        sent = 0
         for number, conn in enumerate(members):
             if number % CLOCK_EVERY == CLOCK_EVERY - 1 and self._stopwatch() >= ends:
                 await asyncio.sleep(0)
@@ -108,6 +109,8 @@ class Showing:
             if known is None:
                 known = frames[conn._variant] = [_frame(conn, payload) for payload in payloads]
             conn._push_all(known)
+            sent += len(known)
+        return sent
 
     def _state(self, conn: Connection) -> list[bytes]:
         known = self._entries.get(conn._variant)
