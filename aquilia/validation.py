@@ -123,7 +123,11 @@ class JsonReader(Generic[T]):
             first = {"path": self._path, "expected": str(error), "got": "another value"}
         if len(data) > _SEARCHED_SIZE:
             raise InvalidValue([first])
-        every = mistakes(self.type, decode_json(data, msgspec.json.decode), self._path)
+        try:
+            whole = decode_json(data, msgspec.json.decode)
+        except msgspec.ValidationError:  # a number like 1e999, of which JSON has no end
+            raise InvalidValue([first]) from None
+        every = mistakes(self.type, whole, self._path)
         raise InvalidValue(list(itertools.islice(every, _MOST_MISTAKES)) or [first])
 
 

@@ -66,6 +66,7 @@ PATIENCE_OF_GUESTS = 2 * PATIENCE
 """Seconds for its answer."""
 
 Answer = TypeVar("Answer")
+Located = TypeVar("Located", Rooms, Connections, Kick)
 Kept = TypeVar("Kept", LiveNamespace, RoomRecord, ConnectionRecord)
 
 
@@ -152,13 +153,13 @@ class Admin:
 
     async def rooms(self, order: Rooms) -> RoomsPage:
         """The rooms that anybody is in."""
-        found, silent = await self._listed("rooms", order, RoomRecord)
+        found, silent = await self._listed("rooms", self._located(order), RoomRecord)
         items, rest = _page(_together(found, _same_room), order.limit)
         return RoomsPage(items=items, next=rest, silent=silent)
 
     async def connections(self, order: Connections) -> ConnectionsPage:
         """The connections that fit all that is given."""
-        found, silent = await self._listed("connections", order, ConnectionRecord)
+        found, silent = await self._listed("connections", self._located(order), ConnectionRecord)
         items, rest = _page(_together(found, lambda one, other: one), order.limit)
         return ConnectionsPage(items=items, next=rest, silent=silent)
 
@@ -194,11 +195,7 @@ class Admin:
         return await self._publish(order, identity=order.identity)
 
     async def _publish(
-        self,
-        order: Broadcast | PublishRoom | PublishIdentity,
-        *,
-        room: str | None = None,
-        identity: str | None = None,
+        self, order: Broadcast, *, room: str | None = None, identity: str | None = None
     ) -> Report:
         contract, path = self._contract(order.namespace)
         event, payload = _emitted(contract, order)
@@ -216,6 +213,12 @@ class Admin:
                 going.cancel()
 
         return await self._done("count", target, here=publish)
+
+    def _located(self, order: Located) -> Located:
+        """The same, with its namespace as it is called, if there is one; of others nothing is open."""
+        if order.namespace is None or (found := self._table.match(order.namespace)) is None:
+            return order
+        return msgspec.structs.replace(order, namespace=found.path)
 
     def _contract(self, namespace: str) -> tuple[SocketContract, str]:
         found = self._table.match(namespace)
@@ -235,7 +238,7 @@ class Admin:
         if (order.connection is None) == (order.identity is None):
             wrong = {"path": "body", "expected": "one of connection and identity", "got": "both"}
             raise http_invalid_input([wrong | ({"got": "neither"} if order.identity is None else {})])
-        return await self._done("kick", order)
+        return await self._done("kick", self._located(order))
 
     async def purge_room(self, order: PurgeRoom) -> PurgeReport:
         """Delete what a room remembers, and have all members leave it, who are told `left`.
@@ -284,7 +287,7 @@ class Admin:
         return answers, sorted(silent)
 
 
-def _emitted(contract: SocketContract, order: Broadcast | PublishRoom | PublishIdentity) -> tuple[str, Any]:
+def _emitted(contract: SocketContract, order: Broadcast) -> tuple[str, Any]:
     declared = contract.emits
     if contract.declaration.function is not None:
         raise _refused(f"{contract.name} has its connections as a whole: its messages are no events")
@@ -301,7 +304,7 @@ def _emitted(contract: SocketContract, order: Broadcast | PublishRoom | PublishI
         pack(payload)  # what no broker takes is refused before anybody waits for it
         return event, payload
     except SocketFault as fault:
-        fault.status = 422
+        fault.status, fault.retryable = 422, False
         raise
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from heapq import nsmallest
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -40,6 +41,8 @@ COUNTING = 3.0
 """Seconds in which a publication is expected, behind the question how many it goes to."""
 AT_ONCE = 256
 """Members that leave a room together."""
+SLICE = 1024
+"""Things that are looked at before the loop has its turn."""
 
 Item = TypeVar("Item")
 Asked = TypeVar("Asked")
@@ -89,28 +92,30 @@ class Administered:
 
     # Looking
 
-    def _namespaces(self, asked: Any) -> list[LiveNamespace]:
+    async def _namespaces(self, asked: Any) -> list[LiveNamespace]:
         wanted, order = _wanted(asked, Namespaces)
-        found = _first(self._hub.homes.items(), lambda item: (item[0],), wanted.after, order.limit)
+        found = await _first(
+            list(self._hub.homes.items()), lambda item: (item[0],), wanted.after, order.limit
+        )
         return [
             LiveNamespace(namespace=path, pattern=home.pattern, connections=len(home.everyone()), nodes=1)
             for path, home in found
         ]
 
-    def _rooms(self, asked: Any) -> list[RoomRecord]:
+    async def _rooms(self, asked: Any) -> list[RoomRecord]:
         wanted, order = _wanted(asked, Rooms)
         rooms = (
             (path, name, audience)
             for path, home in self._homes(order.namespace)
-            for name, audience in home.rooms.items()
+            for name, audience in list(home.rooms.items())
             if len(audience) and (order.pattern is None or fits(name, order.pattern))
         )
-        found = _first(rooms, lambda item: item[:2], wanted.after, order.limit)
+        found = await _first(rooms, lambda item: item[:2], wanted.after, order.limit)
         return [
             RoomRecord(namespace=path, room=name, members=len(audience)) for path, name, audience in found
         ]
 
-    def _connections(self, asked: Any) -> list[ConnectionRecord]:
+    async def _connections(self, asked: Any) -> list[ConnectionRecord]:
         wanted, order = _wanted(asked, Connections)
         node = self._cluster.id
         conns = (
@@ -119,7 +124,7 @@ class Administered:
             for conn in _some(home, order.room, order.identity)
             if order.address is None or conn._address == order.address
         )
-        found = _first(conns, lambda item: (item[0], item[1].id, node), wanted.after, order.limit)
+        found = await _first(conns, lambda item: (item[0], item[1].id, node), wanted.after, order.limit)
         return [_record(conn, node) for _, conn in found]
 
     def _homes(self, namespace: str | None) -> list[tuple[str, Home]]:
@@ -227,12 +232,19 @@ def _record(conn: Connection, node: str) -> ConnectionRecord:
     )
 
 
-def _first(
+async def _first(
     items: Iterable[Item], key: Callable[[Item], Key], after: list[str] | None, limit: int
 ) -> list[Item]:
-    """The first behind a key, and one more: whether there are others is to be known."""
-    behind = items if after is None else (item for item in items if key(item) > tuple(after))
-    return nsmallest(limit + 1, behind, key=key)
+    """The first behind a key, and one more: whether there are others is to be known.
+
+    Between two slices of them the loop has its turn.
+    """
+    behind = iter(items if after is None else (item for item in items if key(item) > tuple(after)))
+    found: list[Item] = []
+    while some := list(islice(behind, SLICE)):
+        found = nsmallest(limit + 1, [*found, *some], key=key)
+        await asyncio.sleep(0)
+    return found
 
 
 def _wanted(asked: Any, kind: type[Asked]) -> tuple[Wanted, Asked]:

@@ -32,7 +32,7 @@ __all__ = [
 
 Text = Annotated[str, Meta(min_length=1, max_length=4096)]
 Room = Annotated[str, Meta(min_length=1, max_length=256, pattern=r"^[^\x00]")]
-Event = Annotated[str, Meta(min_length=1, max_length=256)]
+Event = Annotated[str, Meta(min_length=1, max_length=128)]
 Limit = Annotated[int, Meta(ge=1, le=1000)]
 
 
@@ -79,7 +79,7 @@ class Connections(Order, frozen=True):
 # Acting
 
 
-class Broadcast(Order, frozen=True):
+class Broadcast(Order, frozen=True, kw_only=True):
     """An event to every connection of a namespace."""
 
     namespace: Text
@@ -89,24 +89,16 @@ class Broadcast(Order, frozen=True):
     """Also an event that its controller does not declare."""
 
 
-class PublishRoom(Order, frozen=True):
+class PublishRoom(Broadcast, frozen=True, kw_only=True):
     """An event to the members of a room."""
 
-    namespace: Text
     room: Room
-    event: Event
-    payload: Any = None
-    force: bool = False
 
 
-class PublishIdentity(Order, frozen=True):
+class PublishIdentity(Broadcast, frozen=True, kw_only=True):
     """An event to the connections of an identity in a namespace."""
 
-    namespace: Text
     identity: Text
-    event: Event
-    payload: Any = None
-    force: bool = False
 
 
 class Kick(Order, frozen=True):

@@ -7,6 +7,7 @@ contract, and reaches what a room remembers, and who publishes has the report.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine
 from types import TracebackType
@@ -31,24 +32,38 @@ class Publisher:
         async with Publisher("nats://127.0.0.1:4222/myapp") as publisher:
             await publisher.publish_room("/chat/acme", "general", "notice", {"text": "hi"})
 
-    One is enough for a program, and may be used by several tasks. A node of the application has to run.
+    One is enough for a program, and may be used by several tasks of the loop that entered it. When it was left, it
+    may be entered again, in any loop. A node of the application has to run. Outside of `async with` it raises
+    RuntimeError.
 
     Raises:
         ValueError: the URL is none of `nats://`, `tls://` and `local://`, or what it needs is not installed.
     """
 
     def __init__(self, url: str) -> None:
+        self._url = url
         self._guest: Guest = guest_at(url, "Publisher", Clock.current())
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Where it is open."""
+        self._used = False
 
     async def __aenter__(self) -> Self:
         """Connect.
 
         Raises:
             SocketFault: WS_ADAPTER_UNAVAILABLE: the broker cannot be reached.
+            RuntimeError: it is open already.
+            ValueError: `local://` leads to no application that runs any more.
         """
+        if self._loop is not None:
+            raise RuntimeError("Publisher: it is open already: enter it once, or make another one")
+        if self._used:  # the other one belongs to a loop that may be gone
+            self._guest = guest_at(self._url, "Publisher", Clock.current())
+        self._loop, self._used = asyncio.get_running_loop(), True
         try:
             await self._guest.start()
         except BaseException:
+            self._loop = None
             await self._guest.stop()
             raise
         return self
@@ -56,6 +71,7 @@ class Publisher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._loop = None
         await self._guest.stop()
 
     async def broadcast(self, namespace: str, event: str, payload: Any = None) -> Report:
@@ -80,6 +96,9 @@ class Publisher:
         return await self._order("publish-identity", PublishIdentity, given)
 
     async def _order(self, name: str, kind: type[Order], given: dict[str, Any]) -> Report:
+        if self._loop is not asyncio.get_running_loop():
+            where = "inside of `async with`" if self._loop is None else "in the event loop that entered it"
+            raise RuntimeError(f"Publisher: use it {where}")
         try:
             order = msgspec.convert(given, kind)
         except msgspec.ValidationError as error:
@@ -99,8 +118,8 @@ class SyncPublisher:
         with SyncPublisher("nats://127.0.0.1:4222/myapp") as publisher:
             publisher.publish_room("/chat/acme", "general", "notice", {"text": "hi"})
 
-    It has a thread with a loop between `with` and its end, and may be used by several threads. Make it in the process
-    that uses it: after a fork, if there is one.
+    It has a thread with a loop between `with` and its end, and may be used by several threads. Enter it in the
+    process that uses it: after a fork, if there is one. Elsewhere, and outside of `with`, it raises RuntimeError.
 
     Raises:
         ValueError: see `Publisher`.
@@ -108,28 +127,31 @@ class SyncPublisher:
 
     def __init__(self, url: str) -> None:
         self._publisher = Publisher(url)
-        self._loop: asyncio.AbstractEventLoop
-        self._thread: threading.Thread
+        self._running: _Running | None = None
 
     def __enter__(self) -> Self:
         """Connect. Raises what `Publisher` does."""
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="aquilia publisher", daemon=True)
-        self._thread.start()
+        if self._running is not None:
+            raise RuntimeError("SyncPublisher: it is open already: enter it once, or make another one")
+        self._running = running = _Running()
         try:
-            self._wait(self._publisher.__aenter__())
+            running.wait(self._publisher.__aenter__())
         except BaseException:
-            self._end()
+            self._running = None
+            running.end()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        running, self._running = self._running, None
+        if running is None or running.elsewhere:  # what a fork took along is not this process's to close
+            return
         try:
-            self._wait(self._publisher.__aexit__(None, None, None))
+            running.wait(self._publisher.__aexit__(None, None, None))
         finally:
-            self._end()
+            running.end()
 
     def broadcast(self, namespace: str, event: str, payload: Any = None) -> Report:
         """See `Publisher.broadcast`."""
@@ -144,9 +166,38 @@ class SyncPublisher:
         return self._wait(self._publisher.publish_identity(namespace, id, event, payload))
 
     def _wait(self, coroutine: Coroutine[Any, Any, Done]) -> Done:
+        running = self._running
+        if running is not None and not running.elsewhere:
+            return running.wait(coroutine)
+        coroutine.close()
+        where = (
+            "inside of `with`"
+            if running is None
+            else "in the process that entered it: enter one behind the fork"
+        )
+        raise RuntimeError(f"SyncPublisher: use it {where}")
+
+
+class _Running:
+    """A thread with a loop."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="aquilia publisher", daemon=True)
+        self._thread.start()
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the thread is in another process."""
+        return os.getpid() != self._pid
+
+    def wait(self, coroutine: Coroutine[Any, Any, Done]) -> Done:
+        """What it returns, or raises, there."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """The thread ends."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

@@ -15,6 +15,8 @@ from nodes import node
 from ports import reserved_port
 from wire import Client, eventually, serving
 
+from aquilia.sockets.orders import Rooms
+
 
 @pytest.fixture(autouse=True)
 def secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,6 +68,42 @@ async def test_it_sees_nodes_namespaces_rooms_and_connections_of_all_nodes(nats_
         assert (await seen(admin, "connections", address="192.0.2.1"))["items"] == []
         in_room = await seen(admin, "connections", namespace="/hall/b", room="stage")
         assert [each["id"] for each in in_room["items"]] == [ids[2]]
+
+
+async def test_a_namespace_is_found_however_its_path_is_written() -> None:
+    async with (
+        serving(hall()) as base,
+        admin_of(base) as admin,
+        Client.connect(f"{base}/hall/a", additional_headers=named("ann")) as ann,
+    ):
+        await ann.request("enter", "stage")
+        for path in ("/hall/a", "/hall/a/", "//hall//a", "hall/a"):
+            assert len((await seen(admin, "connections", namespace=path))["items"]) == 1
+            assert len((await seen(admin, "rooms", namespace=path))["items"]) == 1
+        assert (await seen(admin, "rooms", namespace="/hall/b/"))["items"] == []
+        assert (await seen(admin, "rooms", namespace="/elsewhere"))["items"] == []
+        assert (await done(admin, "purge-room", namespace="/hall/a/", room="stage"))["connections"] == 1
+        assert (await done(admin, "kick", identity="ann", namespace="/hall/a/"))["connections"] == 1
+
+
+async def test_a_page_of_a_large_node_leaves_the_others_their_turns() -> None:
+    app = hall()
+    async with serving(app) as base, Client.connect(f"{base}/hall/a") as ann:
+        await ann.request("enter", "stage")
+        rooms = app.hub.homes["/hall/a"].rooms
+        many = {f"r{number:05}": rooms["stage"] for number in range(50_000)}
+        rooms.update(many)
+        try:
+            looking, turns = asyncio.create_task(app.admin.rooms(Rooms(limit=3))), 0
+            while not looking.done():
+                await asyncio.sleep(0)
+                turns += 1
+            found = [each.room for each in (await looking).items]
+        finally:
+            for name in many:
+                del rooms[name]
+    assert found == ["r00000", "r00001", "r00002"]
+    assert turns >= 40
 
 
 async def test_pages_have_each_thing_once_in_order(nats_server: NatsServer) -> None:
@@ -247,6 +285,7 @@ async def test_in_memory_there_is_one_node_and_all_of_it_works_alike() -> None:
             404,
             "no socket controller",
         ),
+        ("broadcast", {"namespace": "/hall/a", "event": "n" * 129, "force": True}, 422, "max_length=128"),
         ("publish-room", {"namespace": "/hall/a", "room": "", "event": "notice"}, 422, "body.room"),
         ("publish-room", {"namespace": "/hall/a", "room": "\0r", "event": "notice"}, 422, "body.room"),
         ("kick", {}, 422, "one of connection and identity"),
@@ -262,6 +301,7 @@ async def test_what_cannot_be_done_is_refused_with_what_is_accepted(
         response = await admin.post(f"/{operation}", json=order)
         assert response.status_code == status
         assert said in response.text
+        assert response.json()["retryable"] is False
 
 
 async def test_an_event_that_nobody_declared_goes_by_force() -> None:

@@ -130,7 +130,13 @@ async def test_a_body_that_is_too_large_is_refused_announced_or_not() -> None:
             assert (response.status_code, response.json()["code"]) == (413, "HTTP_PAYLOAD_TOO_LARGE")
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"[" * 100_000, b'{"identity": "\xff"}', b'"a"'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{", b"[]", b"null", b"[" * 100_000, b'{"identity": "\xff"}', b'"a"'),
+        *(b'{"identity": 1e999}', b'{"identity": "a"} b', b'\xef\xbb\xbf{"identity": "a"}'),
+    ],
+)
 async def test_what_is_no_order_is_refused(body: bytes) -> None:
     async with serving(hall()) as base, admin_of(base) as admin:
         response = await admin.post("/kick", content=body, headers={"content-type": "application/json"})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -113,3 +115,70 @@ def test_a_url_that_reaches_nobody_is_refused(kind: type) -> None:
 def test_a_broker_that_is_away_is_told_and_nothing_stays_behind() -> None:
     with pytest.raises(SocketFault, match="WS_ADAPTER_UNAVAILABLE"), SyncPublisher("nats://127.0.0.1:1"):
         pass
+
+
+async def test_it_works_inside_of_with_and_tells_everyone_else_so(nats_server: NatsServer) -> None:
+    url = nats_server.url()
+    async with town(url):
+        publisher = Publisher(url)
+        with pytest.raises(RuntimeError, match="inside of `async with`"):
+            await publisher.broadcast("/hall/a", "notice", {"text": "1"})
+        async with publisher:
+            with pytest.raises(RuntimeError, match="open already"):
+                await publisher.__aenter__()
+            assert (await publisher.broadcast("/hall/a", "notice", {"text": "1"})).connections == 2
+        with pytest.raises(RuntimeError, match="inside of `async with`"):
+            await publisher.broadcast("/hall/a", "notice", {"text": "1"})
+
+        async def again() -> int:
+            async with publisher:
+                return (await publisher.broadcast("/hall/a", "notice", {"text": "1"})).connections
+
+        assert await asyncio.to_thread(asyncio.run, again()) == 2  # in another loop
+
+
+async def test_without_a_loop_it_is_the_same_and_it_may_be_entered_again(nats_server: NatsServer) -> None:
+    url = nats_server.url()
+    publisher = SyncPublisher(url)
+
+    def say() -> int:
+        return publisher.broadcast("/hall/a", "notice", {"text": "1"}).connections
+
+    def job() -> int:
+        with pytest.raises(RuntimeError, match="inside of `with`"):
+            say()
+        with publisher:
+            with pytest.raises(RuntimeError, match="open already"):
+                publisher.__enter__()
+            assert say() == 2
+        with publisher:
+            return say()
+
+    async with town(url):
+        assert await asyncio.to_thread(job) == 2
+
+
+def test_behind_a_fork_it_says_so_and_leaves_the_first_process_its_own(nats_server: NatsServer) -> None:
+    """The child would wait for a thread that it does not have."""
+    script = """
+import os, sys
+from aquilia.sockets import SocketFault, SyncPublisher
+with SyncPublisher(sys.argv[1]) as publisher:
+    if (child := os.fork()) == 0:
+        try:
+            publisher.broadcast("/hall/a", "notice")
+        except RuntimeError as error:
+            print("child:", error, flush=True)
+        publisher.__exit__(None, None, None)
+        os._exit(0)
+    os.waitpid(child, 0)
+    try:
+        publisher.broadcast("/hall/a", "notice")
+    except SocketFault as fault:
+        print("parent:", fault.code)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, nats_server.url()], capture_output=True, text=True, timeout=30
+    )
+    assert "child: SyncPublisher: use it in the process that entered it" in done.stdout
+    assert "parent: WS_ADAPTER_UNAVAILABLE" in done.stdout, done.stderr
