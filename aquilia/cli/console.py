@@ -22,6 +22,7 @@ __all__ = [
     "note",
     "note_printed",
     "print_json",
+    "print_table",
     "show_error",
     "show_problems",
     "stderr",
@@ -30,6 +31,8 @@ __all__ = [
 
 # No markup: paths like /chat/:room: and events like [x] are text, and mean nothing else.
 stdout = Console(markup=False, emoji=False, highlight=False)
+WIDEST = 8192
+"""Columns of a line for another program: a namespace is part of a URL."""
 stderr = Console(stderr=True, markup=False, emoji=False, highlight=False)
 
 
@@ -91,6 +94,17 @@ def count(number: int, what: str) -> str:
 def print_json(text: str) -> None:
     """Print JSON, in UTF-8 whatever the terminal is, and as it is."""
     typer.echo(f"{text.rstrip()}\n".encode(), nl=False)
+
+
+def print_table(table: Table) -> None:
+    """Print a table, which another program reads by lines: for such a one nothing is folded."""
+    width = stdout.width
+    if not stdout.is_terminal:
+        stdout.width = max(width, WIDEST)
+    try:
+        stdout.print(table)
+    finally:
+        stdout.width = width
 
 
 def columns(*titles: str) -> Table:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
+import signal
 import ssl
+import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode, urlsplit
@@ -97,11 +101,25 @@ class ByHttp:
 
     def _asked(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         try:
-            self._connection.request(method, path, body, self._headers)
-            response = self._connection.getresponse()
-            return response.status, response.read()
+            with _interruptible():
+                self._connection.request(method, path, body, self._headers)
+                response = self._connection.getresponse()
+                return response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(f"{self._where} cannot be reached: {error or type(error).__name__}") from None
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Have Ctrl-C end what blocks: `asyncio.run` would heed it when that is over."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _credential() -> str:

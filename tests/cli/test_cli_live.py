@@ -6,10 +6,16 @@ import asyncio
 import contextlib
 import http.server
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import websockets
@@ -179,6 +185,42 @@ def test_what_leads_nowhere_is_told(workspace: Workspace, words: list[str], told
     assert SECRET not in shown
     assert "u:p" not in shown
     assert "u:secret" not in shown
+
+
+def test_an_argument_that_is_no_text_is_a_wrong_command(workspace: Workspace) -> None:
+    told = workspace.refused("ws", "purge-room", "/hall/a", "\udcff", code=2)
+    assert "no text in UTF-8" in told
+
+
+@contextlib.contextmanager
+def mute() -> Iterator[tuple[socket.socket, str]]:
+    """A server that says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server, f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_ctrl_c_ends_it_while_the_application_says_nothing(workspace: Workspace) -> None:
+    with mute() as (server, url):
+        server.settimeout(TIMEOUT)
+        environment = {**os.environ, **workspace.environment}
+        command = [sys.executable, "-m", "aquilia.cli", "ws", "kick", "x", "--url", url]
+        with subprocess.Popen(command, env=environment, cwd=workspace.root) as aq:
+            connection, _ = server.accept()
+            with connection:
+                assert connection.recv(4096)
+                aq.send_signal(signal.SIGINT)
+                assert aq.wait(TIMEOUT) == 130
+
+
+async def test_a_name_of_a_client_stands_on_its_line_whatever_it_is(workspace: Workspace) -> None:
+    name = "\u202e" + "x" * 150
+    async with workspace.serving() as server:
+        workspace.environment["COLUMNS"] = "40"
+        at = f"{server.url.replace('http', 'ws')}/hall/{quote(name)}"
+        async with member(at):
+            lines = workspace.done("ws", "inspect", "--live", "--url", server.url).splitlines()
+    [line] = [line for line in lines if "xxx" in line]
+    assert line.startswith("/hall/\ufffd" + "x" * 150)
 
 
 def test_no_secret_at_all_is_told(workspace: Workspace) -> None:

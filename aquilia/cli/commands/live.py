@@ -14,7 +14,8 @@ import msgspec
 import typer
 from rich.text import Text
 
-from aquilia.cli.console import columns, count, print_json, show_error, stderr, stdout
+from aquilia.cli.console import columns, count, print_json, print_table, show_error, stderr, stdout
+from aquilia.sockets.audit import safe
 from aquilia.sockets.orders import (
     Broadcast,
     DrainNode,
@@ -181,23 +182,29 @@ def inspect_live(url: str, adapter_url: str | None, *, insecure: bool, json: boo
 def _show_live(nodes: list[NodeRecord], namespaces: list[LiveNamespace]) -> None:
     table = columns("nodes", "host", "pid", "phase", "connections")
     for node in nodes:
-        table.add_row(Text(node.id, "cyan"), node.host, str(node.pid), node.phase, f"{node.connections:,}")
-    stdout.print(table)
+        table.add_row(
+            Text(node.id, "cyan"), safe(node.host), str(node.pid), node.phase, f"{node.connections:,}"
+        )
+    print_table(table)
     if namespaces:
         stdout.print()
         table = columns("namespaces", "pattern", "connections", "nodes")
         for each in namespaces:
             table.add_row(
-                Text(each.namespace, "cyan"), each.pattern, f"{each.connections:,}", str(each.nodes)
+                Text(safe(each.namespace), "cyan"), each.pattern, f"{each.connections:,}", str(each.nodes)
             )
-        stdout.print(table)
+        print_table(table)
 
 
 def _order(kind: type[Order], given: dict[str, Any]) -> Order:
     try:
-        return msgspec.convert(given, kind)
+        order = msgspec.convert(given, kind)
+        msgspec.json.encode(order)
     except msgspec.ValidationError as error:
         raise typer.BadParameter(str(error)) from None
+    except UnicodeEncodeError:
+        raise typer.BadParameter("an argument is no text in UTF-8") from None
+    return order
 
 
 def _reported(name: str, order: Order, url: str, adapter_url: str | None, insecure: bool) -> Any:
