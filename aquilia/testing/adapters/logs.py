@@ -127,6 +127,42 @@ class LogContract(Contract):
                 page = await node.broker.read(node.namespace, "r", HISTORY, since=since)
                 assert (list(page.publications), page.complete, page.head) == ([], False, places[1])
 
+    async def test_what_was_forgotten_is_read_by_nobody_and_who_had_less_is_told(
+        self, make_adapter: MakeAdapter
+    ) -> None:
+        async with running(make_adapter) as (node,):
+            await node.fill(1, room="older")
+            await node.subscribe("r", HISTORY)
+            places = await node.fill(4)
+            await node.fill(2, room="other")
+            assert await node.payloads(4) == [0, 1, 2, 3]
+            assert await node.broker.forget(node.namespace, "r", HISTORY) == 4
+            assert await node.broker.forget(node.namespace, "r", HISTORY) == 0
+            assert not (await node.broker.read(node.namespace, "r", HISTORY)).publications
+            for place in places[:3]:
+                page = await node.broker.read(node.namespace, "r", HISTORY, since=place)
+                assert (list(page.publications), page.complete) == ([], False)
+            kept = await node.broker.read(node.namespace, "other", HISTORY)
+            assert [found.payload for found in kept.publications] == [0, 1]
+
+    async def test_what_is_published_behind_the_forgotten_follows_it_without_a_hole(
+        self, make_adapter: MakeAdapter
+    ) -> None:
+        async with running(make_adapter) as (node,):
+            await node.subscribe("r", HISTORY)
+            places = await node.fill(3)
+            assert await node.payloads(3) == [0, 1, 2]
+            await node.broker.forget(node.namespace, "r", HISTORY)
+            late = await node.publish(9, "r", HISTORY)
+            assert late is not None
+            assert late > places[-1]
+            assert await node.payloads(4) == [0, 1, 2, 9]
+            assert node.got[-1].previous == places[-1].offset
+            page = await node.broker.read(node.namespace, "r", HISTORY)
+            assert ([found.payload for found in page.publications], page.head) == ([9], late)
+            assert not (await node.broker.read(node.namespace, "r", HISTORY, since=places[1])).complete
+            assert (await node.broker.read(node.namespace, "r", HISTORY, since=late)).complete
+
     async def test_a_payload_that_cannot_be_written_is_refused(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             with pytest.raises(SocketFault) as refused:
