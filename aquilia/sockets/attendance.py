@@ -283,9 +283,7 @@ class Attendance:
             await self._publish(room, room.roster.nothing())
         if joins or leaves:
             self._hook(room, joins, leaves)
-        frames = await room.showing.tell(joins, leaves)
-        if joins or leaves or frames:
-            room.home.recorder.presence(room.home.pattern, len(joins), len(leaves), frames)
+        room.home.recorder.presence(room.home.pattern, *await room.showing.tell(joins, leaves))
         if room.roster.idle:
             await self._close(room)
 

@@ -68,8 +68,8 @@ class Showing:
         self._members.pop(conn, None)
         self._late.pop(conn, None)
 
-    async def tell(self, joins: Metas, leaves: Metas) -> int:
-        """Tell the members of a change. In how many frames, but for those of the state."""
+    async def tell(self, joins: Metas, leaves: Metas) -> tuple[int, int, int]:
+        """Tell the members of a change: of so many that came, and left, in so many frames, but for the state's."""
         counted, size = self._counted, len(self._roster.shown)
         self._counted = size if self._roster.counting else None
         if joins or leaves or counted != self._counted:
@@ -90,7 +90,7 @@ class Showing:
                     self._late[conn] = None
                 else:
                     self.greet(conn, again=True)
-        return sent
+        return len(joins), len(leaves), sent
 
     async def _send(self, members: list[Connection], payloads: list[dict[str, Any]]) -> int:
         frames: dict[Variant, list[bytes]] = {}
