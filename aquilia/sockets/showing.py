@@ -16,7 +16,7 @@ import msgspec
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.outbound import Outbound, Variant
-from aquilia.sockets.presence import Roster
+from aquilia.sockets.roster import Roster
 
 __all__ = ["Showing"]
 

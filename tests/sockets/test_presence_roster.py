@@ -7,7 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aquilia.sockets.presence import Change, Entry, Look, Presence, Roster, Whole
+from aquilia.sockets.presence import Change, Entry, Presence, Whole
+from aquilia.sockets.roster import Look, Roster
 
 IDS = ("ada", "bob", "eve")
 HELD = 2.0
