@@ -21,7 +21,7 @@ from aquilia.sockets.codecs.base import WRITE_FAILURES, as_builtins
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.faults import ws_message_invalid, ws_not_subscribed
 from aquilia.sockets.home import Home
-from aquilia.sockets.presence import Presence, PresencePage
+from aquilia.sockets.presence import Difference, Presence, PresencePage
 from aquilia.sockets.presence_hooks import PresenceHooks
 from aquilia.sockets.presence_peers import PRESENCE, Peers
 from aquilia.sockets.roster import Roster
@@ -69,6 +69,10 @@ class Attendance:
     def leave(self) -> None:
         """This node leaves: its clients will be back elsewhere, and have not left."""
         self._leaving = True
+
+    async def end(self, home: Home) -> None:
+        """A namespace closes: what its controller does yet has a while."""
+        await self._hooks.end(home)
 
     async def stop(self) -> None:
         """Look no more."""
@@ -200,13 +204,16 @@ class Attendance:
     async def _look(self, room: AttendedRoom) -> None:
         joins: dict[str, dict[str, Any]] = {}
         leaves: dict[str, dict[str, Any]] = {}
+        told = Difference()
         more = True
         while more:
             look = room.roster.look(self._clock.monotonic())
             if look.change is not None:
                 await self._peers.tell(room, look.change)
-            for told, other in ((look.joins, leaves), (look.leaves, joins)):
-                for id in told:
+            told.add(look.joins, look.leaves, look.new)
+            # Who was greeted between two parts may have seen somebody that has gone again: members are told of both.
+            for ids, other in ((look.joins, leaves), (look.leaves, joins)):
+                for id in ids:
                     other.pop(id, None)
             joins |= look.joins
             leaves |= look.leaves
@@ -215,8 +222,8 @@ class Attendance:
                 await asyncio.sleep(0)
         if room.untold:
             await self._peers.tell(room, room.roster.nothing())
-        if joins or leaves:
-            self._hooks.tell(room.home, room.key[1], joins, leaves)
+        if told and room.home.on_presence:
+            self._hooks.tell(room.home, room.key[1], told)
         await room.showing.tell(joins, leaves)
         if room.roster.idle:
             await self._close(room)

@@ -141,6 +141,8 @@ class Hub:
     async def exit(self, home: Home) -> None:
         """Close a namespace that has no connection."""
         self.homes.pop(home.namespace.path, None)
+        if home.on_presence:
+            await self.attendance.end(home)
         await self._rooms.unsubscribe(home, home.connections)
 
     def expect(self, conn: Connection) -> None:

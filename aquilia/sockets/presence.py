@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ import msgspec
 
 from aquilia.sockets.history import fits
 
-__all__ = ["Change", "Entry", "Presence", "PresencePage", "Present", "Whole"]
+__all__ = ["Change", "Difference", "Entry", "Presence", "PresencePage", "Present", "Whole"]
 
 META_BYTES = 16 << 10
 """A room whose entries have more metadata each would not get through brokers."""
@@ -72,6 +72,38 @@ class PresencePage:
     entries: Sequence[Present]
     next: str | None = None
     """What to pass as `after` for those that follow; None: there are none."""
+
+
+class Difference:
+    """What of a room differs from what somebody was told last. Who came and went in between is no part of it."""
+
+    __slots__ = ("joins", "leaves", "new")
+
+    def __init__(self) -> None:
+        self.joins: dict[str, dict[str, Any]] = {}
+        """Who has come, or has other metadata, with that."""
+        self.new: set[str] = set()
+        """Those of them who have come."""
+        self.leaves: dict[str, dict[str, Any]] = {}
+        """Who has gone, with the last metadata."""
+
+    def __bool__(self) -> bool:
+        return bool(self.joins or self.leaves)
+
+    def add(
+        self, joins: Mapping[str, dict[str, Any]], leaves: Mapping[str, dict[str, Any]], new: Set[str]
+    ) -> None:
+        """Something has changed since. `new` are those of `joins` who were not there before it."""
+        for id, meta in leaves.items():
+            self.joins.pop(id, None)
+            if id in self.new:
+                self.new.discard(id)
+            else:
+                self.leaves[id] = meta
+        for id, meta in joins.items():
+            self.joins[id] = meta
+            if id in new and self.leaves.pop(id, None) is None:
+                self.new.add(id)
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):

@@ -10,7 +10,7 @@ until its clients have come back elsewhere, or for as long as it said.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from heapq import nsmallest
 from itertools import islice
 from typing import Any, NamedTuple
@@ -38,6 +38,8 @@ class Look(NamedTuple):
     """And who has gone, with the last metadata."""
     more: bool
     """Whether another look is to follow at once."""
+    new: Set[str] = frozenset()
+    """Those of `joins` who have come."""
 
 
 class _Tab:
@@ -232,6 +234,7 @@ class Roster:
         change = self._tell()
         joins: dict[str, dict[str, Any]] = {}
         leaves: dict[str, dict[str, Any]] = {}
+        new = set()
         for id in [*islice(self._touched, MOST)]:
             del self._touched[id]
             entry = self._merged(id, [told.entries for told in self._told.values()], self._mine.get(id))
@@ -240,13 +243,15 @@ class Roster:
                 leaves[id] = self.shown.pop(id)
             elif entry is not None and entry.meta != before:
                 joins[id] = self.shown[id] = entry.meta
+                if before is None:
+                    new.add(id)
         more = bool(self._dirty or self._touched)
         size = len(self.shown)
         if size > self._large:
             self.counting = True
         elif not more and size <= self._large * 4 // 5:
             self.counting = False
-        return Look(change, joins, leaves, more)
+        return Look(change, joins, leaves, more, new)
 
     def nothing(self) -> Change:
         """No change, which shows those who have missed one that they have."""
