@@ -24,7 +24,7 @@ from aquilia.sockets.home import Home
 from aquilia.sockets.presence import Difference, Presence, PresencePage
 from aquilia.sockets.presence_hooks import PresenceHooks
 from aquilia.sockets.presence_peers import PRESENCE, Peers
-from aquilia.sockets.roster import Roster
+from aquilia.sockets.roster import Kept, Roster
 
 __all__ = ["PRESENCE", "Attendance"]
 
@@ -117,7 +117,9 @@ class Attendance:
     def enter(self, conn: Connection, name: str, *, again: bool = False) -> None:
         """A connection is in an open room. One that comes `again` is greeted later."""
         room = self._rooms[conn._home.namespace.path, name]
-        room.roster.enter(conn.id, _id_of(conn, conn.identity), self._clock.time())
+        kept = conn._resumable.presence.pop(name, None) if conn._resumable is not None else None
+        id, now = _id_of(conn, conn.identity), self._clock.time()
+        room.roster.enter(conn.id, id, now, again=again, kept=kept)
         self._mark(room)
         if not again:
             room.showing.greet(conn)
@@ -145,11 +147,17 @@ class Attendance:
             id = _id_of(conn, identity)
             if room is None or room.roster.id_of(conn.id) == id:
                 continue
-            now, meta = self._clock.time(), room.roster.meta_of(conn.id)
-            room.roster.enter(conn.id, id, now)
-            if meta:
-                room.roster.update(conn.id, meta, now)
+            room.roster.enter(conn.id, id, self._clock.time(), kept=room.roster.meta_of(conn.id))
             self._mark(room)
+
+    def kept(self, conn: Connection) -> dict[str, Kept]:
+        """See `Attending`."""
+        found = {}
+        for name in conn._rooms:
+            room = self._rooms.get((conn._home.namespace.path, name))
+            if room is not None and (meta := room.roster.meta_of(conn.id)) is not None:
+                found[name] = meta
+        return found
 
     # What users ask
 

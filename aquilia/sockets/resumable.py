@@ -10,6 +10,7 @@ from aquilia.sockets.connection import Connection
 from aquilia.sockets.direct import DirectLog, DirectLogs
 from aquilia.sockets.history import Position
 from aquilia.sockets.outbox import Strategy
+from aquilia.sockets.roster import Kept
 
 __all__ = ["Resumable"]
 
@@ -31,7 +32,8 @@ class Resumable:
     """The session that a connection has, as its node knows it: `conn._resumable`."""
 
     __slots__ = (
-        "entering", "generation", "keeper", "log", "owner", "saving", "sending", "state", "stored", "waiters",
+        "entering", "generation", "keeper", "log", "owner", "presence", "saving", "sending", "state", "stored",
+        "waiters",
     )  # fmt: skip
 
     def __init__(self, keeper: Keeper, owner: str, generation: int, stored: bytes) -> None:
@@ -43,6 +45,8 @@ class Resumable:
         self.log: DirectLog | None = None
         self.entering: tuple[str, ...] = ()
         """Rooms that count as joined already."""
+        self.presence: dict[str, Kept] = {}
+        """What was kept of its presence, until it is in those rooms again."""
         self.sending: asyncio.Lock | None = None
         self.saving = False
         self.waiters: list[asyncio.Future[None]] | None = None

@@ -19,12 +19,16 @@ import msgspec
 
 from aquilia.sockets.presence import Change, Entry, PresencePage, Present, Whole
 
-__all__ = ["Look", "Roster"]
+__all__ = ["Kept", "Look", "Roster"]
 
 MOST = 256
 """Entries that one change has at most."""
 MOST_BYTES = 256 << 10
 """Bytes of their metadata, about: a message stays well below what brokers take."""
+
+
+Kept = tuple[float, dict[str, Any]]
+"""Metadata, behind the moment when it was set."""
 
 
 class Look(NamedTuple):
@@ -95,10 +99,19 @@ class Roster:
 
     # The connections of this node
 
-    def enter(self, connection: str, id: str, time: float) -> None:
-        """A connection is in the room."""
+    def enter(
+        self, connection: str, id: str, time: float, *, again: bool = False, kept: Kept | None = None
+    ) -> None:
+        """A connection is in the room; one that comes `again` has the metadata that was `kept`, or what is known if
+        that is newer: what is kept may be of a while before.
+        """
         self.part(connection, 0.0)
         tab = self._tabs[connection] = _Tab(id, time)
+        known = self._entry(id) if again or id in self._held else None
+        if known is not None:
+            tab.since, tab.stamp, tab.meta = min(known.since, time), known.stamp, known.meta
+        if kept is not None and kept[0] >= tab.stamp:
+            tab.stamp, tab.meta = kept
         self._by_id.setdefault(id, {})[connection] = tab
         self._held.pop(id, None)
         self._dirty[id] = None
@@ -134,10 +147,10 @@ class Roster:
         tab = self._tabs.get(connection)
         return None if tab is None else tab.id
 
-    def meta_of(self, connection: str) -> dict[str, Any]:
+    def meta_of(self, connection: str) -> Kept | None:
         """The metadata that a connection has set."""
         tab = self._tabs.get(connection)
-        return {} if tab is None else tab.meta
+        return (tab.stamp, tab.meta) if tab is not None and tab.stamp else None
 
     @property
     def local(self) -> int:
@@ -297,6 +310,9 @@ class Roster:
         self.number += 1
         return Change(self.life, self.number, put, gone)
 
+    def _entry(self, id: str) -> Entry | None:
+        return self._merged(id, [told.entries for told in self._told.values()], self._own(id))
+
     def _merged(self, id: str, told: Sequence[Mapping[str, Entry]], own: Entry | None) -> Entry | None:
         entries = [entry for entries in told if (entry := entries.get(id)) is not None]
         if own is not None:
@@ -323,8 +339,7 @@ class Roster:
 
     def _present(self, ids: Sequence[str]) -> Iterator[Present]:
         for id in ids:
-            told = [told.entries for told in self._told.values()]
-            entry = self._merged(id, told, self._own(id))
+            entry = self._entry(id)
             if entry is not None:
                 connections = sum(
                     told.entries[id].connections

@@ -21,6 +21,7 @@ from aquilia.sockets import (
     SocketController,
     SocketFault,
 )
+from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.testing import sockets_test
 
 TOLD: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
@@ -309,3 +310,49 @@ def test_a_hook_takes_the_room_and_what_has_changed() -> None:
 
     with pytest.raises(BootError, match=r"changed must take \(self, room, joins, leaves\)"):
         AquilaSockets.from_controllers([Socket("/team", presence=True)(Wrong)])
+
+
+async def test_who_is_back_soon_keeps_its_metadata_and_nobody_is_told_of_it() -> None:
+    async with sockets_test(team()) as t:
+        ann, bob = await enter(t, "ann"), await enter(t, "bob")
+        await bob.request("set", {"status": "away"})
+        await t.clock.advance(1)
+        await told(ann), await told(ann)
+        await bob.disconnect(1001)
+        await t.clock.advance(0.5)
+        bob = await enter(t, "bob")
+        await t.clock.advance(2)
+        await ann.expect_nothing("presence")
+        assert (await ann.request("who", {}))["entries"] == [["ann", {}, 1], ["bob", {"status": "away"}, 1]]
+        await bob.request("set", {})
+        await t.clock.advance(1)
+        assert await told(ann) == change(joins={"bob": {}})
+
+
+async def arrive(t: Any, name: str, token: str | None = None) -> Any:
+    """A client that may come back to its session, or does."""
+    identity = SimpleNamespace(id=name)
+    client = await t.connect("/team", identity=identity, subprotocol="aquilia.v1.json", hello=False)
+    payload = {} if token is None else {"resume": {"token": token, "rooms": {}}}
+    client._send(MessageEnvelope(type="control", event="hello", payload=payload))
+    client.token = (await client.expect("welcome", type="system")).payload["resume"]
+    return client
+
+
+@pytest.mark.parametrize("away", [0.5, 60])
+async def test_who_comes_back_to_its_session_is_there_with_its_metadata(away: float) -> None:
+    async with sockets_test(team()) as t:
+        ann, bob = await enter(t, "ann"), await arrive(t, "bob")
+        await bob.request("enter", "team")
+        await bob.request("set", {"status": "away"})
+        await t.clock.advance(1)
+        assert [await told(ann), await told(ann)][1]["joins"] == {"ann": {}, "bob": {"status": "away"}}
+        await bob.disconnect(1001)
+        await t.clock.advance(away)
+        await arrive(t, "bob", bob.token)
+        await t.clock.advance(2)
+        assert (await ann.request("who", {}))["entries"] == [["ann", {}, 1], ["bob", {"status": "away"}, 1]]
+        if away > 2:
+            assert await told(ann) == change(leaves={"bob": {"status": "away"}})
+            assert await told(ann) == change(joins={"bob": {"status": "away"}})
+        await ann.expect_nothing("presence")
