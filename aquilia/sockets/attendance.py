@@ -232,7 +232,7 @@ class Attendance:
             await self._peers.tell(room, room.roster.nothing())
         if told and room.home.on_presence:
             self._hooks.tell(room.home, room.key[1], told)
-        await room.showing.tell(joins, leaves)
+        await room.showing.tell(joins, leaves, self._clock.monotonic())
         if room.roster.idle:
             await self._close(room)
 

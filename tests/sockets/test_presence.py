@@ -356,3 +356,21 @@ async def test_who_comes_back_to_its_session_is_there_with_its_metadata(away: fl
             assert await told(ann) == change(leaves={"bob": {"status": "away"}})
             assert await told(ann) == change(joins={"bob": {"status": "away"}})
         await ann.expect_nothing("presence")
+
+
+async def test_a_huge_room_is_counted_less_often() -> None:
+    async with sockets_test(team(Presence(large=5))) as t:
+        clients = [await enter(t, f"id{number}", ()) for number in range(2000)]
+        ann = await enter(t, "ann")
+        await t.clock.advance(1)
+        assert [await told(ann), await told(ann)][1]["count"] == 2001
+        await clients[0].request("exit", "team")
+        await t.clock.advance(1)
+        await ann.expect_nothing("presence")
+        await clients[1].request("exit", "team")
+        await t.clock.advance(1.1)
+        assert await told(ann) == {"room": "team", "count": 1999}
+        for client in clients[2:400]:
+            await client.send("exit", "team")
+        await t.clock.advance(1)
+        assert await told(ann) == {"room": "team", "count": 1601}
