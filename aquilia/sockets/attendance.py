@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextvars import copy_context
 from math import inf
+from time import perf_counter
 from typing import Any
 
 import msgspec
@@ -25,6 +27,7 @@ from aquilia.sockets.presence import Difference, Presence, PresencePage
 from aquilia.sockets.presence_hooks import PresenceHooks
 from aquilia.sockets.presence_peers import PRESENCE, Peers
 from aquilia.sockets.roster import Kept, Roster
+from aquilia.sockets.showing import SLICE
 
 __all__ = ["PRESENCE", "Attendance"]
 
@@ -39,8 +42,16 @@ HELD = 2.0
 class Attendance:
     """See the head of this module. One per process."""
 
-    def __init__(self, broker: Broker, *, clock: Clock, cluster: Cluster | None) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        *,
+        clock: Clock,
+        cluster: Cluster | None,
+        stopwatch: Callable[[], float] = perf_counter,
+    ) -> None:
         self._clock = clock
+        self._stopwatch = stopwatch
         self._rooms: dict[Key, AttendedRoom] = {}
         self._due: dict[Key, AttendedRoom] = {}
         self._leaving = False
@@ -100,7 +111,7 @@ class Attendance:
             if room is None:
                 large = 1 if home.presence is None else home.presence.large
                 roster = Roster(self._peers.next_life(), large)
-                room = self._rooms[key] = AttendedRoom(home, key, roster)
+                room = self._rooms[key] = AttendedRoom(home, key, roster, self._stopwatch)
             async with room.lock:
                 if self._rooms.get(key) is not room:
                     continue  # it was closed while we waited
@@ -196,8 +207,12 @@ class Attendance:
                     pass
                 self._at_once.clear()
                 due, self._due = self._due, {}
+                ends = self._stopwatch() + SLICE
                 for room in due.values():
                     await self._look_safely(room)
+                    if self._stopwatch() >= ends:
+                        await asyncio.sleep(0)
+                        ends = self._stopwatch() + SLICE
         finally:
             self._looking = None
 

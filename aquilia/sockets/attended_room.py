@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from time import perf_counter
+from collections.abc import Callable
 
 from aquilia.sockets.home import Home
 from aquilia.sockets.roster import Roster
@@ -20,11 +20,11 @@ class AttendedRoom:
 
     __slots__ = ("home", "key", "lock", "missing", "roster", "showing", "subscribed", "synced", "untold")
 
-    def __init__(self, home: Home, key: Key, roster: Roster) -> None:
+    def __init__(self, home: Home, key: Key, roster: Roster, stopwatch: Callable[[], float]) -> None:
         self.home = home
         self.key = key
         self.roster = roster
-        self.showing = Showing(key[1], roster, perf_counter)
+        self.showing = Showing(key[1], roster, stopwatch)
         self.lock = asyncio.Lock()
         self.subscribed = False
         self.missing: set[str] = set()

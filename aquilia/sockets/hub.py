@@ -87,7 +87,7 @@ class Hub:
         """See `HubPort`."""
         self.kick = reach.kick
         """See `HubPort`."""
-        self.attendance = Attendance(broker, clock=self.clock, cluster=cluster)
+        self.attendance = Attendance(broker, clock=self.clock, cluster=cluster, stopwatch=stopwatch)
         """See `HubPort`."""
         self._rooms = rooms = Rooms(broker, self._fanout, self.attendance)
         self.join = rooms.join

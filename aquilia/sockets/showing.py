@@ -18,7 +18,7 @@ from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.outbound import Outbound, Variant
 from aquilia.sockets.roster import Roster
 
-__all__ = ["Showing"]
+__all__ = ["SLICE", "Showing"]
 
 SLICE = 0.004
 """Seconds of the loop's turn that are taken at most,"""

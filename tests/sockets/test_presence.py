@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from house import House, turns
 from wire import eventually, serving
 
 from aquilia.aquilary import BootError
@@ -21,7 +23,7 @@ from aquilia.sockets import (
     SocketController,
     SocketFault,
 )
-from aquilia.sockets.envelope import MessageEnvelope
+from aquilia.sockets.envelope import V1_JSON, MessageEnvelope
 from aquilia.testing import sockets_test
 
 TOLD: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
@@ -374,3 +376,24 @@ async def test_a_huge_room_is_counted_less_often() -> None:
             await client.send("exit", "team")
         await t.clock.advance(1)
         assert await told(ann) == {"room": "team", "count": 1601}
+
+
+async def test_many_rooms_are_looked_at_in_turns_of_the_loop_that_leave_time_for_others() -> None:
+    house = House(presence=Presence())
+    house.step = 1.0
+    await house.hub.start()
+    try:
+        wires = []
+        for number in range(20):
+            conn = house.connect(V1_JSON, identity="ann")
+            await conn.join(f"room{number}")
+            wires.append(conn._transport)
+        await turns()
+        greeted = sum(len(wire.frames) for wire in wires)
+        told = {0}
+        while max(told) < 20:
+            await asyncio.sleep(0)
+            told.add(sum(len(wire.frames) for wire in wires) - greeted)
+        assert len(told) > 10
+    finally:
+        await house.hub.stop()
