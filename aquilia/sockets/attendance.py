@@ -262,7 +262,10 @@ class Attendance:
 
 
 def _id_of(conn: Connection, identity: Any) -> str:
-    return conn.id if identity is None else str(identity.id)
+    if identity is None:
+        return conn.id
+    # What no codec can write would hide all others of the room.
+    return str(identity.id).encode(errors="backslashreplace").decode()
 
 
 def _presence_of(home: Home, room: object) -> Presence:

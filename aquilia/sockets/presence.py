@@ -10,7 +10,7 @@ import msgspec
 
 from aquilia.sockets.history import fits
 
-__all__ = ["Change", "Difference", "Entry", "Presence", "PresencePage", "Present", "Whole"]
+__all__ = ["Change", "Difference", "Entry", "Presence", "PresencePage", "Present", "Whole", "copied"]
 
 META_BYTES = 16 << 10
 """A room whose entries have more metadata each would not get through brokers."""
@@ -49,6 +49,13 @@ class Presence:
     def has(self, room: str) -> bool:
         """Whether this room tells who is in it."""
         return any(pattern == "*" or fits(room, pattern) for pattern in self.rooms)
+
+
+def copied(meta: Any) -> Any:
+    """Metadata for users, who may write into it."""
+    if isinstance(meta, dict):
+        return {key: copied(value) for key, value in meta.items()}
+    return [copied(value) for value in meta] if isinstance(meta, list) else meta
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from aquilia.sockets.answers import label
 from aquilia.sockets.contract import WITHOUT_CONNECTION, HookContract, SocketContract
 from aquilia.sockets.faults import ws_internal_error, ws_overloaded
 from aquilia.sockets.home import Home
-from aquilia.sockets.presence import Difference
+from aquilia.sockets.presence import Difference, copied
 from aquilia.sockets.tasks import own_error, pass_on
 
 __all__ = ["PresenceHook", "PresenceHooks"]
@@ -68,7 +68,7 @@ class PresenceHook:
             raise ws_overloaded(f"{self._attribute} did not finish within {self._timeout:g} s") from None
 
     async def _run(self, home: Home, room: str, told: Difference) -> None:
-        joins, leaves = dict(told.joins), dict(told.leaves)
+        joins, leaves = copied(told.joins), copied(told.leaves)
         if not self._injection.needed:
             await self._method(home.controller, room, joins, leaves)
             return

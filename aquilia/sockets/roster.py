@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from aquilia.sockets.presence import Change, Entry, PresencePage, Present, Whole
+from aquilia.sockets.presence import Change, Entry, PresencePage, Present, Whole, copied
 
 __all__ = ["Kept", "Look", "Roster"]
 
@@ -347,4 +347,6 @@ class Roster:
                     if id in told.entries and not told.gone
                 )
                 own = self._own(id)
-                yield Present(id, entry.meta, entry.since, connections + (own.connections if own else 0))
+                yield Present(
+                    id, copied(entry.meta), entry.since, connections + (own.connections if own else 0)
+                )

@@ -397,3 +397,39 @@ async def test_many_rooms_are_looked_at_in_turns_of_the_loop_that_leave_time_for
         assert len(told) > 10
     finally:
         await house.hub.stop()
+
+
+async def test_an_identity_that_no_text_can_have_does_not_hide_the_others() -> None:
+    async with sockets_test(team()) as t:
+        await enter(t, "\ud800", ())
+        ann = await enter(t, "ann")
+        await t.clock.advance(1)
+        assert [await told(ann), await told(ann)][1] == change(joins={"\\ud800": {}, "ann": {}})
+        await enter(t, "Zoë \N{SNOWMAN}\0")
+        await t.clock.advance(1)
+        assert await told(ann) == change(joins={"Zoë \N{SNOWMAN}\0": {}})
+
+
+class Rewriting(Team):
+    @Event("who")
+    async def who(self, conn: Connection, payload: Any) -> list[Any]:
+        page = await self.presence("team")
+        shown = [[present.id, present.meta] for present in page.entries]
+        for _, meta in shown:
+            meta["at"]["place"] = "elsewhere"
+        return [[present.id, present.meta] for present in (await self.presence("team")).entries]
+
+    @OnPresence()
+    async def changed(self, room: str, joins: dict[str, Any], leaves: dict[str, Any]) -> None:
+        for meta in joins.values():
+            meta["at"]["place"] = "nowhere"
+
+
+async def test_what_a_handler_makes_of_metadata_changes_nobody() -> None:
+    async with sockets_test(Socket("/team", presence=True)(Rewriting)) as t:
+        ann = await enter(t, "ann")
+        await ann.request("set", {"at": {"place": "here"}})
+        await t.clock.advance(2)
+        assert await ann.request("who") == [["ann", {"at": {"place": "here"}}]]
+        bob = await enter(t, "bob")
+        assert await told(bob) == change(joins={"ann": {"at": {"place": "here"}}})
