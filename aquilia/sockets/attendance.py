@@ -19,7 +19,7 @@ from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker
 from aquilia.sockets.attended_room import AttendedRoom, Key
 from aquilia.sockets.cluster import Cluster
-from aquilia.sockets.codecs.base import WRITE_FAILURES, as_builtins
+from aquilia.sockets.codecs.base import WRITE_FAILURES, as_builtins, settle
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.faults import ws_message_invalid, ws_not_subscribed
 from aquilia.sockets.home import Home
@@ -35,6 +35,8 @@ logger = logging.getLogger("aquilia.sockets")
 
 LOOK = 1.0
 """Seconds between two looks at what has changed."""
+META_DEPTH = 4
+"""Of metadata in a frame: beneath the envelope, its payload, and `joins`."""
 HELD = 2.0
 """Seconds for which whoever has lost its connection has not left."""
 
@@ -280,10 +282,12 @@ def _checked(meta: Any, most: int) -> dict[str, Any]:
     try:
         data = msgspec.json.encode(meta, enc_hook=as_builtins)
         checked = msgspec.json.decode(data)
+        msgspec.msgpack.encode(checked)  # which has no numbers of more than 64 bits
     except WRITE_FAILURES as error:
-        raise ws_message_invalid(f"the metadata of presence cannot be written as JSON: {error}") from error
+        raise ws_message_invalid(f"the metadata of presence cannot be written: {error}") from error
     if not isinstance(checked, dict):
         raise ws_message_invalid(f"the metadata of presence is a map, not {meta!r}"[:200])
     if len(data) > most:
         raise ws_message_invalid(f"the metadata of presence has {len(data)} bytes as JSON: {most} at most")
+    settle(checked, META_DEPTH)
     return checked

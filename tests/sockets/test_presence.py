@@ -410,6 +410,36 @@ async def test_an_identity_that_no_text_can_have_does_not_hide_the_others() -> N
         assert await told(ann) == change(joins={"Zoë \N{SNOWMAN}\0": {}})
 
 
+class Odd(Team):
+    @Event("nest")
+    async def nest(self, conn: Connection, payload: int) -> None:
+        inner: list[Any] = []
+        for _ in range(payload - 2):
+            inner = [inner]
+        await conn.update_presence("team", {"a": inner})
+
+    @Event("grow")
+    async def grow(self, conn: Connection, payload: int) -> None:
+        await conn.update_presence("team", {"number": 1 << payload})
+
+
+async def test_metadata_that_a_member_could_not_read_is_refused() -> None:
+    controller = Socket("/team", presence=Presence(meta_bytes=16_384))(Odd)
+    async with sockets_test(controller) as t:
+        profiles = ("aquilia.v1.json", "aquilia.v1.msgpack", "aquilia.v1.cbor")
+        clients = [await enter(t, subprotocol, subprotocol) for subprotocol in profiles]
+        await t.clock.advance(1)
+        for client in clients:
+            await told(client), await told(client)
+        for event, most, problem in (("nest", 61, "nested deeper"), ("grow", 63, "cannot be written")):
+            for value in (most + 1, 400):
+                with pytest.raises(SocketFault, match=problem):
+                    await clients[0].request(event, value)
+            await clients[0].request(event, most)
+            await t.clock.advance(1)
+            assert profiles[0] in (await told(*clients))["joins"]
+
+
 class Rewriting(Team):
     @Event("who")
     async def who(self, conn: Connection, payload: Any) -> list[Any]:
