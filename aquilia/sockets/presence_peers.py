@@ -218,7 +218,8 @@ class Peers:
         roster = Roster(0, 1)
         if self._others and self._cluster is not None:
             told = await self._cluster.ask("presence", [key], timeout=PATIENCE, here=list)
-            if silent := [node for node in told.silent if node not in told.gone] + [*told.faults]:
+            known = told.gone | told.ignorant
+            if silent := [node for node in told.silent if node not in known] + [*told.faults]:
                 raise _unknown(key[1], silent)
             for node, answer in told.by_node.items():
                 for whole in msgspec.convert(answer, list[Whole]):
@@ -254,6 +255,10 @@ class Peers:
             told = await self._cluster.ask(
                 "presence", [room.key for room in rooms], timeout=PATIENCE, node=node
             )
+            if node in told.ignorant:  # it has no presence
+                for room in rooms:
+                    room.knows(node)
+                return True
             wholes = msgspec.convert(told.by_node[node], list[Whole])
         except (SocketFault, KeyError, msgspec.ValidationError) as error:
             logger.debug("the presence of node %s is not known: %s", node, error)

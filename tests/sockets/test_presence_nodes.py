@@ -18,6 +18,7 @@ from ports import reserved_port
 from wire import eventually, serving
 
 from aquilia.client import Client, Joined, Presence
+from aquilia.clock import Clock
 from aquilia.sockets import (
     AquilaSockets,
     Connection,
@@ -25,6 +26,9 @@ from aquilia.sockets import (
     Socket,
     SocketController,
 )
+from aquilia.sockets.adapters.nats import NatsAdapter
+from aquilia.sockets.cluster import CONTROL, Cluster
+from aquilia.sockets.tasks import TaskSet
 
 APP = """
 import os
@@ -126,12 +130,12 @@ def team(url: str, **options: Any) -> AquilaSockets:
 
 
 @contextlib.asynccontextmanager
-async def town(url: str, count: int, **options: Any) -> AsyncIterator[list[str]]:
-    """So many nodes that know each other, with their addresses."""
+async def town(url: str, count: int, *, known: int | None = None, **options: Any) -> AsyncIterator[list[str]]:
+    """So many nodes that know each other, with their addresses; with others, they know so many."""
     async with contextlib.AsyncExitStack() as stack:
         apps = [team(url, **options) for _ in range(count)]
         bases = [await stack.enter_async_context(serving(app)) for app in apps]
-        await eventually(lambda: all(len(app.cluster.nodes()) == count for app in apps))
+        await eventually(lambda: all(len(app.cluster.nodes()) == (known or count) for app in apps))
         yield bases
 
 
@@ -232,6 +236,29 @@ async def test_what_is_missed_while_the_broker_is_away_is_known_once_it_is_back(
             assert bob.left == ["cem"]
     finally:
         server.kill()
+
+
+@contextlib.asynccontextmanager
+async def older(url: str) -> AsyncIterator[Cluster]:
+    """A node of a version that knows nothing of presence."""
+    broker = NatsAdapter(url).broker
+    cluster = Cluster(broker, TaskSet(), Clock())
+    await broker.start(lambda told: cluster.deliver(told) if told.namespace == CONTROL else None)
+    await cluster.start()
+    try:
+        yield cluster
+    finally:
+        await cluster.stop()
+        await broker.stop()
+
+
+async def test_a_node_that_knows_no_presence_has_nobody(nats_server: NatsServer) -> None:
+    url = nats_server.url()
+    async with older(url) as cluster, town(url, 2, known=3) as (one, other):
+        await eventually(lambda: len(cluster.nodes()) == 3)
+        async with member(one, "ann") as ann, Client(f"{other}/team") as outside, asyncio.timeout(4):
+            await eventually_told(ann.client, {"ann": 1})
+            await eventually_told(outside, {"ann": 1})
 
 
 async def test_a_room_of_ten_thousand_is_counted_on_all_nodes(nats_server: NatsServer) -> None:
