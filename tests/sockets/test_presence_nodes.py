@@ -15,6 +15,7 @@ from typing import Any
 from nats_server import NatsServer
 from nodes import node
 from ports import reserved_port
+from wire import Client as WireClient
 from wire import eventually, serving
 
 from aquilia.client import Client, Joined, Presence
@@ -52,8 +53,9 @@ app = AquilaSockets.from_controllers([Team])
 
 class Team(SocketController):
     @Event("enter")
-    async def enter(self, conn: Connection, payload: str) -> str:
-        conn.identity = SimpleNamespace(id=payload)
+    async def enter(self, conn: Connection, payload: str | None) -> str:
+        if payload is not None:
+            conn.identity = SimpleNamespace(id=payload)
         await conn.join("team")
         return conn.id
 
@@ -94,6 +96,7 @@ class Member:
         self.here: dict[str, Any] = {}
         self.count: int | None = None
         self.left: list[str] = []
+        self.told = 0
         client.on(Joined)(self._joined)
         client.on(Presence)(self._told)
 
@@ -102,6 +105,7 @@ class Member:
 
     def _told(self, notice: Presence) -> None:
         self.count = notice.count
+        self.told += 1
         if notice.count is not None:
             self.here = {}
         self.here |= notice.joins
@@ -143,6 +147,12 @@ async def eventually_told(client: Client, expected: dict[str, int]) -> None:
     """Wait until a node says so of the room: what other nodes tell takes its way."""
     async with asyncio.timeout(10):
         while await client.call("who") != expected:
+            await asyncio.sleep(0.05)
+
+
+async def eventually_count(client: Client, expected: int) -> None:
+    async with asyncio.timeout(10):
+        while await client.call("how many") != expected:
             await asyncio.sleep(0.05)
 
 
@@ -208,6 +218,42 @@ async def test_clients_of_a_node_that_stops_are_back_elsewhere_and_have_not_left
             await bob.client.call("exit")
             await eventually_here(ann, "ann")
             assert ann.left == ["cem", "bob"]
+
+
+@contextlib.asynccontextmanager
+async def arriving(base: str, token: str | None = None) -> AsyncIterator[WireClient]:
+    """A client, which comes back to its session if it has a token; `welcome` says the next one."""
+    async with WireClient.connect(f"{base}/team", "v1.json", hello=False) as client:
+        payload = {} if token is None else {"resume": {"token": token, "rooms": {}}}
+        await client.send("hello", payload, type="control")
+        client.welcome = (await client.expect("welcome"))["payload"]
+        yield client
+
+
+async def test_a_rolling_restart_is_no_flood_of_leaves_and_joins(nats_server: NatsServer) -> None:
+    url = nats_server.url()
+    async with town(url, 1) as (base,), member(base, "ann") as ann, contextlib.AsyncExitStack() as stack:
+        stopping = team(url)
+        async with serving(stopping) as other:
+            await eventually(lambda: len(stopping.cluster.nodes()) == 2)
+            clients = [await stack.enter_async_context(arriving(other)) for _ in range(20)]
+            for number, client in enumerate(clients):
+                await client.send("enter", None)
+                await client.send("set", {"number": number})
+            ids = {client.welcome["connection"]: {"number": n} for n, client in enumerate(clients)}
+            async with asyncio.timeout(10):
+                while ann.here != {"ann": {}, **ids}:
+                    await asyncio.sleep(0.02)
+            told = ann.told
+        tokens = [client.welcome["resume"] for client in clients]
+        for token in tokens:
+            await stack.enter_async_context(arriving(base, token))
+        await eventually_count(ann.client, 21)
+        for number in (1, 2, 3):
+            await ann.client.call("set", {"at": number})
+            await eventually(lambda number=number: ann.here["ann"] == {"at": number})
+        assert (ann.told, ann.left) == (told + 3, [])
+        assert ann.here == {"ann": {"at": 3}, **ids}
 
 
 async def test_what_is_missed_while_the_broker_is_away_is_known_once_it_is_back(
