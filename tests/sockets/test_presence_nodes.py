@@ -195,6 +195,28 @@ async def test_who_was_on_a_node_that_is_killed_has_left(nats_server: NatsServer
                 assert ann.left == ["bob"]
 
 
+async def test_who_is_on_a_node_that_was_frozen_is_back_with_it(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    url = nats_server.url()
+    with reserved_port() as port:
+        async with town(url, 1) as (base,), node(tmp_path, APP, url, port) as frozen:
+            async with member(base, "ann") as ann, Client(f"ws://{frozen}/team") as client:
+                bob = Member(client)
+                pid = await client.call("enter", "bob")
+                await eventually_here(ann, "ann", "bob")
+                os.kill(pid, signal.SIGSTOP)
+                try:
+                    await eventually_here(ann, "ann")
+                    async with member(base, "cem"):
+                        await eventually_here(ann, "ann", "cem")
+                finally:
+                    os.kill(pid, signal.SIGCONT)
+                await eventually_here(ann, "ann", "bob")
+                await eventually_here(bob, "ann", "bob")
+                assert bob.left in ([], ["cem"])
+
+
 async def test_clients_of_a_node_that_stops_are_back_elsewhere_and_have_not_left(
     nats_server: NatsServer,
 ) -> None:
