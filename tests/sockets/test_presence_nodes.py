@@ -83,6 +83,10 @@ class Team(SocketController):
         page = await self.presence("team", limit=10)
         return {present.id: present.connections for present in page.entries}
 
+    @Event("metas")
+    async def metas(self, conn: Connection) -> dict[str, Any]:
+        return {present.id: present.meta for present in (await self.presence("team")).entries}
+
     @Event("how many")
     async def how_many(self, conn: Connection) -> int:
         return (await self.presence("team", limit=1)).count
@@ -276,6 +280,18 @@ async def test_a_rolling_restart_is_no_flood_of_leaves_and_joins(nats_server: Na
             await eventually(lambda number=number: ann.here["ann"] == {"at": number})
         assert (ann.told, ann.left) == (told + 3, [])
         assert ann.here == {"ann": {"at": 3}, **ids}
+
+
+async def test_who_comes_back_elsewhere_before_its_node_knew_has_its_metadata(
+    nats_server: NatsServer,
+) -> None:
+    async with town(nats_server.url(), 2) as (one, other), arriving(one) as client:
+        await client.request("enter")
+        await client.request("set", {"at": 1})
+        async with arriving(other, client.welcome["resume"]), Client(f"{other}/team") as outside:
+            id = client.welcome["connection"]
+            await eventually_told(outside, {id: 1})  # the first node has given it up
+            assert await outside.call("metas") == {id: {"at": 1}}
 
 
 async def test_what_is_missed_while_the_broker_is_away_is_known_once_it_is_back(
