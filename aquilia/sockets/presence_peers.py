@@ -64,6 +64,8 @@ class Peers:
         self._apart: bool = cluster is None or getattr(broker, "alone", False)
         """Whether there can be no other node."""
         self._lives = 0
+        self._leaving: dict[str, float] = {}
+        """Nodes that leave, and until when their clients are awaited."""
         self._asking: dict[str, asyncio.Task[None]] = {}
         self._context = copy_context()
         if cluster is not None:
@@ -78,6 +80,7 @@ class Peers:
         if tasks:
             await asyncio.wait(tasks)
         self._asking.clear()
+        self._leaving.clear()
 
     # The rooms of this node
 
@@ -168,6 +171,7 @@ class Peers:
             return
         if not room.roster.heard(node, change):
             self._miss(room, [node])
+        self._await_clients(room, node)
         self._changed(room)
 
     def lost_touch(self) -> None:
@@ -181,11 +185,15 @@ class Peers:
         now = self._clock.monotonic()
         node = happening.node
         told = None if self._cluster is None else self._cluster.nodes().get(node)
+        if happening.what == "leaving":
+            self._leaving[node] = now + TRAVEL + (0.0 if told is None else told.awaited)
+        elif happening.what != "came":
+            self._leaving.pop(node, None)
         for room in self._rooms.values():
             if happening.what == "came":
                 self._miss(room, [node])
             elif happening.what == "leaving":
-                room.roster.leaving(node, now + TRAVEL + (0.0 if told is None else told.awaited))
+                self._await_clients(room, node)
             else:
                 room.roster.lose(node, now)
                 room.knows(node)
@@ -193,6 +201,11 @@ class Peers:
                 self._changed(room)
         if happening.what in ("left", "died"):
             self._hurry()
+
+    def _await_clients(self, room: AttendedRoom, node: str) -> None:
+        """Also of a room that learns of them while their node leaves."""
+        if (until := self._leaving.get(node)) is not None:
+            room.roster.leaving(node, until)
 
     # Asking
 
@@ -266,6 +279,7 @@ class Peers:
         for room, whole in zip(rooms, wholes, strict=False):
             if node in self._cluster:
                 room.roster.learn(node, whole)
+                self._await_clients(room, node)
             room.knows(node)
             self._changed(room)
         self._hurry()

@@ -282,6 +282,36 @@ async def test_a_rolling_restart_is_no_flood_of_leaves_and_joins(nats_server: Na
         assert ann.here == {"ann": {"at": 3}, **ids}
 
 
+async def test_who_enters_elsewhere_while_a_node_leaves_does_not_see_its_clients_leave(
+    nats_server: NatsServer,
+) -> None:
+    url = nats_server.url()
+    async with town(url, 1) as (base,), contextlib.AsyncExitStack() as stack:
+        stopping = team(url)
+        async with serving(stopping) as other:
+            await eventually(lambda: len(stopping.cluster.nodes()) == 2)
+            clients = [await stack.enter_async_context(arriving(other)) for _ in range(3)]
+            for client in clients:
+                await client.request("enter")
+            ids = [client.welcome["connection"] for client in clients]
+            known: set[str] = set()
+            while not known.issuperset(ids):
+                known |= (await clients[0].expect("presence"))["payload"]["joins"].keys()
+            await stopping.drain()
+            ann = await stack.enter_async_context(member(base, "ann"))
+            await eventually_here(ann, "ann", *ids)
+        for number in (1, 2):
+            await ann.client.call("set", {"at": number})
+            await eventually(lambda number=number: ann.here["ann"] == {"at": number})
+        assert ann.left == []
+        for client in clients:
+            await stack.enter_async_context(arriving(base, client.welcome["resume"]))
+        await eventually_count(ann.client, 4)
+        await ann.client.call("set", {"at": 3})
+        await eventually(lambda: ann.here["ann"] == {"at": 3})
+        assert (ann.left, set(ann.here)) == ([], {"ann", *ids})
+
+
 async def test_who_comes_back_elsewhere_before_its_node_knew_has_its_metadata(
     nats_server: NatsServer,
 ) -> None:
