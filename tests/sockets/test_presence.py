@@ -362,6 +362,7 @@ async def test_who_comes_back_to_its_session_is_there_with_its_metadata(away: fl
 
 async def test_a_huge_room_is_counted_less_often() -> None:
     async with sockets_test(team(Presence(large=5))) as t:
+        t.clock.freeze()
         clients = [await enter(t, f"id{number}", ()) for number in range(2000)]
         ann = await enter(t, "ann")
         await t.clock.advance(1)

@@ -113,6 +113,7 @@ class Injected(Office):
 
 
 async def enter(t: SocketsTest, path: str, name: str, room: str = "team") -> Any:
+    t.clock.freeze()
     client = await t.connect(path, identity=SimpleNamespace(id=name))
     await client.request("enter", room)
     return client
