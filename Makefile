@@ -87,7 +87,7 @@ system-deps: ## Install what the tests need of the system (Debian, as root)
 	apt-get -qq update && apt-get -qq -y --no-install-recommends install $$missing >/dev/null
 
 .PHONY: soak
-soak: $(INSTALLED)-test ## Kill servers and the broker under load: nothing may be lost (ARGS=--short: 20,000 messages)
+soak: $(INSTALLED)-test ## Kill servers and the broker under load, or replace workers (ARGS=--rolling): nothing may be lost
 	@$(PY) tests/soak/soak.py $(ARGS)
 
 .PHONY: simulate

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from nats_server import NatsServer
+from processes import status
 from tokens import Passwords
 from wire import Client, eventually, serving
 
@@ -151,6 +152,7 @@ async def test_a_broker_that_stands_still_fails_what_was_on_its_way_and_then_cou
     async with Client.connect(two.at[0], "v1.json") as ann:
         await entered(ann, "room")
         os.kill(two.server.pid, signal.SIGSTOP)
+        await eventually(lambda: status(two.server.pid)[0] == "T")
         try:
             answer = await ann.request("say", ["room", "perhaps"])
             assert answer["error"]["code"] == "WS_ADAPTER_UNAVAILABLE"

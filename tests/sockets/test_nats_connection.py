@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from loops import on_each_loop
 
 from aquilia.sockets.adapters import nats_dial
 from aquilia.sockets.adapters.nats_connection import NatsConnection
@@ -118,3 +119,23 @@ async def test_it_stops_while_it_comes_back_to_a_server_that_does_not_read() -> 
         over.set()
 
     assert {str(end) for end in ends} == {"WS_ADAPTER_UNAVAILABLE: the connection to NATS was closed"}
+
+
+@on_each_loop
+async def test_a_loss_with_more_to_say_leaves_no_traceback_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def serve(number: int, line: Line) -> None:
+        for _ in range(100 if number < 20 else 100_000):
+            _, reply = await line.said()
+            line.answer(reply, b"ok")
+
+    async with serving(serve) as connection:
+
+        async def say() -> None:
+            while connection.links <= 20:
+                await connection.call("word", again=True)
+
+        await asyncio.wait_for(asyncio.gather(*(say() for _ in range(50))), 20)
+
+    assert [record.message for record in caplog.records if record.name.startswith("nats")] == []

@@ -1,4 +1,4 @@
-"""The short soak, as `tests/soak/soak.py --short` runs it: kills, cuts and stalls, and nothing lost or doubled."""
+"""The short soaks: servers, a broker and connections that are killed, and workers that are replaced under load."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ SOAK = Path(__file__).parent.parent / "soak" / "soak.py"
 @pytest.mark.parametrize("broker", ["nats", "local"])
 async def test_nothing_is_lost_or_doubled_when_servers_and_broker_are_killed(broker: str) -> None:
     await succeeds(str(SOAK), "--short", "--broker", broker, seconds=PATIENCE)
+
+
+@pytest.mark.timeout(120)
+async def test_nothing_is_lost_or_doubled_and_nobody_storms_in_a_rolling_restart() -> None:
+    await succeeds(str(SOAK), "--short", "--rolling", seconds=PATIENCE)

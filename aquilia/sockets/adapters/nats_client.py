@@ -1,4 +1,7 @@
-"""nats-py's client, which asks for TLS before it says who it is. Imports nats-py: import this where it is used."""
+"""nats-py's client, which asks for TLS before it says who it is, and ends in peace.
+
+Imports nats-py: import this where it is used.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,11 @@ class DemandingClient(Client):
                 raise NoTLSError
             info["tls_required"] = True
         await super()._process_info(info, initial_connection)
+
+    async def _process_op_err(self, e: Exception) -> None:
+        """The stream has failed. What still waits goes nowhere: on uvloop its own end would raise at that."""
+        self._pending, self._pending_data_size = [], 0
+        await super()._process_op_err(e)
 
     def _connect_command(self) -> bytes:
         """The first words behind TLS."""

@@ -17,7 +17,7 @@ from secrets import token_hex
 from typing import Any
 
 from aquilia.sockets.adapters.nats_calls import Call, Reply
-from aquilia.sockets.adapters.nats_dial import MISSING, DialError, close, dial
+from aquilia.sockets.adapters.nats_dial import MISSING, DialError, abort, close, dial
 from aquilia.sockets.adapters.nats_url import Target
 from aquilia.sockets.faults import ws_adapter_unavailable, ws_publish_failed
 
@@ -33,8 +33,13 @@ RETRY = 1.0
 """Seconds after which what may be said twice is said again."""
 LOOK = 0.25
 """Seconds between two looks at what was not answered yet."""
+SILENCE = 16
+"""Looks in a row at which nothing has come, though the server has an echo to send: then it counts as lost. They are
+counted, so that a process that stood still itself does not blame the server."""
 ROOM = 1 << 20
 """Bytes that may wait to be sent without anybody waiting for the server to read."""
+UNREACHABLE, REFUSED = "unreachable", "refused"
+"""What `trouble` says."""
 BACKOFF = (0.05, 2.0)
 """Seconds between attempts to connect: the first, and the longest; each is cut by chance to half of it at most."""
 
@@ -74,6 +79,8 @@ class NatsConnection:
         self.connected = False
         self.cut = False
         """From a loss until `on_lost` is called: what comes meanwhile is incomplete."""
+        self.trouble: str | None = None
+        """See the head of `adapters.base`."""
         self.links = 0
         """How often it was connected."""
         self._stopped = True
@@ -87,6 +94,8 @@ class NatsConnection:
         self._confirming: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
         self._watching: asyncio.TimerHandle | None = None
+        self._heard = self._silent = 0
+        """What had come at the last look, and for how many looks nothing has."""
         self._repeating: asyncio.Task[None] | None = None
 
     # Its life
@@ -98,6 +107,7 @@ class NatsConnection:
             SocketFault: WS_ADAPTER_UNAVAILABLE, with what to do: unreachable, or the login is refused.
         """
         self._stopped = self.cut = False
+        self.trouble = None
         self._inbox = f"_INBOX.{token_hex(11)}"
         try:
             await self._restore(await dial(self.target, self._complaint))
@@ -141,9 +151,13 @@ class NatsConnection:
         client._reading_task.add_done_callback(lambda _: self._lost(client))
         await client.subscribe(f"{self._inbox}.*", future=_Sink(self._answered))
         self._subscriptions.clear()
-        for subject, receive in list(self._subscribers.items()):
-            self._subscriptions[subject] = await client.subscribe(subject, future=_Sink(receive))
-        while unsent := [call for call in self._calls.values() if not call.sent and not call.future.done()]:
+        while True:  # while that is said, others come to listen, and some go
+            deaf = [subject for subject in self._subscribers if subject not in self._subscriptions]
+            unsent = [call for call in self._calls.values() if not call.sent and not call.future.done()]
+            if not deaf and not unsent:
+                break
+            for subject in deaf:
+                await self._listen(client, subject)
             for call in unsent:
                 if not call.future.done():
                     await self._write_waiting(client, call)
@@ -156,6 +170,7 @@ class NatsConnection:
             return
         self.connected = False
         self.cut = True
+        self.trouble = self.trouble or UNREACHABLE
         self._client = None
         logger.warning("the connection to NATS at %s is lost; connecting again", self.target)
         for call in self._calls.values():
@@ -175,7 +190,9 @@ class NatsConnection:
                 await self._restore(await dial(self.target, self._complaint))
                 await self.confirm()  # only then does the server know what we listen to
             except Exception as error:  # whatever it was, the next attempt may go well
-                news = isinstance(error, DialError) and error.weight > 0 and str(error) != told
+                refused = isinstance(error, DialError) and error.weight > 0
+                self.trouble = REFUSED if refused else UNREACHABLE
+                news = refused and str(error) != told
                 told = str(error) if news else told
                 logger.log(logging.WARNING if news else logging.DEBUG, "no connection to NATS yet: %s", error)
                 broken = self._client
@@ -193,6 +210,7 @@ class NatsConnection:
         for words in self._denied.values():  # since the connection before
             logger.warning("%s", words)
         self.cut = False
+        self.trouble = None
         if self.on_lost is not None:
             self.on_lost()
 
@@ -283,8 +301,22 @@ class NatsConnection:
             silent = [call for call in unanswered if call.again and call.sent and now - call.said >= RETRY]
             if silent:
                 self._repeating = asyncio.get_running_loop().create_task(self._repeat(self._client, silent))
+        self._require_life(unanswered)
         if self._calls:
             self._watch()
+
+    def _require_life(self, unanswered: list[Call]) -> None:
+        """Give a server up that has fallen silent: nats-py notices it after 10 to 15 s."""
+        client = self._client
+        heard = client.stats["in_msgs"] if self.connected else 0
+        echoes = self._echoes
+        due = self.connected and any(call.sent and call.subject == echoes for call in unanswered)
+        self._silent = self._silent + 1 if due and heard == self._heard else 0
+        self._heard = heard
+        if self._silent >= SILENCE:
+            self._silent = 0
+            abort(client)
+            self._lost(client)
 
     def _late(self, call: Call) -> str:
         return f"NATS at {self.target} did not answer within {round(call.until - call.began, 1):g} s"
@@ -326,11 +358,15 @@ class NatsConnection:
             self._confirming.add_done_callback(lambda task: task.cancelled() or task.exception())
         await asyncio.shield(self._confirming)
 
+    @property
+    def _echoes(self) -> str:
+        return f"{self._inbox}.echo"
+
     async def _echo(self) -> None:
         await asyncio.sleep(0)
         self._confirming = None
         # nats-py's own flush overtakes what is buffered. An answer to ourselves does not.
-        await self.call(f"{self._inbox}.echo")
+        await self.call(self._echoes)
 
     async def subscribe(self, subject: str, receive: Callable[[Any], None]) -> None:
         """Receive what is published there, from now on and on every later connection; at once, in order."""
@@ -339,7 +375,7 @@ class NatsConnection:
         self._subscribers[subject] = receive
         try:
             if self.connected:
-                self._subscriptions[subject] = await self._client.subscribe(subject, future=_Sink(receive))
+                await self._listen(self._client, subject)
             await self.confirm()
             if denied := self._denied.get(subject.lower()):
                 raise ws_adapter_unavailable(denied)
@@ -347,12 +383,25 @@ class NatsConnection:
             await self.unsubscribe(subject)
             raise
 
+    async def _listen(self, client: Any, subject: str) -> None:
+        """Say that we listen there, unless nobody here wants to any more by the time it is said."""
+        receive = self._subscribers.get(subject)
+        if receive is None:
+            return
+        subscription = await client.subscribe(subject, future=_Sink(receive))
+        if client is not self._client:
+            return
+        if self._subscribers.get(subject) is receive:
+            self._subscriptions[subject] = subscription
+        else:
+            await subscription.unsubscribe()
+
     async def unsubscribe(self, subject: str) -> None:
         """The opposite."""
         self._subscribers.pop(subject, None)
         self._denied.pop(subject.lower(), None)
         subscription = self._subscriptions.pop(subject, None)
-        if subscription is not None and self.connected:
+        if subscription is not None:
             with contextlib.suppress(Exception):  # gone with its connection
                 await subscription.unsubscribe()
 
