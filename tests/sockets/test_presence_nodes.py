@@ -322,6 +322,8 @@ async def test_who_comes_back_elsewhere_before_its_node_knew_has_its_metadata(
             id = client.welcome["connection"]
             await eventually_told(outside, {id: 1})  # the first node has given it up
             assert await outside.call("metas") == {id: {"at": 1}}
+
+
 async def test_they_have_not_left_for_a_room_that_was_entered_while_their_node_stopped(
     nats_server: NatsServer,
 ) -> None:

@@ -366,21 +366,6 @@ def test_clients_of_a_node_that_leaves_are_awaited_elsewhere() -> None:
     assert not roster.waits
 
 
-def test_clients_of_a_node_that_was_leaving_before_it_told_of_them_are_awaited_as_well() -> None:
-    roster = room()
-    roster.enter("c1", "ada", 0.0)
-    roster.leaving("other", 10.0)
-    roster.learn("other", Whole(1, 1, [Entry("bob", {}, 0.0, 0.0, 1)]))
-    roster.look(1.0)
-    roster.lose("other", 2.0)
-    assert roster.look(3.0).leaves == {}
-    assert set(roster.look(10.0).leaves) == {"bob"}
-    roster.learn("other", Whole(2, 1, [Entry("eve", {}, 0.0, 0.0, 1)]))  # another life
-    roster.look(11.0)
-    roster.lose("other", 12.0)
-    assert set(roster.look(12.0).leaves) == {"eve"}
-
-
 def test_a_hole_is_noticed_and_a_repeat_is_nothing() -> None:
     roster = room()
     ada = Entry("ada", {}, 0.0, 0.0, 1)
