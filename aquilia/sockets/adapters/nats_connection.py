@@ -84,7 +84,10 @@ class NatsConnection:
         self._subscriptions: dict[str, Any] = {}
         self._denied: dict[str, str] = {}
         """What the server said against subscriptions, by subjects in lower case, as nats-py has them."""
-        self._confirming: asyncio.Task[None] | None = None
+        self._unconfirmed: list[asyncio.Future[Any]] = []
+        """Who waits to hear that the server has all that was said until now."""
+        self._turn: asyncio.Handle | None = None
+        """At the end of this turn, what was said in it is written."""
         self._restoring: asyncio.Task[None] | None = None
         self._watching: asyncio.TimerHandle | None = None
         self._repeating: asyncio.Task[None] | None = None
@@ -110,6 +113,8 @@ class NatsConnection:
         """End it, and every call on it. Safe to call twice."""
         self._stopped = True
         self.connected = False
+        if self._unconfirmed:
+            self._echo()  # it ends with the others
         for call in self._calls.values():
             call.fail("the connection to NATS was closed")
         if self._restoring is not None:
@@ -241,8 +246,7 @@ class NatsConnection:
         again: bool,
         batch: bool,
     ) -> Call:
-        if self._stopped:
-            raise ws_adapter_unavailable("the connection to NATS is not open")
+        self._require_open()
         self._require_size(data, headers)
         token = str(next(self._numbers))
         own = asyncio.get_running_loop().time() + self._patience(again=again)
@@ -300,8 +304,7 @@ class NatsConnection:
 
     async def send(self, subject: str, data: bytes) -> None:
         """Publish without an answer; returns when the server has it. The same faults as `call`."""
-        if self._stopped:
-            raise ws_adapter_unavailable("the connection to NATS is not open")
+        self._require_open()
         self._require_size(data, None)
         token = str(next(self._numbers))
         until = asyncio.get_running_loop().time() + OUTAGE
@@ -311,31 +314,60 @@ class NatsConnection:
             if self.connected:
                 await self._say(self._client, call)
             await call.future  # when it is not connected, its turn comes with that of all who wait
-            await self.confirm()
         except TimeoutError:
             raise ws_adapter_unavailable(f"NATS at {self.target} cannot be reached") from None
         finally:
             del self._calls[token]
-        if call.denied:
-            raise ws_adapter_unavailable(call.denied)
 
     async def confirm(self) -> None:
-        """Wait until the server has all that was said before: one echo, for all who wait in this turn."""
-        if self._confirming is None:
-            self._confirming = asyncio.get_running_loop().create_task(self._echo())
-            self._confirming.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.shield(self._confirming)
+        """Wait until the server has all that was said before."""
+        self._require_open()
+        confirmed = asyncio.get_running_loop().create_future()
+        self._unconfirmed.append(confirmed)
+        self._end_turn()
+        await confirmed
 
-    async def _echo(self) -> None:
-        await asyncio.sleep(0)
-        self._confirming = None
+    def _require_open(self) -> None:
+        if self._stopped:
+            raise ws_adapter_unavailable("the connection to NATS is not open")
+
+    def _end_turn(self) -> None:
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._write_turn)
+
+    def _write_turn(self) -> None:
+        """Write what was said in a turn, and behind it one echo for all who wait for the server."""
+        self._turn = None
+        if self._unconfirmed and not self._stopped:
+            self._echo()
+        if self._client is not None:
+            self._client.write_now()
+
+    def _echo(self) -> None:
         # nats-py's own flush overtakes what is buffered. An answer to ourselves does not.
-        await self.call(f"{self._inbox}.echo")
+        waiting, self._unconfirmed = self._unconfirmed, []
+        token = str(next(self._numbers))
+        until = asyncio.get_running_loop().time() + OUTAGE
+        reply = f"{self._inbox}.{token}"
+        call = Call(f"{self._inbox}.echo", b"", None, reply, until, again=False, batch=False)
+        self._calls[token] = call
+        self._watch()
+
+        def heard(future: asyncio.Future[list[Reply]]) -> None:
+            del self._calls[token]
+            error = future.exception()
+            for each in waiting:
+                if not each.done():
+                    each.set_result([]) if error is None else each.set_exception(error)
+
+        call.future.add_done_callback(heard)
+        if self.connected:
+            call.begin()
+            self._client.say(call.subject, call.reply, call.data)
 
     async def subscribe(self, subject: str, receive: Callable[[Any], None]) -> None:
         """Receive what is published there, from now on and on every later connection; at once, in order."""
-        if self._stopped:
-            raise ws_adapter_unavailable("the connection to NATS is not open")
+        self._require_open()
         self._subscribers[subject] = receive
         try:
             if self.connected:
@@ -364,17 +396,20 @@ class NatsConnection:
             call.give_up(error)
 
     async def _write(self, client: Any, call: Call) -> None:
-        call.sent = True
-        call.said = asyncio.get_running_loop().time()
+        call.begin()
         try:
-            await client.publish(call.subject, call.data, reply=call.reply, headers=call.headers)
+            if call.headers is None and client.pending_data_size < ROOM:
+                client.say(call.subject, call.reply, call.data)
+            else:
+                await client.publish(call.subject, call.data, reply=call.reply, headers=call.headers)
         except Exception as error:
             if call.again and client.is_closed:
                 call.sent = False  # the next connection says it
                 return
             raise ws_adapter_unavailable(f"NATS at {self.target}: {error}") from error
-        if not call.reply and not call.future.done():
-            call.future.set_result([])
+        if not call.reply:
+            self._unconfirmed.append(call.future)
+        self._end_turn()
 
     def _complaint(self, error: Exception) -> None:
         """What the server says between two answers: that something is not allowed is the one thing to act on."""
@@ -394,7 +429,6 @@ class NatsConnection:
             self._denied[subject] = self._not_allowed("subscribe", known)
             return
         for call in calls:
-            call.denied = words
             call.fail(words)
 
     def _not_allowed(self, verb: str, subject: str) -> str:
@@ -417,7 +451,9 @@ class NatsConnection:
             call.future.set_result(call.replies)
 
     def _require_size(self, data: bytes, headers: dict[str, str] | None) -> None:
-        size = len(data) + sum(len(key) + len(value) + 4 for key, value in (headers or {}).items()) + 12
+        size = len(data) + 12
+        if headers is not None:
+            size += sum(len(key) + len(value) + 4 for key, value in headers.items())
         if size > self.max_payload:
             raise ws_publish_failed(
                 f"a publication of {len(data)} bytes is above what NATS takes, {self.max_payload} (max_payload)"
