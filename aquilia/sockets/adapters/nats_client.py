@@ -11,6 +11,8 @@ from typing import Any
 from nats.aio.client import Client
 from nats.errors import ConnectionClosedError
 
+from aquilia.sockets.adapters.nats_parser import QuickParser
+
 __all__ = ["DemandingClient", "NoTLSError"]
 
 SOON = 1 << 16
@@ -39,6 +41,10 @@ class DemandingClient(Client):
         """The stream has failed. What still waits goes nowhere: on uvloop its own end would raise at that."""
         self._pending, self._pending_data_size = [], 0
         await super()._process_op_err(e)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ps = QuickParser(self)
 
     def _connect_command(self) -> bytes:
         """The first words behind TLS."""
