@@ -6,6 +6,7 @@ Imports nats-py: import this where it is used.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from nats.aio.client import Client
@@ -58,11 +59,17 @@ class DemandingClient(Client):
 
     # nats-py's publish wakes a task for each write, and takes several coroutines for each message.
 
-    def say(self, subject: str, reply: str, data: bytes) -> None:
-        """Publish without headers, in the order of all that is said; it is written by `write_now`."""
+    def say(self, subject: str, reply: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
+        """Publish, in the order of all that is said; it is written by `write_now`. Headers are not checked."""
         if self.is_closed:
             raise ConnectionClosedError
-        command = b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), len(data), data)
+        if headers is None:
+            command = b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), len(data), data)
+        else:
+            lines = "".join([f"{key}: {value}\r\n" for key, value in headers.items()])
+            head = f"NATS/1.0\r\n{lines}\r\n".encode()
+            sizes = f"HPUB {subject} {reply} {len(head)} {len(head) + len(data)}\r\n".encode()
+            command = b"%b%b%b\r\n" % (sizes, head, data)
         self._pending.append(command)
         self._pending_data_size += len(command)
 

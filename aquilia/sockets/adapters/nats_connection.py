@@ -398,8 +398,8 @@ class NatsConnection:
     async def _write(self, client: Any, call: Call) -> None:
         call.begin()
         try:
-            if call.headers is None and client.pending_data_size < ROOM:
-                client.say(call.subject, call.reply, call.data)
+            if client.pending_data_size < ROOM:
+                client.say(call.subject, call.reply, call.data, call.headers)
             else:
                 await client.publish(call.subject, call.data, reply=call.reply, headers=call.headers)
         except Exception as error:
