@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from nats.aio.subscription import Subscription
 
 from aquilia.sockets.adapters.nats_client import DemandingClient
 
@@ -29,25 +28,17 @@ HEARD = [
 ]
 
 
-class Ear:
-    """Takes what comes for one subscription."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[str, str, bytes, dict[str, str]]] = []
-
-    def cancelled(self) -> bool:
-        return False
-
-    def set_result(self, message: Any) -> None:
-        self.heard.append((message.subject, message.reply, message.data, dict(message.headers or {})))
-
-
 async def heard(*parts: bytes) -> list[tuple[str, str, bytes, dict[str, str]]]:
-    client, ear = DemandingClient(), Ear()
-    client._subs[1] = Subscription(client, id=1, subject="room.*", future=ear)  # type: ignore[arg-type]
+    came: list[tuple[str, str, bytes, dict[str, str]]] = []
+
+    def take(message: Any) -> None:
+        came.append((message.subject, message.reply, message.data, dict(message.headers or {})))
+
+    client = DemandingClient()
+    assert client.listen("room.*", take) == 1
     for part in parts:
         await client._ps.parse(part)
-    return ear.heard
+    return came
 
 
 async def test_it_is_all_there_when_it_comes_at_once() -> None:

@@ -6,7 +6,8 @@ Imports nats-py: import this where it is used.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nats.aio.client import Client
@@ -14,10 +15,44 @@ from nats.errors import ConnectionClosedError
 
 from aquilia.sockets.adapters.nats_parser import QuickParser
 
-__all__ = ["DemandingClient", "NoTLSError"]
+__all__ = ["DemandingClient", "Ear", "NoTLSError"]
+
+logger = logging.getLogger("aquilia.sockets.nats")
 
 SOON = 1 << 16
 """Bytes that may wait in the socket's own buffer when more is written to it."""
+
+
+class Ear:
+    """In the place of nats-py's subscription, and of its future: it gets each message at once, in the wire's order.
+
+    A callback would have a task and a bounded queue for each subject, which loses what does not fit, and the order
+    between the subjects. Here nothing is read from the socket before what came earlier has been handed over.
+    """
+
+    __slots__ = ("_receive", "_received")
+
+    _max_msgs = 0
+    _jsi = _wait_for_msgs_task = _message_iterator = _pending_next_msgs_calls = None
+
+    def __init__(self, receive: Callable[[Any], None]) -> None:
+        self._receive = receive
+        self._received = 0
+
+    @property
+    def _future(self) -> Ear:
+        return self
+
+    def cancelled(self) -> bool:
+        """See `asyncio.Future`."""
+        return False
+
+    def set_result(self, message: Any) -> None:
+        """See `asyncio.Future`."""
+        try:
+            self._receive(message)
+        except Exception:  # it would end the reading
+            logger.exception("a message from NATS could not be handled")
 
 
 class NoTLSError(Exception):
@@ -57,19 +92,35 @@ class DemandingClient(Client):
             protocol._over_ssl = True
         return super()._connect_command()
 
-    # nats-py's publish wakes a task for each write, and takes several coroutines for each message.
+    # nats-py's publish wakes a task for each write, and takes several coroutines for each message; its subscriptions
+    # have four kilobytes each.
+
+    def listen(self, subject: str, receive: Callable[[Any], None]) -> int:
+        """Subscribe; the number of that. It is said by `write_now`, as all that follows here."""
+        self._sid += 1
+        self._say(b"SUB %b  %d\r\n" % (subject.encode(), self._sid))
+        subscriptions: Any = self._subs
+        subscriptions[self._sid] = Ear(receive)
+        return self._sid
+
+    def unlisten(self, number: int) -> None:
+        """The opposite."""
+        if self._subs.pop(number, None) is not None and not self.is_closed:
+            self._say(b"UNSUB %d\r\n" % number)
 
     def say(self, subject: str, reply: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
-        """Publish, in the order of all that is said; it is written by `write_now`. Headers are not checked."""
-        if self.is_closed:
-            raise ConnectionClosedError
+        """Publish. Headers are not checked."""
         if headers is None:
-            command = b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), len(data), data)
+            self._say(b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), len(data), data))
         else:
             lines = "".join([f"{key}: {value}\r\n" for key, value in headers.items()])
             head = f"NATS/1.0\r\n{lines}\r\n".encode()
             sizes = f"HPUB {subject} {reply} {len(head)} {len(head) + len(data)}\r\n".encode()
-            command = b"%b%b%b\r\n" % (sizes, head, data)
+            self._say(b"%b%b%b\r\n" % (sizes, head, data))
+
+    def _say(self, command: bytes) -> None:
+        if self.is_closed:
+            raise ConnectionClosedError
         self._pending.append(command)
         self._pending_data_size += len(command)
 

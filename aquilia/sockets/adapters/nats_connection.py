@@ -7,7 +7,6 @@ when nobody waits for it any more, and gives up for good on errors that pass.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import re
@@ -42,28 +41,6 @@ BACKOFF = (0.05, 2.0)
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 
 
-class _Sink:
-    """What nats-py takes for the future of a subscription: it gets each message, at once and in the wire's order.
-
-    A callback would have a task and a bounded queue for each subject, which loses what does not fit, and the order
-    between the subjects. Here nothing is read from the socket before what came earlier has been handed over.
-    """
-
-    __slots__ = ("_receive",)
-
-    def __init__(self, receive: Callable[[Any], None]) -> None:
-        self._receive = receive
-
-    def cancelled(self) -> bool:
-        return False
-
-    def set_result(self, message: Any) -> None:
-        try:
-            self._receive(message)
-        except Exception:  # it would end the reading
-            logger.exception("a message from NATS could not be handled")
-
-
 class NatsConnection:
     """See the head of this module."""
 
@@ -81,7 +58,8 @@ class NatsConnection:
         self._numbers = count()
         self._inbox = ""
         self._subscribers: dict[str, Callable[[Any], None]] = {}
-        self._subscriptions: dict[str, Any] = {}
+        self._subscriptions: dict[str, int] = {}
+        """Their numbers on this connection."""
         self._denied: dict[str, str] = {}
         """What the server said against subscriptions, by subjects in lower case, as nats-py has them."""
         self._unconfirmed: list[asyncio.Future[Any]] = []
@@ -144,10 +122,11 @@ class NatsConnection:
         self._denied.clear()
         # The one sign that comes whatever the reason is: nats-py's callbacks are left out when its own end fails.
         client._reading_task.add_done_callback(lambda _: self._lost(client))
-        await client.subscribe(f"{self._inbox}.*", future=_Sink(self._answered))
+        client.listen(f"{self._inbox}.*", self._answered)
         self._subscriptions.clear()
-        for subject, receive in list(self._subscribers.items()):
-            self._subscriptions[subject] = await client.subscribe(subject, future=_Sink(receive))
+        for subject, receive in self._subscribers.items():
+            self._subscriptions[subject] = client.listen(subject, receive)
+        self._end_turn()
         while unsent := [call for call in self._calls.values() if not call.sent and not call.future.done()]:
             for call in unsent:
                 if not call.future.done():
@@ -371,7 +350,7 @@ class NatsConnection:
         self._subscribers[subject] = receive
         try:
             if self.connected:
-                self._subscriptions[subject] = await self._client.subscribe(subject, future=_Sink(receive))
+                self._subscriptions[subject] = self._client.listen(subject, receive)
             await self.confirm()
             if denied := self._denied.get(subject.lower()):
                 raise ws_adapter_unavailable(denied)
@@ -383,10 +362,10 @@ class NatsConnection:
         """The opposite."""
         self._subscribers.pop(subject, None)
         self._denied.pop(subject.lower(), None)
-        subscription = self._subscriptions.pop(subject, None)
-        if subscription is not None and self.connected:
-            with contextlib.suppress(Exception):  # gone with its connection
-                await subscription.unsubscribe()
+        number = self._subscriptions.pop(subject, None)
+        if number is not None and self.connected:
+            self._client.unlisten(number)
+            self._end_turn()
 
     async def _write_waiting(self, client: Any, call: Call) -> None:
         """Write for a call that waits already, and is told of what goes wrong."""
