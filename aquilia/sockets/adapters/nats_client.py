@@ -66,6 +66,10 @@ class DemandingClient(Client):
     sends the login in plain text.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._ps = QuickParser(self)
+
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection and "tls" in self.options:
             if not (info.get("tls_required") or info.get("tls_available")):
@@ -77,10 +81,6 @@ class DemandingClient(Client):
         """The stream has failed. What still waits goes nowhere: on uvloop its own end would raise at that."""
         self._pending, self._pending_data_size = [], 0
         await super()._process_op_err(e)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._ps = QuickParser(self)
 
     def _connect_command(self) -> bytes:
         """The first words behind TLS."""
