@@ -51,7 +51,7 @@ MANIFEST = "from aquilia_app import manifest as variant\n\nmanifest = variant('u
 class Size:
     """How much of it."""
 
-    seconds: float = 5.0
+    seconds: float = 4.0
     rounds: int = 3
     members: int = 10_000
     most_rooms: int = 10_000
