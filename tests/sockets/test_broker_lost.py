@@ -152,11 +152,7 @@ async def test_a_broker_that_stands_still_fails_what_was_on_its_way_and_then_cou
     async with Client.connect(two.at[0], "v1.json") as ann:
         await entered(ann, "room")
         os.kill(two.server.pid, signal.SIGSTOP)
-<<<<<<< HEAD
         await eventually(lambda: status(two.server.pid)[0] == "T")
-=======
-        await asyncio.to_thread(os.waitpid, two.server.pid, os.WUNTRACED)  # until it does, it may still answer
->>>>>>> 8c43d0d (That test does not block its loop)
         try:
             answer = await ann.request("say", ["room", "perhaps"])
             assert answer["error"]["code"] == "WS_ADAPTER_UNAVAILABLE"
