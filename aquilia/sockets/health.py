@@ -16,14 +16,15 @@ __all__ = ["Health"]
 class Health:
     """An ASGI application: 200 while the process takes clients, 503 while it drains or its broker is away.
 
-    The body is JSON: `{"status": "ready", "connections": n}`; or the status `draining` or `broker_lost`.
+    The body is JSON: `{"status": "ready", "connections": n}`; or the status `draining`, or `broker_lost` with a
+    `reason`: `trouble` is that of the broker.
     """
 
     def __init__(
-        self, drain: Drain, *, connected: Callable[[], bool], connections: Callable[[], int]
+        self, drain: Drain, *, trouble: Callable[[], str | None], connections: Callable[[], int]
     ) -> None:
         self._drain = drain
-        self._connected = connected
+        self._trouble = trouble
         self._connections = connections
 
     @property
@@ -31,7 +32,7 @@ class Health:
         """`ready`, `draining` or `broker_lost`."""
         if not self._drain.ready:
             return "draining"
-        return "ready" if self._connected() else "broker_lost"
+        return "ready" if self._trouble() is None else "broker_lost"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a probe."""
@@ -42,6 +43,9 @@ class Health:
             body = msgspec.json.encode({"status": status, "connections": self._connections()})
             response = Response(body, 200, headers, media_type="application/json")
         else:
-            body = msgspec.json.encode({"status": status})
+            told = (
+                {"status": status} if status == "draining" else {"status": status, "reason": self._trouble()}
+            )
+            body = msgspec.json.encode(told)
             response = Response(body, 503, headers, media_type="application/json")
         await response(scope, receive, send)

@@ -100,6 +100,11 @@ class NatsBroker:
         """See `Broker`."""
         return self._connection.connected and not self._connection.cut
 
+    @property
+    def trouble(self) -> str | None:
+        """See the head of `adapters.base`."""
+        return self._connection.trouble
+
     async def start(self, deliver: Deliver) -> None:
         """See `Broker`. Also finds out what the server can do.
 

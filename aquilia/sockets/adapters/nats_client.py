@@ -70,6 +70,12 @@ class DemandingClient(Client):
         super().__init__()
         self._ps = QuickParser(self)
 
+    @property
+    def heard(self) -> int:
+        """How often anything has come from the server."""
+        reader: Any = self._ps
+        return int(reader.reads)
+
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if initial_connection and "tls" in self.options:
             if not (info.get("tls_required") or info.get("tls_available")):

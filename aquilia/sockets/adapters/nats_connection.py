@@ -16,7 +16,7 @@ from secrets import token_hex
 from typing import Any
 
 from aquilia.sockets.adapters.nats_calls import Call, Reply
-from aquilia.sockets.adapters.nats_dial import MISSING, DialError, close, dial
+from aquilia.sockets.adapters.nats_dial import MISSING, DialError, abort, close, dial
 from aquilia.sockets.adapters.nats_url import Target
 from aquilia.sockets.faults import ws_adapter_unavailable, ws_publish_failed
 
@@ -32,8 +32,13 @@ RETRY = 1.0
 """Seconds after which what may be said twice is said again."""
 LOOK = 0.25
 """Seconds between two looks at what was not answered yet."""
+SILENCE = 16
+"""Looks in a row at which nothing has come, though the server has an echo to send: then it counts as lost. They are
+counted, so that a process that stood still itself does not blame the server."""
 ROOM = 1 << 20
 """Bytes that may wait to be sent without anybody waiting for the server to read."""
+UNREACHABLE, REFUSED = "unreachable", "refused"
+"""What `trouble` says."""
 BACKOFF = (0.05, 2.0)
 """Seconds between attempts to connect: the first, and the longest; each is cut by chance to half of it at most."""
 
@@ -51,6 +56,8 @@ class NatsConnection:
         self.connected = False
         self.cut = False
         """From a loss until `on_lost` is called: what comes meanwhile is incomplete."""
+        self.trouble: str | None = None
+        """See the head of `adapters.base`."""
         self.links = 0
         """How often it was connected."""
         self._stopped = True
@@ -68,6 +75,8 @@ class NatsConnection:
         """At the end of this turn, what was said in it is written."""
         self._restoring: asyncio.Task[None] | None = None
         self._watching: asyncio.TimerHandle | None = None
+        self._heard = self._silent = 0
+        """What had come at the last look, and for how many looks nothing has."""
         self._repeating: asyncio.Task[None] | None = None
 
     # Its life
@@ -79,6 +88,7 @@ class NatsConnection:
             SocketFault: WS_ADAPTER_UNAVAILABLE, with what to do: unreachable, or the login is refused.
         """
         self._stopped = self.cut = False
+        self.trouble = None
         self._inbox = f"_INBOX.{token_hex(11)}"
         try:
             await self._restore(await dial(self.target, self._complaint))
@@ -124,10 +134,14 @@ class NatsConnection:
         client._reading_task.add_done_callback(lambda _: self._lost(client))
         client.listen(f"{self._inbox}.*", self._answered)
         self._subscriptions.clear()
-        for subject, receive in self._subscribers.items():
-            self._subscriptions[subject] = client.listen(subject, receive)
-        self._end_turn()
-        while unsent := [call for call in self._calls.values() if not call.sent and not call.future.done()]:
+        while True:  # while that is said, others come to listen
+            for subject, receive in self._subscribers.items():
+                if subject not in self._subscriptions:
+                    self._subscriptions[subject] = client.listen(subject, receive)
+            self._end_turn()
+            unsent = [call for call in self._calls.values() if not call.sent and not call.future.done()]
+            if not unsent:
+                break
             for call in unsent:
                 if not call.future.done():
                     await self._write_waiting(client, call)
@@ -140,6 +154,7 @@ class NatsConnection:
             return
         self.connected = False
         self.cut = True
+        self.trouble = self.trouble or UNREACHABLE
         self._client = None
         logger.warning("the connection to NATS at %s is lost; connecting again", self.target)
         for call in self._calls.values():
@@ -159,7 +174,9 @@ class NatsConnection:
                 await self._restore(await dial(self.target, self._complaint))
                 await self.confirm()  # only then does the server know what we listen to
             except Exception as error:  # whatever it was, the next attempt may go well
-                news = isinstance(error, DialError) and error.weight > 0 and str(error) != told
+                refused = isinstance(error, DialError) and error.weight > 0
+                self.trouble = REFUSED if refused else UNREACHABLE
+                news = refused and str(error) != told
                 told = str(error) if news else told
                 logger.log(logging.WARNING if news else logging.DEBUG, "no connection to NATS yet: %s", error)
                 broken = self._client
@@ -177,6 +194,7 @@ class NatsConnection:
         for words in self._denied.values():  # since the connection before
             logger.warning("%s", words)
         self.cut = False
+        self.trouble = None
         if self.on_lost is not None:
             self.on_lost()
 
@@ -266,8 +284,22 @@ class NatsConnection:
             silent = [call for call in unanswered if call.again and call.sent and now - call.said >= RETRY]
             if silent:
                 self._repeating = asyncio.get_running_loop().create_task(self._repeat(self._client, silent))
+        self._require_life(unanswered)
         if self._calls:
             self._watch()
+
+    def _require_life(self, unanswered: list[Call]) -> None:
+        """Give a server up that has fallen silent: nats-py notices it after 10 to 15 s."""
+        client = self._client
+        heard = client.heard if self.connected else 0
+        echoes = self._echoes
+        due = self.connected and any(call.sent and call.subject == echoes for call in unanswered)
+        self._silent = self._silent + 1 if due and heard == self._heard else 0
+        self._heard = heard
+        if self._silent >= SILENCE:
+            self._silent = 0
+            abort(client)
+            self._lost(client)
 
     def _late(self, call: Call) -> str:
         return f"NATS at {self.target} did not answer within {round(call.until - call.began, 1):g} s"
@@ -328,7 +360,7 @@ class NatsConnection:
         token = str(next(self._numbers))
         until = asyncio.get_running_loop().time() + OUTAGE
         reply = f"{self._inbox}.{token}"
-        call = Call(f"{self._inbox}.echo", b"", None, reply, until, again=False, batch=False)
+        call = Call(self._echoes, b"", None, reply, until, again=False, batch=False)
         self._calls[token] = call
         self._watch()
 
@@ -343,6 +375,10 @@ class NatsConnection:
         if self.connected:
             call.begin()
             self._client.say(call.subject, call.reply, call.data)
+
+    @property
+    def _echoes(self) -> str:
+        return f"{self._inbox}.echo"
 
     async def subscribe(self, subject: str, receive: Callable[[Any], None]) -> None:
         """Receive what is published there, from now on and on every later connection; at once, in order."""
@@ -363,7 +399,7 @@ class NatsConnection:
         self._subscribers.pop(subject, None)
         self._denied.pop(subject.lower(), None)
         number = self._subscriptions.pop(subject, None)
-        if number is not None and self.connected:
+        if number is not None and self._client is not None:
             self._client.unlisten(number)
             self._end_turn()
 

@@ -29,8 +29,12 @@ class Message(NamedTuple):
 class QuickParser(Parser):
     """Hands messages to the futures of their subscriptions."""
 
+    reads = 0
+    """How often anything has come."""
+
     async def parse(self, data: bytes = b"") -> None:
         """Read on."""
+        self.reads += 1
         at = 0
         while at < len(data):
             if self.state == AWAITING_MSG_PAYLOAD:
