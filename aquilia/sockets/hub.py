@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from secrets import token_hex
 from time import perf_counter
 from typing import Any
-from uuid import uuid4
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker, Publication
@@ -199,7 +199,7 @@ class Hub:
         """See `HubPort`."""
         ts = int(self.clock.time() * 1000)
         publication = Publication(
-            id=uuid4().hex, namespace=namespace, event=TAKEN_OVER, payload=owners, ts=ts
+            id=token_hex(16), namespace=namespace, event=TAKEN_OVER, payload=owners, ts=ts
         )
         await self._broker.publish(publication)
 
@@ -226,7 +226,7 @@ class Hub:
         home = self.homes.get(namespace)
         await (self.keep_pace() if home is not None and home.spools else self._fanout.turn())
         publication = Publication(
-            id=id or uuid4().hex,
+            id=id or token_hex(16),
             namespace=namespace,
             event=event,
             payload=payload,
