@@ -348,7 +348,7 @@ class Cluster:
         elif part.kind == "fault":
             question.settle(part.sender, fault=msgspec.convert(unpack(data), ToldFault).fault())
         else:
-            question.close(part.sender)
+            question.pass_over(part.sender)
 
 
 def _read(publication: Publication, kind: type[Message]) -> Message:

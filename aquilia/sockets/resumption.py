@@ -37,7 +37,9 @@ from aquilia.sockets.resume import (
     RESUME_WINDOW,
     VERSION,
     Record,
+    packed_presence,
     packed_state,
+    unpacked_presence,
     unpacked_state,
 )
 from aquilia.sockets.resume_claims import ResumeClaims, record_key
@@ -154,6 +156,8 @@ class Resumption:
         resumable.entered = record.entered
         self._own(conn, resumable)
         conn.resumed = True
+        if record.presence:
+            resumable.presence = unpacked_presence(record.presence)
         if record.state:
             conn._state = unpacked_state(record.state)
         now = self.clock.monotonic()
@@ -261,9 +265,11 @@ class Resumption:
                 self._report_unfit(conn, unfit)
         rooms = tuple(sorted({*conn._rooms, *resumable.entering}))
         of = resumable
-        return Record(
-            VERSION, "live", of.generation, of.owner, rooms, of.state, None, of.entered if rooms else 0.0
-        )
+        presence = b""
+        if conn._home.presence is not None:
+            presence = packed_presence({**of.presence, **self._hub.attendance.kept(conn)})
+        entered = of.entered if rooms else 0.0
+        return Record(VERSION, "live", of.generation, of.owner, rooms, of.state, None, presence, entered)
 
     def _report_unfit(self, conn: Connection, keys: Sequence[str]) -> None:
         """Say what of `conn.state` is left out: each key once, and in one line what comes together."""
@@ -337,9 +343,7 @@ class Resumption:
             else:
                 self.logs.put_away(conn.id, log, self.clock.monotonic())
         session = conn.id
-        last = msgspec.structs.replace(record, phase="away", direct=direct)
-        if ended:
-            last = msgspec.structs.replace(last, phase="ended", rooms=(), state=b"", entered=0.0)
+        last = record.left(direct, for_good=ended)
         try:
             while resumable.saving:
                 await self._turn(resumable)

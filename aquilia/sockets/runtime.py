@@ -140,6 +140,8 @@ class AquilaSockets:
             self.recorder,
             limit=self.plan.node.max_namespaces,
             revocations=self.revocations,
+            engine=self._engine,
+            handler_timeout=self.plan.node.handler_timeout,
         )
         self._entrance = Entrance(
             node=self.plan.node,

@@ -53,6 +53,7 @@ async def test_a_node_whose_broker_is_away_serves_its_own_and_keeps_its_word(
             await place.road.mend()
         heard: dict[str, list[dict[str, Any]]] = {"ann": [], "bob": []}
         await until(ann, heard["ann"], {"id": "2", "payload": {"status": "ok"}})
+        await until(bob, heard["bob"], gap("room"))  # his node has found the broker again, too
         await bob.send("say", ["room", "again"])
         await bob.send("say", ["log", "again"])
         for name, client in (("ann", ann), ("bob", bob)):

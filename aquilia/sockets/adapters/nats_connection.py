@@ -7,7 +7,6 @@ when nobody waits for it any more, and gives up for good on errors that pass.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import re
@@ -47,28 +46,6 @@ BACKOFF = (0.05, 2.0)
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
 
 
-class _Sink:
-    """What nats-py takes for the future of a subscription: it gets each message, at once and in the wire's order.
-
-    A callback would have a task and a bounded queue for each subject, which loses what does not fit, and the order
-    between the subjects. Here nothing is read from the socket before what came earlier has been handed over.
-    """
-
-    __slots__ = ("_receive",)
-
-    def __init__(self, receive: Callable[[Any], None]) -> None:
-        self._receive = receive
-
-    def cancelled(self) -> bool:
-        return False
-
-    def set_result(self, message: Any) -> None:
-        try:
-            self._receive(message)
-        except Exception:  # it would end the reading
-            logger.exception("a message from NATS could not be handled")
-
-
 class NatsConnection:
     """See the head of this module."""
 
@@ -88,10 +65,14 @@ class NatsConnection:
         self._numbers = count()
         self._inbox = ""
         self._subscribers: dict[str, Callable[[Any], None]] = {}
-        self._subscriptions: dict[str, Any] = {}
+        self._subscriptions: dict[str, int] = {}
+        """Their numbers on this connection."""
         self._denied: dict[str, str] = {}
         """What the server said against subscriptions, by subjects in lower case, as nats-py has them."""
-        self._confirming: asyncio.Task[None] | None = None
+        self._unconfirmed: list[asyncio.Future[Any]] = []
+        """Who waits to hear that the server has all that was said until now."""
+        self._turn: asyncio.Handle | None = None
+        """At the end of this turn, what was said in it is written."""
         self._restoring: asyncio.Task[None] | None = None
         self._watching: asyncio.TimerHandle | None = None
         self._heard = self._silent = 0
@@ -120,6 +101,8 @@ class NatsConnection:
         """End it, and every call on it. Safe to call twice."""
         self._stopped = True
         self.connected = False
+        if self._unconfirmed:
+            self._echo()  # it ends with the others
         for call in self._calls.values():
             call.fail("the connection to NATS was closed")
         if self._restoring is not None:
@@ -149,15 +132,16 @@ class NatsConnection:
         self._denied.clear()
         # The one sign that comes whatever the reason is: nats-py's callbacks are left out when its own end fails.
         client._reading_task.add_done_callback(lambda _: self._lost(client))
-        await client.subscribe(f"{self._inbox}.*", future=_Sink(self._answered))
+        client.listen(f"{self._inbox}.*", self._answered)
         self._subscriptions.clear()
-        while True:  # while that is said, others come to listen, and some go
-            deaf = [subject for subject in self._subscribers if subject not in self._subscriptions]
+        while True:  # while that is said, others come to listen
+            for subject, receive in self._subscribers.items():
+                if subject not in self._subscriptions:
+                    self._subscriptions[subject] = client.listen(subject, receive)
+            self._end_turn()
             unsent = [call for call in self._calls.values() if not call.sent and not call.future.done()]
-            if not deaf and not unsent:
+            if not unsent:
                 break
-            for subject in deaf:
-                await self._listen(client, subject)
             for call in unsent:
                 if not call.future.done():
                     await self._write_waiting(client, call)
@@ -259,8 +243,7 @@ class NatsConnection:
         again: bool,
         batch: bool,
     ) -> Call:
-        if self._stopped:
-            raise ws_adapter_unavailable("the connection to NATS is not open")
+        self._require_open()
         self._require_size(data, headers)
         token = str(next(self._numbers))
         own = asyncio.get_running_loop().time() + self._patience(again=again)
@@ -308,7 +291,7 @@ class NatsConnection:
     def _require_life(self, unanswered: list[Call]) -> None:
         """Give a server up that has fallen silent: nats-py notices it after 10 to 15 s."""
         client = self._client
-        heard = client.stats["in_msgs"] if self.connected else 0
+        heard = client.heard if self.connected else 0
         echoes = self._echoes
         due = self.connected and any(call.sent and call.subject == echoes for call in unanswered)
         self._silent = self._silent + 1 if due and heard == self._heard else 0
@@ -332,8 +315,7 @@ class NatsConnection:
 
     async def send(self, subject: str, data: bytes) -> None:
         """Publish without an answer; returns when the server has it. The same faults as `call`."""
-        if self._stopped:
-            raise ws_adapter_unavailable("the connection to NATS is not open")
+        self._require_open()
         self._require_size(data, None)
         token = str(next(self._numbers))
         until = asyncio.get_running_loop().time() + OUTAGE
@@ -343,39 +325,68 @@ class NatsConnection:
             if self.connected:
                 await self._say(self._client, call)
             await call.future  # when it is not connected, its turn comes with that of all who wait
-            await self.confirm()
         except TimeoutError:
             raise ws_adapter_unavailable(f"NATS at {self.target} cannot be reached") from None
         finally:
             del self._calls[token]
-        if call.denied:
-            raise ws_adapter_unavailable(call.denied)
 
     async def confirm(self) -> None:
-        """Wait until the server has all that was said before: one echo, for all who wait in this turn."""
-        if self._confirming is None:
-            self._confirming = asyncio.get_running_loop().create_task(self._echo())
-            self._confirming.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.shield(self._confirming)
+        """Wait until the server has all that was said before."""
+        self._require_open()
+        confirmed = asyncio.get_running_loop().create_future()
+        self._unconfirmed.append(confirmed)
+        self._end_turn()
+        await confirmed
+
+    def _require_open(self) -> None:
+        if self._stopped:
+            raise ws_adapter_unavailable("the connection to NATS is not open")
+
+    def _end_turn(self) -> None:
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._write_turn)
+
+    def _write_turn(self) -> None:
+        """Write what was said in a turn, and behind it one echo for all who wait for the server."""
+        self._turn = None
+        if self._unconfirmed and not self._stopped:
+            self._echo()
+        if self._client is not None:
+            self._client.write_now()
+
+    def _echo(self) -> None:
+        # nats-py's own flush overtakes what is buffered. An answer to ourselves does not.
+        waiting, self._unconfirmed = self._unconfirmed, []
+        token = str(next(self._numbers))
+        until = asyncio.get_running_loop().time() + OUTAGE
+        reply = f"{self._inbox}.{token}"
+        call = Call(self._echoes, b"", None, reply, until, again=False, batch=False)
+        self._calls[token] = call
+        self._watch()
+
+        def heard(future: asyncio.Future[list[Reply]]) -> None:
+            del self._calls[token]
+            error = future.exception()
+            for each in waiting:
+                if not each.done():
+                    each.set_result([]) if error is None else each.set_exception(error)
+
+        call.future.add_done_callback(heard)
+        if self.connected:
+            call.begin()
+            self._client.say(call.subject, call.reply, call.data)
 
     @property
     def _echoes(self) -> str:
         return f"{self._inbox}.echo"
 
-    async def _echo(self) -> None:
-        await asyncio.sleep(0)
-        self._confirming = None
-        # nats-py's own flush overtakes what is buffered. An answer to ourselves does not.
-        await self.call(self._echoes)
-
     async def subscribe(self, subject: str, receive: Callable[[Any], None]) -> None:
         """Receive what is published there, from now on and on every later connection; at once, in order."""
-        if self._stopped:
-            raise ws_adapter_unavailable("the connection to NATS is not open")
+        self._require_open()
         self._subscribers[subject] = receive
         try:
             if self.connected:
-                await self._listen(self._client, subject)
+                self._subscriptions[subject] = self._client.listen(subject, receive)
             await self.confirm()
             if denied := self._denied.get(subject.lower()):
                 raise ws_adapter_unavailable(denied)
@@ -383,27 +394,14 @@ class NatsConnection:
             await self.unsubscribe(subject)
             raise
 
-    async def _listen(self, client: Any, subject: str) -> None:
-        """Say that we listen there, unless nobody here wants to any more by the time it is said."""
-        receive = self._subscribers.get(subject)
-        if receive is None:
-            return
-        subscription = await client.subscribe(subject, future=_Sink(receive))
-        if client is not self._client:
-            return
-        if self._subscribers.get(subject) is receive:
-            self._subscriptions[subject] = subscription
-        else:
-            await subscription.unsubscribe()
-
     async def unsubscribe(self, subject: str) -> None:
         """The opposite."""
         self._subscribers.pop(subject, None)
         self._denied.pop(subject.lower(), None)
-        subscription = self._subscriptions.pop(subject, None)
-        if subscription is not None:
-            with contextlib.suppress(Exception):  # gone with its connection
-                await subscription.unsubscribe()
+        number = self._subscriptions.pop(subject, None)
+        if number is not None and self._client is not None:
+            self._client.unlisten(number)
+            self._end_turn()
 
     async def _write_waiting(self, client: Any, call: Call) -> None:
         """Write for a call that waits already, and is told of what goes wrong."""
@@ -413,17 +411,20 @@ class NatsConnection:
             call.give_up(error)
 
     async def _write(self, client: Any, call: Call) -> None:
-        call.sent = True
-        call.said = asyncio.get_running_loop().time()
+        call.begin()
         try:
-            await client.publish(call.subject, call.data, reply=call.reply, headers=call.headers)
+            if client.pending_data_size < ROOM:
+                client.say(call.subject, call.reply, call.data, call.headers)
+            else:
+                await client.publish(call.subject, call.data, reply=call.reply, headers=call.headers)
         except Exception as error:
             if call.again and client.is_closed:
                 call.sent = False  # the next connection says it
                 return
             raise ws_adapter_unavailable(f"NATS at {self.target}: {error}") from error
-        if not call.reply and not call.future.done():
-            call.future.set_result([])
+        if not call.reply:
+            self._unconfirmed.append(call.future)
+        self._end_turn()
 
     def _complaint(self, error: Exception) -> None:
         """What the server says between two answers: that something is not allowed is the one thing to act on."""
@@ -443,7 +444,6 @@ class NatsConnection:
             self._denied[subject] = self._not_allowed("subscribe", known)
             return
         for call in calls:
-            call.denied = words
             call.fail(words)
 
     def _not_allowed(self, verb: str, subject: str) -> str:
@@ -466,7 +466,9 @@ class NatsConnection:
             call.future.set_result(call.replies)
 
     def _require_size(self, data: bytes, headers: dict[str, str] | None) -> None:
-        size = len(data) + sum(len(key) + len(value) + 4 for key, value in (headers or {}).items()) + 12
+        size = len(data) + 12
+        if headers is not None:
+            size += sum(len(key) + len(value) + 4 for key, value in headers.items())
         if size > self.max_payload:
             raise ws_publish_failed(
                 f"a publication of {len(data)} bytes is above what NATS takes, {self.max_payload} (max_payload)"
