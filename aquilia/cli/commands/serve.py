@@ -24,7 +24,8 @@ from aquilia.cli.console import fail, show_problems
 from aquilia.cli.proxies import ProxiesOption, named_proxies
 from aquilia.cli.reload import Reloader
 from aquilia.cli.serving import Options, Outline, announce, booted_by, serve_by, telling
-from aquilia.cli.workers import Line, Workers, child
+from aquilia.cli.worker import Line, child
+from aquilia.cli.workers import Workers
 from aquilia.logs import LogFormat, log_config
 from aquilia.server import (
     Booted,

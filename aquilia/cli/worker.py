@@ -1,0 +1,140 @@
+"""One worker of `aq serve --workers`: how it is started, and the line between it and the process that has it."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+__all__ = ["OF_A_TERMINAL", "Line", "Worker", "child"]
+
+OF_A_TERMINAL = frozenset({signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)})
+"""The signals that it sends to all processes that run in it."""
+_spawn = multiprocessing.get_context("spawn")
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+    """A terminal's signals are for us: a child that is about to start would die of them, with a traceback."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_A_TERMINAL)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def child(target: Callable[..., None], *args: Any) -> SpawnProcess:
+    """Start a process of its own for this; it takes no notice of Ctrl-C until it says otherwise."""
+    process = _spawn.Process(target=_begin, args=(target, args))
+    resource_tracker.ensure_running()  # who starts it unblocks SIGINT
+    with _deaf():
+        process.start()
+    return process
+
+
+def _begin(target: Callable[..., None], args: Sequence[Any]) -> None:
+    for each in OF_A_TERMINAL:
+        signal.signal(each, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_A_TERMINAL)
+    target(*args)
+
+
+# In the worker
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What connects a worker with the process that has started it: the worker's end."""
+
+    told: Connection
+    orders: Connection
+    patience: float
+    """Seconds that the worker may take to end by itself."""
+
+    def serving(self) -> None:
+        """Tell that clients can connect."""
+        with contextlib.suppress(OSError):
+            self.told.send_bytes(b"serving")
+
+    def follow(self) -> Callable[[], bool]:
+        """End this process when it is told to, or when the other has ended, whatever happened to that.
+
+        What it returns tells whether others go on serving on the same sockets.
+        """
+        relieved = threading.Event()
+        threading.Thread(target=self._follow, args=(relieved,), name="aquilia worker", daemon=True).start()
+        return relieved.is_set
+
+    def _follow(self, relieved: threading.Event) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            self.orders.recv_bytes()
+            relieved.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(self.patience)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+# In the process that has them
+
+
+class Worker:
+    """One that was started, as the process that has it sees it."""
+
+    def __init__(
+        self,
+        target: Callable[[list[socket.socket], Line], None],
+        sockets: list[socket.socket],
+        patience: float,
+    ) -> None:
+        self.told, told = _spawn.Pipe(duplex=False)
+        orders, self._orders = _spawn.Pipe(duplex=False)
+        self.process = child(target, sockets, Line(told, orders, patience))
+        told.close()
+        orders.close()
+        self.since: float | None = None
+        """When it began to serve."""
+
+    def hear(self) -> None:
+        """Take in what it has told."""
+        with contextlib.suppress(EOFError, OSError):
+            while self.told.poll():
+                self.told.recv_bytes()
+                self.since = time.monotonic()
+
+    def leave(self) -> None:
+        """Others serve, and it is to end."""
+        with contextlib.suppress(OSError):
+            self._orders.send_bytes(b"leave")
+
+    def send(self, number: int) -> None:
+        """Send it a signal, unless it has ended."""
+        if self.process.exitcode is None:
+            os.kill(self._pid(), number)
+
+    def _pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    def close(self) -> None:
+        """It has ended."""
+        self.process.join()
+        self.told.close()
+        self._orders.close()
+
+    def __str__(self) -> str:
+        return f"process {self.process.pid}"
+
+    def ended(self) -> str:
+        """Who ended, and how, in words."""
+        code = self.process.exitcode or 0
+        return f"{self} ended ({f'signal {-code}' if code < 0 else f'status {code}'})"
