@@ -28,6 +28,8 @@ logger = logging.getLogger("aquilia.workers")
 
 BACKOFF = (0.1, 10.0)
 """Seconds before a worker that ended is started again: the first time, and at most."""
+ASLEEP = 2.0
+"""Seconds by which this process has to be late to know that it did not run itself."""
 STEADY = 10.0
 """Seconds after which a worker that serves counts as healthy, and the backoff begins anew."""
 
@@ -49,7 +51,8 @@ class Workers:
     """Runs `target(sockets, line)` in so many processes, and replaces those that end, until SIGTERM or SIGINT.
 
     On SIGHUP each is replaced, one after the other: the next is told to leave when its successor serves. Each may
-    take `patience` seconds to end. `on_serving` is called when all serve for the first time.
+    take `patience` seconds to end. One whose event loop does not turn for `silence` seconds is ended, and replaced
+    like every other that ends; 0: it may stand. `on_serving` is called when all serve for the first time.
     """
 
     def __init__(
@@ -59,12 +62,14 @@ class Workers:
         sockets: list[socket.socket],
         *,
         patience: float,
+        silence: float = 0.0,
         on_serving: Callable[[], None],
     ) -> None:
         self._posts = [_Post(number) for number in range(1, count + 1)]
         self._target = target
         self._sockets = sockets
         self._patience = patience
+        self._silence = silence
         self._on_serving = on_serving
         self._leaving: list[Worker] = []
         self._to_restart: deque[_Post] = deque()
@@ -84,7 +89,8 @@ class Workers:
                 while received:
                     number = received.popleft()
                     if number == getattr(signal, "SIGHUP", None) and (not terminal or os.isatty(0)):
-                        self._restart()
+                        if self._deadline is None:
+                            self._restart()
                     else:  # also where the terminal was closed
                         self._end(number)
                 self._look()
@@ -92,7 +98,7 @@ class Workers:
 
     def _started(self) -> Worker | None:
         try:
-            return Worker(self._target, self._sockets, self._patience)
+            return Worker(self._target, self._sockets, self._patience, self._silence)
         except OSError as error:
             logger.error("no worker can be started: %s", error)
             return None
@@ -108,14 +114,21 @@ class Workers:
     def _wait(self, woken: socket.socket) -> None:
         """Until something happens, or there is something to do."""
         times = [post.again_at for post in self._posts if post.again_at is not None]
+        alive = self._alive()
         if self._deadline is not None:
             times.append(self._deadline)
+        else:
+            times += [worker.overdue_at for worker in alive if worker.overdue_at is not None]
         timeout = max(0.0, min(times) - time.monotonic()) if times else None
-        alive = self._alive()
         starting = [worker.told for worker in alive if worker.since is None]
         wait([woken, *starting, *(worker.process.sentinel for worker in alive)], timeout)
         with contextlib.suppress(BlockingIOError):
             woken.recv(4096)
+        if (
+            times and time.monotonic() > min(times) + ASLEEP
+        ):  # this process was stopped, and maybe all of them
+            for worker in alive:
+                worker.excuse()
 
     def _look(self) -> None:
         for worker in self._alive():
@@ -126,6 +139,8 @@ class Workers:
         if self._deadline is not None:
             self._enforce(self._deadline)
             return
+        for worker in self._alive():
+            worker.end_overdue()
         for post in self._posts:
             self._fill(post)
         self._go_on_restarting()

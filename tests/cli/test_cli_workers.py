@@ -115,6 +115,21 @@ async def test_a_killed_worker_is_replaced_and_its_client_has_missed_nothing(hal
         assert (await server.end(signal.SIGINT))[0] == 0
 
 
+async def test_a_second_ctrl_c_ends_all_at_once_and_without_a_trace(hall: Workspace) -> None:
+    hall.compile()
+    async with (
+        hall.serving("--workers", "2", "--drain-delay", "600", "--log-level", "error") as server,
+        httpx.AsyncClient(trust_env=False) as http,
+    ):
+        server.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(TIMEOUT):
+            while (await http.get(f"{server.url}/health")).status_code == 200:
+                await asyncio.sleep(0.05)
+        server.process.send_signal(signal.SIGHUP)  # nothing is restarted any more
+        _, told = await server.end(signal.SIGINT)
+        assert told == ""
+
+
 async def test_who_kills_the_first_process_leaves_nobody_behind(hall: Workspace) -> None:
     hall.compile()
     async with hall.serving("--workers", "2", "--log-level", "critical") as server:
@@ -124,6 +139,68 @@ async def test_who_kills_the_first_process_leaves_nobody_behind(hall: Workspace)
             server.process.kill()
             for pid in everyone:
                 await vanished(pid)
+
+
+# Those that hang
+
+
+@pytest.mark.parametrize(("event", "payload"), [("sleep", 600.0), ("match", None)])
+async def test_a_worker_whose_event_loop_stands_still_is_replaced_and_says_where(
+    hall: Workspace, event: str, payload: object
+) -> None:
+    hall.compile()
+    async with hall.serving("--workers", "2", "--worker-timeout", "3", "--log-level", "error") as server:
+        async with members(server) as found:
+            one, two = found.values()
+            await one.client.send(event, payload)
+            assert "event loop has not turned for" in await server.logged(f"process {one.pid} is ended")
+            await server.logged(f"in {event}")
+            await server.logged(f"process {one.pid} ended (signal {signal.SIGABRT:d})")
+            await until(lambda: one.resumed)
+            await two.say(1)
+            await until(lambda: one.heard == two.heard == [1])
+            assert await two.client.call("where", timeout=TIMEOUT) == two.pid
+            assert await one.client.call("where", timeout=TIMEOUT) != one.pid
+        assert (await server.end(signal.SIGTERM))[0] == 0
+
+
+async def test_a_worker_that_is_stopped_is_replaced(hall: Workspace) -> None:
+    hall.compile()
+    async with hall.serving("--workers", "2", "--worker-timeout", "3", "--log-level", "error") as server:
+        async with members(server) as found:
+            one, two = found.values()
+            os.kill(one.pid, signal.SIGSTOP)
+            await server.logged(f"process {one.pid} did not end, and is killed")
+            await server.logged(f"process {one.pid} ended (signal {signal.SIGKILL:d})")
+            await until(lambda: one.resumed)
+            assert not two.resumed
+        assert (await server.end(signal.SIGTERM))[0] == 0
+
+
+async def test_a_worker_may_stand_still_where_nothing_is_said_against_it(hall: Workspace) -> None:
+    hall.compile()
+    async with hall.serving("--workers", "2", "--worker-timeout", "0", "--log-level", "error") as server:
+        async with members(server) as found:
+            for member in found.values():
+                await member.client.call("sleep", 1.5, timeout=PATIENCE)
+                assert await member.client.call("where", timeout=TIMEOUT) == member.pid
+        assert await server.end(signal.SIGTERM) == (0, "")
+
+
+async def test_who_was_asleep_takes_nobody_for_dead(hall: Workspace) -> None:
+    hall.compile()
+    async with hall.serving("--workers", "2", "--worker-timeout", "3", "--log-level", "error") as server:
+        async with members(server) as found:
+            everyone = [server.process.pid, *found]
+            for pid in everyone:
+                os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(6)  # the time that they were away is what this is about
+            for pid in everyone:
+                os.kill(pid, signal.SIGCONT)
+            for _ in range(2):
+                for pid, member in found.items():
+                    assert await member.client.call("where", timeout=PATIENCE) == pid
+        assert (await server.end(signal.SIGTERM))[0] == 0
 
 
 # Replacing them
@@ -295,10 +372,16 @@ def test_without_a_server_to_run_several_workers_are_refused(hall: Workspace) ->
     [
         (["--workers", "0"], "should be greater than or equal to 1"),
         (["--workers", "two"], "unable to parse string as an integer"),
+        (["--workers", "2", "--worker-timeout", "nan"], "should be greater than or equal to 0"),
+        (["--workers", "2", "--worker-timeout", "inf"], "--worker-timeout: a number of seconds"),
+        (["--workers", "2", "--worker-timeout", "-1"], "should be greater than or equal to 0"),
+        (["--workers", "2", "--worker-timeout", "0.5"], "0, or 1 and more is needed, not 0.5"),
+        (["--workers", "1", "--worker-timeout", "5"], "is for several workers: add --workers"),
+        (["--workers", "2", "--drain-delay", "inf"], "--drain-delay: a number of seconds"),
         (["--workers", "2", "--reload"], "--workers: --reload serves with one process"),
     ],
 )
 def test_a_number_that_cannot_be_served_is_refused(hall: Workspace, words: list[str], problem: str) -> None:
     told = " ".join(hall.refused("serve", *words, code=2).replace("│", " ").split())
-    assert "--workers" in told
+    assert words[-2] in told or words[-1] in told
     assert problem in told
