@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from glob import glob
 from pathlib import Path
@@ -15,8 +16,11 @@ from pathlib import Path
 import httpx
 import pytest
 from hall_workspace import HALL, HALL_FILE, MANIFEST, MANIFEST_FILE, PATIENCE, Listener, until
+from ports import reserved_port
 from processes import descendants, vanished
 from workspaces import ARTIFACT, TIMEOUT, Server, Workspace
+
+from aquilia.cli.shared_folder import shared_folder
 
 MANY = 40
 
@@ -131,7 +135,9 @@ async def test_a_second_ctrl_c_ends_all_at_once_and_without_a_trace(hall: Worksp
 
 
 async def test_who_kills_the_first_process_leaves_nobody_behind(hall: Workspace) -> None:
+    hall.edit(MANIFEST_FILE, '"health": True', '"metrics": True')
     hall.compile()
+    figures = f"{hall.environment['TMPDIR']}/aquilia-metrics-*"
     async with hall.serving("--workers", "2", "--log-level", "critical") as server:
         everyone = descendants(server.process.pid)
         async with members(server) as found:
@@ -139,6 +145,47 @@ async def test_who_kills_the_first_process_leaves_nobody_behind(hall: Workspace)
             server.process.kill()
             for pid in everyone:
                 await vanished(pid)
+    (left,) = glob(figures)
+    async with hall.serving("--workers", "2", "--log-level", "critical") as server:
+        assert len(glob(figures)) == 1
+        assert left not in glob(figures)
+        assert (await server.end(signal.SIGTERM))[0] == 0
+    assert glob(figures) == []
+
+
+def test_the_figures_of_those_who_live_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "aquilia-metrics-of-somebody").mkdir()
+    with shared_folder() as one, shared_folder() as two:
+        assert one != two
+        assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    assert [path.name for path in tmp_path.iterdir()] == ["aquilia-metrics-of-somebody"]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_it_serves_though_nobody_reads_what_it_says(hall: Workspace, workers: str) -> None:
+    hall.compile()
+    reading, writing = os.pipe()
+    os.close(reading)
+    with reserved_port() as port:
+        process = await hall.start("--port", str(port), "--workers", workers, stdout=writing)
+        os.close(writing)
+        try:
+            async with asyncio.timeout(PATIENCE), httpx.AsyncClient(trust_env=False) as http:
+                while True:
+                    with contextlib.suppress(httpx.TransportError):
+                        assert (await http.get(f"http://127.0.0.1:{port}/health")).status_code == 200
+                        break
+                    await asyncio.sleep(0.1)
+            if workers == "2":
+                async with members(Server(process, sockets=[f"ws://127.0.0.1:{port}/hall/:name"])) as found:
+                    assert all([await each.client.call("where", timeout=TIMEOUT) for each in found.values()])
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, told = await process.communicate()
+    assert process.returncode == 0, told.decode()
 
 
 # Those that hang

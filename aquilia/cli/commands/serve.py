@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import typer
@@ -25,6 +24,7 @@ from aquilia.cli.console import fail, show_problems
 from aquilia.cli.proxies import ProxiesOption, named_proxies
 from aquilia.cli.reload import Reloader
 from aquilia.cli.serving import Options, Outline, announce, booted_by, serve_by, telling
+from aquilia.cli.shared_folder import shared_folder
 from aquilia.cli.worker import Line, child
 from aquilia.cli.workers import Workers
 from aquilia.logs import LogFormat, log_config
@@ -318,8 +318,8 @@ def _shared_metrics(outline: Outline) -> Iterator[None]:
     if outline.metrics is None or METRICS_FOLDER in os.environ:
         yield
         return
-    with TemporaryDirectory(prefix="aquilia-metrics-", ignore_cleanup_errors=True) as folder:
-        os.environ[METRICS_FOLDER] = folder
+    with shared_folder() as folder:
+        os.environ[METRICS_FOLDER] = str(folder)
         yield
 
 
