@@ -307,6 +307,16 @@ async def test_sighup_replaces_all_workers_and_no_client_misses_or_hears_twice(h
     assert max(listener.asked[0].reconnect_in for listener in listeners) <= 1.0
 
 
+async def test_sighup_while_it_boots_does_not_end_it(hall: Workspace) -> None:
+    hall.compile()
+    process = await hall.start("--port", "0", "--workers", "2", "--log-level", "error")
+    await until(lambda: descendants(process.pid))  # it checks the workspace
+    process.send_signal(signal.SIGHUP)
+    server = Server(process)
+    await server.started()
+    assert (await server.end(signal.SIGTERM))[0] == 0
+
+
 async def test_workers_whose_successor_does_not_start_go_on(hall: Workspace) -> None:
     hall.environment["AQ_ENV"] = "development"
     async with hall.serving("--workers", "2", "--log-level", "error") as server:

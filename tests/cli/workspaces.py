@@ -128,6 +128,7 @@ class Workspace:
             *words,
             cwd=self.root,
             env=self._environment(),
+            stdin=asyncio.subprocess.DEVNULL,
             stdout=stdout,
             stderr=asyncio.subprocess.PIPE,
         )

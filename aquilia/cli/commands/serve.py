@@ -258,6 +258,8 @@ def _end_after_parent() -> None:
 def _serve_by_workers(options: Options, endpoint: Endpoint, count: int, silence: float) -> None:
     logging.config.dictConfig(dict(log_config(options.log_level, options.log_format)))
     options.certificate()  # its problems are told once
+    if not os.isatty(0):  # else the terminal may have been closed
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until workers serve, there is nobody to replace
     os.environ[WORKERS] = str(count)
     with LocalServers():
         outline = _checked(options)
