@@ -182,7 +182,9 @@ async def test_health_counts_connections_and_says_when_the_process_drains(settin
         assert (await asked(base, path)).status_code == 503
 
 
-@pytest.mark.parametrize(("setting", "path"), [(True, "/health/live"), ("/internal/ready", "/internal/ready/live")])
+@pytest.mark.parametrize(
+    ("setting", "path"), [(True, "/health/live"), ("/internal/ready", "/internal/ready/live")]
+)
 async def test_a_process_that_drains_lives(setting: Any, path: str) -> None:
     app = desk(health=setting)
     async with serving(app) as base:
