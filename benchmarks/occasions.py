@@ -40,6 +40,9 @@ def sections(results: Result) -> Iterator[str]:
         yield ""
         yield from [f"No figures: {seen['failed']}."] if "failed" in seen else lines(seen)
         yield ""
+        if "measured" in seen:
+            yield f"Measured alone, {seen['measured']}."
+            yield ""
 
 
 def _resume(seen: Result) -> Iterator[str]:
@@ -98,6 +101,96 @@ def _spool(seen: Result) -> Iterator[str]:
         yield f"| {title} | {median(rates):,.0f} | {median(volumes):,.0f} |"
 
 
+def _cluster(seen: Result) -> Iterator[str]:
+    yield (
+        "Nodes, nats-server and the load share two processors. A message is published on one node, to a room with "
+        "members on every node, and is there when the last of them has it. What a message costs is the processor's "
+        "time of all nodes, and of nats-server: unlike the times, it depends little on what else is done there."
+    )
+    for part, (title, lines) in _CLUSTER.items():
+        if part in seen:
+            yield ""
+            yield f"### {title}"
+            yield ""
+            yield from [f"No figures: {seen[part]['failed']}."] if "failed" in seen[part] else lines(seen)
+
+
+def _cluster_rate(seen: Result) -> Iterator[str]:
+    yield (
+        "100 rooms and 100 publishers with four messages in flight each, by members of a room; then at half of that "
+        "rate, from when a message was due."
+    )
+    yield ""
+    yield "| members | messages/s | deliveries/s | p50, ms | p99, ms | nodes, µs | nats-server, µs | load busy |"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|"
+    for members in sorted({run["members"] for run in seen["rate"]}):
+        runs = [run for run in seen["rate"] if run["members"] == members]
+        whole = [_whole([run[key] for run in runs]) for key in ("publications", "deliveries")]
+        times = [_spread([run[key] for run in runs]) for key in ("p50", "p99")]
+        costs = [f"{median(run[key] for run in runs):.0f}" for key in ("nodes", "nats")]
+        busy = f"{median(run['busy'] for run in runs):.0%}"
+        yield f"| {members} | {' | '.join([*whole, *times, *costs, busy])} |"
+    yield from _late(seen["rate"])
+
+
+def _cluster_workers(seen: Result) -> Iterator[str]:
+    runs = seen["workers"]
+    times = [_spread([run[key] for run in runs]) for key in ("p50", "p99")]
+    yield (
+        f"{runs[0]['members']:,} members over `aq serve --workers 4`. One of them publishes, and again when all have "
+        f"it: until the last one has it, {times[0]} ms at the median, and {times[1]} ms for 99 %; "
+        f"{_whole([run['deliveries'] for run in runs])} deliveries/s."
+    )
+
+
+def _cluster_growth(seen: Result) -> Iterator[str]:
+    yield f"{seen['steady']:,} messages/s. Each room has a member on all nodes, or on one that is not the first."
+    yield ""
+    yield "| nodes | with a member | rooms | µs of all nodes | of nats-server | p50, ms | p99, ms |"
+    yield "|---:|---:|---:|---:|---:|---:|---:|"
+    for run in seen["growth"]:
+        costs = [f"{µs:.0f}" for µs in run["cpu"].values()]
+        cells = [run["nodes"], run["homes"], f"{run['rooms']:,}", *costs]
+        yield f"| {' | '.join(map(str, cells))} | {run['p50']:.2f} | {run['p99']:.2f} |"
+    yield from _late(seen["growth"])
+
+
+def _cluster_added(seen: Result) -> Iterator[str]:
+    yield (
+        f"One node, and rooms with one member. One message in flight; {2 * seen['steady']:,} messages/s; and 400 "
+        "in flight, where many share each way to the broker. Signed is with `AQ_WS_BUS_SECRET`."
+    )
+    yield ""
+    yield (
+        "| room | way | single: p50, ms | p99, ms | steady: µs of the node | of nats-server | full: µs of the node | "
+        "of nats-server | messages/s |"
+    )
+    yield "|---|---|---:|---:|---:|---:|---:|---:|---:|"
+    for run in seen["added"]:
+        costs = [f"{µs:.0f}" for way in ("steady", "full") for µs in run[way].values()]
+        cells = [run["room"], run["way"], f"{run['p50']:.2f}", f"{run['p99']:.2f}", *costs]
+        yield f"| {' | '.join(cells)} | {run['publications']:,} |"
+
+
+def _late(runs: Sequence[Result]) -> Iterator[str]:
+    if late := max(run["missing"] for run in runs):
+        yield ""
+        yield f"In one run {late:,} messages had not reached everybody a second after the end, and are in no figure."
+
+
+_CLUSTER: dict[str, tuple[str, Callable[[Result], Iterator[str]]]] = {
+    "rate": ("Two nodes", _cluster_rate),
+    "workers": ("A large room over four workers", _cluster_workers),
+    "growth": ("What a message costs as nodes and rooms become more", _cluster_growth),
+    "added": ("What the bus adds", _cluster_added),
+}
+
+
+def _whole(values: Sequence[float]) -> str:
+    middle = f"{median(values):,.0f}"
+    return f"{middle} ({min(values):,.0f}–{max(values):,.0f})" if len(values) > 1 else middle
+
+
 def _spread(values: Sequence[float]) -> str:
     middle = f"{median(values):.2f}"
     return f"{middle} ({min(values):.2f}–{max(values):.2f})" if len(values) > 1 else middle
@@ -107,5 +200,6 @@ OCCASIONS: dict[str, tuple[Sequence[str], str, Callable[[Result], Iterator[str]]
     "resume": (("--clients", "500", "--rounds", "1"), "Coming back: all at once", _resume),
     "spool": (("--megabytes", "4", "--rounds", "1"), "The disk behind slow clients", _spool),
     "restart": (("--clients", "200"), "A restart of the only process", _restart),
+    "cluster": (("--quick",), "Several nodes", _cluster),
 }
 """Words that make it quick, the title of its part, and what writes that."""

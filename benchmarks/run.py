@@ -121,7 +121,7 @@ def build() -> None:
     for tool in ("gcc", "taskset"):
         if not shutil.which(tool):
             raise SystemExit(f"{tool} is needed, and not installed")
-    for name in ("load", "floor"):
+    for name in ("load", "floor", "rooms"):
         flags = ["-O2", "-Wall", "-Wextra", "-Werror"]
         subprocess.run(["gcc", *flags, "-o", str(BUILD / name), str(HERE / f"{name}.c")], check=True)
 
@@ -197,7 +197,7 @@ def measure(peer: Peer, scenario: Scenario, seconds: float, cores: tuple[int, in
         waited, passed = queued(pid) - waited, time.monotonic() - start
     result["disturbed"] = round(max(result["disturbed"], waited / passed), 3)
     result["bytes"] = (result.pop("held") - before) / scenario.connections
-    if problem := _problem(result):
+    if problem := problem_of(result):
         raise Failed(problem)
     del result["codes"]  # of closed connections, and there are none
     return result
@@ -230,7 +230,8 @@ def _load(arguments: list[str], core: int, held: Any = lambda: 0) -> Result:
     return {**json.loads(out), "held": amount}
 
 
-def _problem(result: Result) -> str | None:
+def problem_of(result: Result) -> str | None:
+    """Why what the generator says is no figure."""
     if result["closed"]:
         return f"{result['closed']} connections were closed: codes {', '.join(result['codes'])}"
     if result["unexpected"]:
@@ -298,11 +299,16 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each run, without the warm-up")
     parser.add_argument("--report", action="store_true", help="only write the page again, from results.json")
+    parser.add_argument(
+        "--keep", action="store_true", help=f"put {', '.join(OCCASIONS)}, measured alone, among the results"
+    )
     asked = parser.parse_args()
     known = {entry.name for entry in (*SCENARIOS, *PEERS)} | OCCASIONS.keys()
     for name in asked.only or ():
         if name not in known:
             parser.error(f"--only {name}: known are {', '.join(sorted(known))}")
+    if asked.keep and (asked.quick or not asked.only or not OCCASIONS.keys() >= set(asked.only)):
+        parser.error(f"--keep is for --only with {', '.join(OCCASIONS)}, and not for --quick")
     if asked.rounds < 1 or asked.seconds <= 0:
         parser.error("--rounds and --seconds are above 0")
     return asked
@@ -366,16 +372,25 @@ def as_text(results: Result) -> str:
     return runs.sub(lambda run: re.sub(r"\n *", " ", run[0]), json.dumps(results, indent=1)) + "\n"
 
 
+def kept(results: Result, file: Path) -> Result:
+    """What is in a file of results, with the occasions of these in the place of its own."""
+    before: Result = json.loads(file.read_text())
+    when = f"{results['date']}, commit {results['versions'].get('commit', 'unknown')}"
+    for name, seen in results["occasions"].items():
+        before["occasions"][name] = {**seen, "measured": when}
+    return before
+
+
 def main() -> None:
     """Measure, and write the results; what is quick or partial goes to build/benchmarks, not into the documents."""
     asked = options()
     results_file, documents = HERE / "results.json", ROOT / "docs"
-    if asked.quick or asked.only:
+    if asked.quick or (asked.only and not asked.keep):
         results_file, documents = BUILD / "results.json", BUILD
     if asked.report:
         results = json.loads(results_file.read_text())
     else:
-        results = run(asked)
+        results = kept(run(asked), results_file) if asked.keep else run(asked)
         results_file.write_text(as_text(results))
     (documents / "BENCHMARKS.md").write_text(report(results))
     (documents / "benchmarks.svg").write_text(plot(results))

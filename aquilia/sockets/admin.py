@@ -127,7 +127,8 @@ class Admin:
     async def nodes(self, order: Nodes) -> NodesPage:
         """Who lives, this node among them."""
         nodes = sorted(self._cluster.nodes().values(), key=lambda node: (node.started, node.id))
-        return NodesPage(items=[msgspec.convert(node, NodeRecord, from_attributes=True) for node in nodes])
+        items = [msgspec.convert(node, NodeRecord, from_attributes=True) for node in nodes]
+        return NodesPage(items=items, broker=self._cluster.trouble or "connected")
 
     async def namespaces(self, order: Namespaces) -> NamespacesPage:
         """The namespaces that are open on any node."""
@@ -151,8 +152,12 @@ class Admin:
         self, what: str, order: Namespaces | Rooms | Connections, kind: type[Kept]
     ) -> tuple[list[Kept], list[str]]:
         wanted = Wanted(order, None if order.after is None else _cursor(order.after))
-        told = await self._cluster.ask(f"admin.{what}", wanted, timeout=PATIENCE)
+        cut_off = self._cluster.trouble is not None  # what this node has is told all the same
+        node = self._cluster.id if cut_off else None
+        told = await self._cluster.ask(f"admin.{what}", wanted, timeout=PATIENCE, node=node)
         by_node, silent = self._answers(told, list[kind])  # type: ignore[valid-type]
+        if cut_off:
+            silent += sorted(self._cluster.others)
         return [record for records in by_node.values() for record in records], silent
 
     # Acting

@@ -117,17 +117,28 @@ class Cluster:
         self._beat_now()
 
     async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(BEAT)
-            self._happened(self._nodes.check(self._clock.monotonic()))
-            if not self._broker.connected:
-                continue
-            try:
-                await self._say("beat", self._next())
-            except SocketFault as fault:  # the next one may get through
-                logger.debug("a beat was lost: %s", fault)
-            except Exception:
-                logger.exception("a beat was lost")
+        loop = asyncio.get_running_loop()
+        telling: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                await asyncio.sleep(BEAT)
+                self._happened(self._nodes.check(self._clock.monotonic()))
+                if self._broker.connected:
+                    # Nobody waits for it: where much comes in, the broker's answer is behind all that.
+                    task = loop.create_task(self._beat_once())
+                    telling.add(task)
+                    task.add_done_callback(telling.discard)
+        finally:
+            for task in telling:
+                task.cancel()
+
+    async def _beat_once(self) -> None:
+        try:
+            await self._say("beat", self._next())
+        except SocketFault as fault:  # the next one may get through
+            logger.debug("a beat was lost: %s", fault)
+        except Exception:
+            logger.exception("a beat was lost")
 
     def _beat_now(self, to: str | None = None) -> None:
         # What stops does not wait for a broker that is away.
@@ -158,6 +169,13 @@ class Cluster:
     def nodes(self) -> Mapping[str, Node]:
         """Who lives, by id, with what it told last; this one among them, while it runs."""
         return {self.id: self._myself(), **self._nodes.others} if self.id else {}
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the broker cannot be reached: see the head of `adapters.base`. None while it can."""
+        if self._broker.connected:
+            return None
+        return getattr(self._broker, "trouble", None) or "unreachable"
 
     @property
     def alone(self) -> bool:
@@ -330,7 +348,7 @@ class Cluster:
         elif part.kind == "fault":
             question.settle(part.sender, fault=msgspec.convert(unpack(data), ToldFault).fault())
         else:
-            question.close(part.sender)
+            question.pass_over(part.sender)
 
 
 def _read(publication: Publication, kind: type[Message]) -> Message:

@@ -52,7 +52,7 @@ def artifact_of(plan: SocketPlan) -> Artifact:
 def _namespace(app: App, contract: SocketContract) -> NamespaceRecord:
     hooks = [HookRecord(hook.handler.attribute, "connect") for hook in contract.on_connect]
     hooks += [HookRecord(hook.handler.attribute, "disconnect") for hook in contract.on_disconnect]
-    hooks += [HookRecord(hook.attribute, "presence") for hook in contract.on_presence]
+    hooks += [HookRecord(hook.handler.attribute, "presence") for hook in contract.on_presence]
     return NamespaceRecord(
         path=contract.pattern.source,
         app=app.manifest.name,

@@ -300,6 +300,8 @@ class Connection(Outbound):
             ValueError: the room has no presence.
         """
         self._hub.attendance.update(self, room, meta)
+        if self._resumable is not None:
+            await self._resumable.keep_presence(self)
 
     async def disconnect(self, code: int = 1000, reason: str = "") -> None:
         """End the connection, after what was sent before. A second call changes nothing.

@@ -29,6 +29,7 @@ from aquilia.sockets.declaration import (
     socket_declaration,
 )
 from aquilia.sockets.emits import Emits
+from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.guards import CHECK_ARGUMENTS, Check, guard_checks, guard_problems
 from aquilia.sockets.middleware import middleware_problems, span_problem
 from aquilia.sockets.schema import PayloadType, SchemaError, payload_type
@@ -36,15 +37,17 @@ from aquilia.sockets.settings import AppChain, NodeSettings, SettingsError, Sock
 from aquilia.sockets.tickets import Tickets
 from aquilia.source import SourceLocation
 
-__all__ = ["EventContract", "HookContract", "SocketContract", "read_contract"]
+__all__ = ["WITHOUT_CONNECTION", "EventContract", "HookContract", "SocketContract", "read_contract"]
 
 ANY_PAYLOAD = payload_type(None)
+WITHOUT_CONNECTION: frozenset[Any] = frozenset({Scope.CONNECTION, MessageEnvelope})
+"""What there is nothing of where `@OnPresence` runs."""
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 @dataclass(frozen=True, slots=True)
 class HookContract:
-    """A method that runs when a connection opens or ends."""
+    """A method that runs when a connection opens or ends, or when somebody comes to a room or leaves it."""
 
     handler: Handler
     dependencies: tuple[Dependency, ...]
@@ -87,7 +90,7 @@ class SocketContract:
     events: dict[str, EventContract] = field(default_factory=dict)
     on_connect: list[HookContract] = field(default_factory=list)
     on_disconnect: list[HookContract] = field(default_factory=list)
-    on_presence: list[Handler] = field(default_factory=list)
+    on_presence: list[HookContract] = field(default_factory=list)
     guards: list[GuardContract] = field(default_factory=list)
     emits: dict[str, Emits[Any]] = field(default_factory=dict)
     auth: Authenticator | None = None
@@ -121,6 +124,9 @@ class SocketContract:
                     str(part.handler.location),
                 )
             )
+        for hook in self.on_presence:
+            function, where = hook.handler.function, str(hook.handler.location)
+            found.append(Consumer(function, Scope.REQUEST, hook.dependencies, where, WITHOUT_CONNECTION))
         return found
 
 
@@ -251,14 +257,14 @@ class _Reader:
         contract.on_disconnect.append(HookContract(handler, dependencies, takes_reason=reason))
 
     def _read_presence(self, contract: SocketContract, handler: Handler) -> None:
-        if not self._takes(handler, 3):
+        if not self._takes(handler, 3, more=True):
             return
         if contract.declaration.presence is False:
             self._problem(
                 handler.location,
                 f"{handler.attribute}: no room has presence: declare it by @Socket(…, presence=True)",
             )
-        contract.on_presence.append(handler)
+        contract.on_presence.append(HookContract(handler, self._injected(handler, 4)))
 
     def _read_event(self, contract: SocketContract, handler: Handler, declaration: EventDeclaration) -> None:
         if not self._takes(handler, 1, more=True):

@@ -129,8 +129,9 @@ def OnDisconnect() -> Callable[[AnyHandler], AnyHandler]:  # noqa: N802
 def OnPresence() -> Callable[[AnyHandler], AnyHandler]:  # noqa: N802
     """Run `async def f(self, room, joins, leaves)` when somebody has come to a room with presence, or left it.
 
-    `joins` and `leaves` are maps of ids to metadata; who has changed its metadata is in `joins`. Each node runs it
-    for the rooms in which it has members, with those of all nodes: one change after the other.
+    `joins` and `leaves` are maps of ids to metadata; who has changed its metadata is in `joins`. Further parameters
+    are injected: services of any scope but the connection's. Each node runs it for the rooms in which it has members,
+    with those of all nodes: in a room one change after the other, and what changes meanwhile as one.
     """
     return _handler(PresenceDeclaration())
 

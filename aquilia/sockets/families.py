@@ -126,7 +126,10 @@ FAMILIES = {
             "Bytes that were read and wait to be handled, or for the rest of their message.",
         ),
         Family(
-            "aquilia_faults_total", "counter", ("pattern", "code"), "Faults that clients were answered with."
+            "aquilia_faults_total",
+            "counter",
+            ("pattern", "code"),
+            "Faults that clients were answered with, or OnPresence ended with.",
         ),
         Family("aquilia_unmatched_acks_total", "counter", _PATTERN, "Acks that nobody waited for."),
         Family("aquilia_namespaces", "gauge", _PATTERN, "Namespaces that are open."),

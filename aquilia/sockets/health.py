@@ -16,14 +16,15 @@ __all__ = ["Health"]
 class Health:
     """An ASGI application: 200 while the process takes clients, 503 while it drains or its broker is away.
 
-    The body is JSON: `{"status": "ready", "connections": n}`; or the status `draining` or `broker_lost`.
+    The body is JSON: `{"status": "ready", "connections": n}`; or the status `draining`, or `broker_lost` with a
+    `reason`: `trouble` is that of the broker.
     """
 
     def __init__(
-        self, drain: Drain, *, connected: Callable[[], bool], connections: Callable[[], int]
+        self, drain: Drain, *, trouble: Callable[[], str | None], connections: Callable[[], int]
     ) -> None:
         self._drain = drain
-        self._connected = connected
+        self._trouble = trouble
         self._connections = connections
 
     @property
@@ -31,7 +32,7 @@ class Health:
         """`ready`, `draining` or `broker_lost`."""
         if not self._drain.ready:
             return "draining"
-        return "ready" if self._connected() else "broker_lost"
+        return "ready" if self._trouble() is None else "broker_lost"
 
     async def live(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application as well: 200, whatever the status is, as long as the event loop turns.
@@ -46,7 +47,8 @@ class Health:
             body = msgspec.json.encode({"status": status, "connections": self._connections()})
             await _answer(scope, receive, send, 200, body)
         else:
-            await _answer(scope, receive, send, 503, msgspec.json.encode({"status": status}))
+            reason = {} if status == "draining" else {"reason": self._trouble()}
+            await _answer(scope, receive, send, 503, msgspec.json.encode({"status": status, **reason}))
 
 
 async def _answer(scope: Scope, receive: Receive, send: Send, status: int, body: bytes) -> None:

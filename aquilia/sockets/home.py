@@ -16,6 +16,7 @@ from aquilia.sockets.fanout import Audience, Policy
 from aquilia.sockets.guards import Check, passes
 from aquilia.sockets.hub_port import Namespace
 from aquilia.sockets.identities import Identities
+from aquilia.sockets.presence import Difference
 from aquilia.sockets.recorder import Recorder
 from aquilia.sockets.settings import SocketSettings, spools
 
@@ -57,7 +58,7 @@ class Home:
         self.room_checks: tuple[Check, ...] = ()
         """What guards say of who enters a room, in their order."""
         self.presence = settings.presence
-        self.on_presence: tuple[Callable[[str, Any, Any], Awaitable[Any]], ...] = ()
+        self.on_presence: tuple[Callable[[Home, str, Difference], Awaitable[None]], ...] = ()
         """What its controller does when somebody comes to a room, or leaves it."""
         self.users = 0
         self.linger: asyncio.TimerHandle | None = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from secrets import token_hex
 from time import perf_counter
 from typing import Any
-from uuid import uuid4
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker, Publication
@@ -87,7 +87,7 @@ class Hub:
         """See `HubPort`."""
         self.kick = reach.kick
         """See `HubPort`."""
-        self.attendance = Attendance(broker, clock=self.clock, cluster=cluster)
+        self.attendance = Attendance(broker, clock=self.clock, cluster=cluster, stopwatch=stopwatch)
         """See `HubPort`."""
         self._rooms = rooms = Rooms(broker, self._fanout, self.attendance)
         self.join = rooms.join
@@ -141,6 +141,8 @@ class Hub:
     async def exit(self, home: Home) -> None:
         """Close a namespace that has no connection."""
         self.homes.pop(home.namespace.path, None)
+        if home.on_presence:
+            await self.attendance.end(home)
         await self._rooms.unsubscribe(home, home.connections)
 
     def expect(self, conn: Connection) -> None:
@@ -197,7 +199,7 @@ class Hub:
         """See `HubPort`."""
         ts = int(self.clock.time() * 1000)
         publication = Publication(
-            id=uuid4().hex, namespace=namespace, event=TAKEN_OVER, payload=owners, ts=ts
+            id=token_hex(16), namespace=namespace, event=TAKEN_OVER, payload=owners, ts=ts
         )
         await self._broker.publish(publication)
 
@@ -224,7 +226,7 @@ class Hub:
         home = self.homes.get(namespace)
         await (self.keep_pace() if home is not None and home.spools else self._fanout.turn())
         publication = Publication(
-            id=id or uuid4().hex,
+            id=id or token_hex(16),
             namespace=namespace,
             event=event,
             payload=payload,

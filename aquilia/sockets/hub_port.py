@@ -16,6 +16,7 @@ from aquilia.sockets.audit import AuditLog
 from aquilia.sockets.history import History, Position
 from aquilia.sockets.presence import PresencePage
 from aquilia.sockets.room_answers import RoomAnswers
+from aquilia.sockets.roster import Kept
 
 __all__ = ["HistoryMessage", "HistoryPage", "HubPort", "Member", "Namespace", "Recovery"]
 
@@ -76,6 +77,9 @@ class Attending(Protocol):
             SocketFault: WS_NOT_SUBSCRIBED, if it is not in the room; WS_MESSAGE_INVALID for metadata that cannot be.
             ValueError: the room has no presence.
         """
+
+    def kept(self, conn: Any) -> Mapping[str, Kept]:
+        """The metadata that a connection has set, by rooms: for its session to keep."""
 
     async def page(self, namespace: str, name: str, limit: int, after: str | None) -> PresencePage:
         """Who is in a room, on all nodes.

@@ -8,6 +8,7 @@ from collections.abc import Coroutine, Mapping
 from typing import Any, NamedTuple
 
 from aquilia.di import Injection, Scope, ScopeContainer, Services
+from aquilia.faults import FaultEngine
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.controller import SocketController
@@ -15,6 +16,7 @@ from aquilia.sockets.faults import ws_overloaded
 from aquilia.sockets.home import Home
 from aquilia.sockets.hub import Hub
 from aquilia.sockets.hub_port import Namespace
+from aquilia.sockets.presence_hooks import PresenceHook
 from aquilia.sockets.recorder import Recorder
 from aquilia.sockets.revocation import Revocations
 
@@ -43,20 +45,35 @@ class Namespaces:
     """Opens and closes homes, within a quota: clients choose the paths."""
 
     def __init__(
-        self, hub: Hub, services: Services, recorder: Recorder, *, limit: int, revocations: Revocations
+        self,
+        hub: Hub,
+        services: Services,
+        recorder: Recorder,
+        *,
+        limit: int,
+        revocations: Revocations,
+        engine: FaultEngine,
+        handler_timeout: float | None,
     ) -> None:
         self._hub = hub
         self._revocations = revocations
         self._services = services
         self._recorder = recorder
+        self._engine = engine
+        self._handler_timeout = handler_timeout
         self._limit = limit
         self._opening: dict[str, _Opening] = {}
         self._dropping: dict[str, asyncio.Task[None]] = {}
         self._injections: dict[type, Injection] = {}
+        self._on_presence: dict[type, tuple[PresenceHook, ...]] = {}
 
     def prepare(self, contract: SocketContract) -> None:
-        """Look up, at boot, what a controller's constructor needs."""
+        """Look up, at boot, what a controller's constructor and its `@OnPresence` methods need."""
         self._injections[contract.controller] = self._services.injector(contract.constructor, Scope.NAMESPACE)
+        self._on_presence[contract.controller] = tuple(
+            PresenceHook(contract, hook, self._services, timeout=self._handler_timeout, engine=self._engine)
+            for hook in contract.on_presence
+        )
 
     async def acquire(
         self, contract: SocketContract, app: ScopeContainer, path: str, params: Mapping[str, Any]
@@ -109,7 +126,7 @@ class Namespaces:
         controller._hub, controller._emits = self._hub, contract.emits
         controller._histories, controller._presence = home.settings.history, home.presence
         home.room_checks = contract.room_checks(controller)
-        home.on_presence = tuple(getattr(controller, hook.attribute) for hook in contract.on_presence)
+        home.on_presence = self._on_presence[contract.controller]
         controller._revocations = self._revocations
         home.declare(contract.emits)
         home.auth = contract.auth

@@ -183,6 +183,8 @@ class NodesPage(Struct, frozen=True, kw_only=True):
     """All nodes."""
 
     items: list[NodeRecord]
+    broker: str = "connected"
+    """To the node that was asked; or `unreachable` or `refused`: then the others are as it knew them last."""
 
 
 class NamespacesPage(Struct, frozen=True, kw_only=True):

@@ -23,12 +23,24 @@ class Answers:
     """Who did not answer: not in time, not any more, or since it knows no such verb."""
     gone: frozenset[str] = frozenset()
     """Those of the silent that died or left meanwhile."""
+    ignorant: frozenset[str] = frozenset()
+    """Those of them that know no such verb: they are of an earlier version."""
 
 
 class Question:
     """What was asked, and who has yet to answer."""
 
-    __slots__ = ("_answers", "_enough", "_faults", "_gone", "_open", "_silent", "complete", "parts")
+    __slots__ = (
+        "_answers",
+        "_enough",
+        "_faults",
+        "_gone",
+        "_ignorant",
+        "_open",
+        "_silent",
+        "complete",
+        "parts",
+    )
 
     def __init__(self, asked: Iterable[str], enough: Callable[[Any], bool] | None) -> None:
         self._open = dict.fromkeys(asked)
@@ -37,6 +49,7 @@ class Question:
         self._faults: dict[str, SocketFault] = {}
         self._silent: list[str] = []
         self._gone: set[str] = set()
+        self._ignorant: set[str] = set()
         self.parts: dict[str, Parts] = {}
         self.complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if not self._open:
@@ -64,6 +77,12 @@ class Question:
             self._silent.append(node)
             self._settled(node)
 
+    def pass_over(self, node: str) -> None:
+        """A node knows no such verb."""
+        if self.waits_for(node):
+            self._ignorant.add(node)
+            self.close(node)
+
     def lose(self, node: str) -> None:
         """A node is not there any more."""
         if self.waits_for(node):
@@ -83,4 +102,5 @@ class Question:
 
     def answers(self) -> Answers:
         """What has come of it."""
-        return Answers(self._answers, self._faults, (*self._silent, *self._open), frozenset(self._gone))
+        silent = (*self._silent, *self._open)
+        return Answers(self._answers, self._faults, silent, frozenset(self._gone), frozenset(self._ignorant))

@@ -32,7 +32,7 @@ class Recorder(Protocol):
         """A connection ended with this close code."""
 
     def fault(self, pattern: str, code: str) -> None:
-        """A client was answered with a fault."""
+        """A client was answered with a fault, or `@OnPresence` ended with one."""
 
     def dropped(self, pattern: str, cause: str, count: int) -> None:
         """Messages were lost for a client."""

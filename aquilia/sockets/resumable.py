@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 from typing import Any, Protocol
 
 from aquilia.clock import Clock
@@ -10,8 +11,13 @@ from aquilia.sockets.connection import Connection
 from aquilia.sockets.direct import DirectLog, DirectLogs
 from aquilia.sockets.history import Position
 from aquilia.sockets.outbox import Strategy
+from aquilia.sockets.roster import Kept
 
 __all__ = ["Resumable"]
+
+
+KEPT_EVERY = 10.0
+"""Seconds between two writes of a session for nothing but the metadata of presence."""
 
 
 class Keeper(Protocol):
@@ -23,6 +29,9 @@ class Keeper(Protocol):
     async def save(self, conn: Connection, *, anew: bool = False) -> None:
         """Write what has changed."""
 
+    async def keep_state(self, conn: Connection) -> None:
+        """Write what has changed; what cannot be written now is, a while later."""
+
     async def keep(self, conn: Connection, resumable: Resumable, event: str, payload: Any) -> None:
         """Write a durable event."""
 
@@ -31,7 +40,8 @@ class Resumable:
     """The session that a connection has, as its node knows it: `conn._resumable`."""
 
     __slots__ = (
-        "entering", "generation", "keeper", "log", "owner", "saving", "sending", "state", "stored", "waiters",
+        "entering", "generation", "keeper", "log", "owner", "presence", "presence_kept", "saving", "sending",
+        "state", "stored", "waiters",
     )  # fmt: skip
 
     def __init__(self, keeper: Keeper, owner: str, generation: int, stored: bytes) -> None:
@@ -43,6 +53,9 @@ class Resumable:
         self.log: DirectLog | None = None
         self.entering: tuple[str, ...] = ()
         """Rooms that count as joined already."""
+        self.presence: dict[str, Kept] = {}
+        """What was kept of its presence, until it is in those rooms again."""
+        self.presence_kept = -inf
         self.sending: asyncio.Lock | None = None
         self.saving = False
         self.waiters: list[asyncio.Future[None]] | None = None
@@ -62,6 +75,13 @@ class Resumable:
     async def save(self, conn: Connection) -> None:
         """See `Resumption.save`."""
         await self.keeper.save(conn)
+
+    async def keep_presence(self, conn: Connection) -> None:
+        """Note that metadata has changed. What changes all the time is written now and then."""
+        now = self.keeper.clock.monotonic()
+        if now - self.presence_kept >= KEPT_EVERY:
+            self.presence_kept = now
+            await self.keeper.keep_state(conn)
 
     def push(self, conn: Connection, event: str, payload: Any, strategy: Strategy | None = None) -> None:
         """Send an event, and keep it in the direct log."""

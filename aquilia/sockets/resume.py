@@ -24,8 +24,17 @@ import msgspec
 from aquilia.sockets.codecs.base import WRITE_FAILURES
 from aquilia.sockets.explanation import READ_FAILURES
 from aquilia.sockets.history import Position
+from aquilia.sockets.roster import Kept
 
-__all__ = ["Record", "Ticket", "Tokens", "packed_state", "unpacked_state"]
+__all__ = [
+    "Record",
+    "Ticket",
+    "Tokens",
+    "packed_presence",
+    "packed_state",
+    "unpacked_presence",
+    "unpacked_state",
+]
 
 RESUME_WINDOW = 120.0
 """Seconds that a client may take to come back."""
@@ -84,6 +93,8 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
     state: bytes = b""
     direct: Position | None = None
     """The head of its direct log. Said when it is away, and there was one."""
+    presence: bytes = b""
+    """Its metadata in rooms with presence."""
 
     def claimed(self, generation: int, owner: str) -> Record | Refusal:
         """The record once a token of this generation has been used by `owner`; or why it cannot be."""
@@ -92,6 +103,12 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
         if generation < 1 or not self.generation <= generation <= self.generation + 1:
             return "replayed"
         return msgspec.structs.replace(self, phase="live", generation=generation, owner=owner, direct=None)
+
+    def left(self, direct: Position | None, *, for_good: bool) -> Record:
+        """The record once its connection has ended."""
+        if for_good:
+            return Record(self.version, "ended", self.generation, self.owner, direct=direct)
+        return msgspec.structs.replace(self, phase="away", direct=direct)
 
     def pack(self) -> bytes:
         """Its bytes: equal ones for equal records."""
@@ -110,6 +127,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True):
 VERSION = 1
 _write = msgspec.msgpack.Encoder().encode
 _read = msgspec.msgpack.Decoder().decode
+_read_presence = msgspec.msgpack.Decoder(dict[str, Kept]).decode
 _read_record = msgspec.msgpack.Decoder(Record).decode
 
 
@@ -129,6 +147,28 @@ def packed_state(state: Mapping[str, Any]) -> tuple[bytes, list[str]]:
             kept[key] = value
             room -= len(entry)
     return _packed(kept) or b"", unfit
+
+
+def packed_presence(kept: Mapping[str, Kept]) -> bytes:
+    """What is kept of metadata in rooms: of all, as long as they fit."""
+    if not kept:
+        return b""
+    data = _write(dict(sorted(kept.items())))
+    if len(data) <= MAX_STATE:
+        return data
+    fit: dict[str, Kept] = {}
+    room = MAX_STATE - 8
+    for name, meta in sorted(kept.items()):
+        room -= len(_write({name: meta}))
+        if room < 0:
+            break
+        fit[name] = meta
+    return _write(fit)
+
+
+def unpacked_presence(data: bytes) -> dict[str, Kept]:
+    """What `packed_presence` kept."""
+    return _read_presence(data) if data else {}
 
 
 def _packed(state: Mapping[str, Any]) -> bytes | None:

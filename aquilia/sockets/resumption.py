@@ -35,7 +35,9 @@ from aquilia.sockets.resume import (
     RESUME_WINDOW,
     VERSION,
     Record,
+    packed_presence,
     packed_state,
+    unpacked_presence,
     unpacked_state,
 )
 from aquilia.sockets.resume_claims import ResumeClaims, record_key
@@ -151,6 +153,8 @@ class Resumption:
         resumable.state, resumable.entering = record.state, record.rooms
         self._own(conn, resumable)
         conn.resumed = True
+        if record.presence:
+            resumable.presence = unpacked_presence(record.presence)
         if record.state:
             conn._state = unpacked_state(record.state)
         now = self.clock.monotonic()
@@ -257,7 +261,11 @@ class Resumption:
             if unfit:
                 self._report_unfit(conn, unfit)
         rooms = tuple(sorted({*conn._rooms, *resumable.entering}))
-        return Record(VERSION, "live", resumable.generation, resumable.owner, rooms, resumable.state)
+        presence = b""
+        if conn._home.presence is not None:
+            presence = packed_presence({**resumable.presence, **self._hub.attendance.kept(conn)})
+        owner, generation = resumable.owner, resumable.generation
+        return Record(VERSION, "live", generation, owner, rooms, resumable.state, presence=presence)
 
     def _report_unfit(self, conn: Connection, keys: Sequence[str]) -> None:
         """Say what of `conn.state` is left out: each key once, and in one line what comes together."""
@@ -331,8 +339,7 @@ class Resumption:
             else:
                 self.logs.put_away(conn.id, log, self.clock.monotonic())
         session = conn.id
-        phase, rooms, state = ("ended", (), b"") if ended else ("away", record.rooms, record.state)
-        last = Record(VERSION, phase, record.generation, record.owner, rooms, state, direct)  # type: ignore[arg-type]
+        last = record.left(direct, for_good=ended)
         try:
             while resumable.saving:
                 await self._turn(resumable)

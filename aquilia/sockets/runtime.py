@@ -138,6 +138,8 @@ class AquilaSockets:
             self.recorder,
             limit=self.plan.node.max_namespaces,
             revocations=self.revocations,
+            engine=self._engine,
+            handler_timeout=self.plan.node.handler_timeout,
         )
         self._entrance = Entrance(
             node=self.plan.node,
@@ -156,7 +158,7 @@ class AquilaSockets:
         self.health = Health(
             self._drain,
             # A host without a lifespan starts it at the first client.
-            connected=lambda: self._adapter.broker.connected or not self._started,
+            trouble=lambda: self.cluster.trouble if self._started else None,
             connections=lambda: self._entrance.connections,
         )
         """Answers whether new clients should be sent here: an ASGI application."""

@@ -16,9 +16,9 @@ import msgspec
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.outbound import Outbound, Variant
-from aquilia.sockets.presence import Roster
+from aquilia.sockets.roster import Roster
 
-__all__ = ["Showing"]
+__all__ = ["SLICE", "Showing"]
 
 SLICE = 0.004
 """Seconds of the loop's turn that are taken at most,"""
@@ -27,13 +27,16 @@ CLOCK_EVERY = 64
 FRAME_BYTES = 32 << 10
 """Bytes of entries that one frame has, about."""
 
+COUNTED = 1000
+"""Members to whom a count is sent in a second, about."""
+
 Metas = Mapping[str, Mapping[str, Any]]
 
 
 class Showing:
     """The members of one room that are told."""
 
-    __slots__ = ("_counted", "_entries", "_late", "_members", "_room", "_roster", "_stopwatch")
+    __slots__ = ("_counted", "_counted_at", "_entries", "_late", "_members", "_room", "_roster", "_stopwatch")
 
     def __init__(self, room: str, roster: Roster, stopwatch: Callable[[], float]) -> None:
         self._room = room
@@ -44,13 +47,14 @@ class Showing:
         """Those who have to be told the state anew."""
         self._counted: int | None = None
         """How many there were when that was told last; None where entries are told."""
+        self._counted_at = 0.0
         self._entries: dict[Variant, list[bytes]] = {}
         """The frames of the state, until it changes."""
 
     @property
     def waits(self) -> bool:
         """Whether somebody has to be told later."""
-        return bool(self._late)
+        return bool(self._late) or self._counted not in (None, len(self._roster.shown))
 
     def greet(self, conn: Connection, *, again: bool = False) -> None:
         """Tell a member the state, for the first time or in the place of what it knew."""
@@ -68,16 +72,19 @@ class Showing:
         self._members.pop(conn, None)
         self._late.pop(conn, None)
 
-    async def tell(self, joins: Metas, leaves: Metas) -> None:
+    async def tell(self, joins: Metas, leaves: Metas, now: float) -> None:
         """Tell the members of a change."""
         counted, size = self._counted, len(self._roster.shown)
-        self._counted = size if self._roster.counting else None
+        if not self._roster.counting:
+            self._counted = None
+        elif counted is None or self._is_worth_telling(size, counted, now):
+            self._counted, self._counted_at = size, now
         if joins or leaves or counted != self._counted:
             self._entries.clear()
         late, self._late = self._late, {}
         members = [conn for conn in self._members if conn not in late]
         if self._counted is not None:
-            payloads = [] if counted == size else [{"room": self._room, "count": size}]
+            payloads = [] if counted == self._counted else [{"room": self._room, "count": size}]
         elif counted is not None:  # it is small again
             late |= dict.fromkeys(members)
             payloads = []
@@ -91,6 +98,10 @@ class Showing:
                     self._late[conn] = None
                 else:
                     self.greet(conn, again=True)
+
+    def _is_worth_telling(self, size: int, counted: int, now: float) -> bool:
+        """A count of many is told at once if it is quite another one, else now and then."""
+        return abs(size - counted) * 10 > counted or (now - self._counted_at) * COUNTED >= size
 
     async def _send(self, members: list[Connection], payloads: list[dict[str, Any]]) -> None:
         frames: dict[Variant, list[bytes]] = {}

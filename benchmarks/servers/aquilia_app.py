@@ -42,6 +42,13 @@ class Text(Struct):
     text: Annotated[str, Meta(max_length=2000)]
 
 
+class Said(Struct):
+    """Something said to one room."""
+
+    room: str
+    text: Annotated[str, Meta(max_length=2000)]
+
+
 class Everyone(SocketGuard):
     """Lets every message pass, once it has been asked."""
 
@@ -51,7 +58,7 @@ class Everyone(SocketGuard):
 
 
 class Benchmark(SocketController):
-    """Echoes, and publishes to one room."""
+    """Echoes, and publishes to one room, or to any."""
 
     @Event("echo")
     async def echo(self, conn: Connection, payload: Text) -> None:
@@ -67,6 +74,11 @@ class Benchmark(SocketController):
     async def publish(self, conn: Connection, payload: Text) -> None:
         """Say it to everybody in the room."""
         await self.publish_room("all", "pub", payload)
+
+    @Event("say")
+    async def say(self, conn: Connection, payload: Said) -> None:
+        """Say it to everybody in the room that is named."""
+        await self.publish_room(payload.room, "pub", Text(payload.text))
 
 
 AUTH = JWTAuthManager("the secret of the benchmark, which is none")
@@ -94,14 +106,18 @@ def token() -> str:
     return AUTH.issue(Identity("ada", roles=frozenset({"member"})), lifetime=86_400)
 
 
-def main(port: str, transport: Any, variant: str = "usual") -> None:
-    """Serve until SIGTERM."""
+def manifest(variant: str) -> AppManifest:
+    """The application, as one of its variants."""
     settings: dict[str, Any] = {"max_connections": 20_000}
     if variant == "full":
         settings["metrics"] = True
     controller = Socket("/", **VARIANTS[variant])(Benchmark)
-    manifest = AppManifest("benchmark", controllers=[controller], auth=AUTH, websockets=settings)
-    application = Application(Registry.build([manifest]))
+    return AppManifest("benchmark", controllers=[controller], auth=AUTH, websockets=settings)
+
+
+def main(port: str, transport: Any, variant: str = "usual") -> None:
+    """Serve until SIGTERM."""
+    application = Application(Registry.build([manifest(variant)]))
     with listening(Endpoint(port=int(port))) as sockets:
         serve(application, sockets, log_level="warning", transport=transport)
 

@@ -107,7 +107,10 @@ async def test_health_says_that_the_broker_is_lost(hall: Workspace, broker: Nats
         async with asyncio.timeout(TIMEOUT):
             while (answer := await http.get("/health")).status_code == 200:
                 await asyncio.sleep(0.01)
-        assert (answer.status_code, answer.json()) == (503, {"status": "broker_lost"})
+        assert (answer.status_code, answer.json()) == (
+            503,
+            {"status": "broker_lost", "reason": "unreachable"},
+        )
         broker.start()
         async with asyncio.timeout(TIMEOUT):
             while (await http.get("/health")).status_code != 200:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-TIMEOUT = 20.0
+TIMEOUT = 30.0
 AQ = [sys.executable, "-m", "aquilia.cli"]
 ARTIFACT = "artifacts/ws.crous"
 ARTIFACTS: dict[tuple[tuple[tuple[str, str], ...], ...], str] = {}

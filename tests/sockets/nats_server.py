@@ -20,9 +20,16 @@ class NatsServer:
     def __init__(self, folder: Path, *options: str, jetstream: bool = True) -> None:
         self.folder = folder
         self.port = 0
-        self._options = [*options, *(["-js", "-sd", str(folder / "store")] if jetstream else [])]
+        self.monitor = ""
+        """Where it tells of itself over HTTP, if its options have `-m`."""
+        self._jetstream = ["-js", "-sd", str(folder / "store")] if jetstream else []
+        self.use(*options)
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
+
+    def use(self, *options: str) -> None:
+        """Have other options from the next start on."""
+        self._options = [*options, *self._jetstream]
 
     def start(self) -> None:
         ports = self.folder / "ports"
@@ -45,7 +52,9 @@ class NatsServer:
         while time.monotonic() < deadline:
             for file in ports.glob("*.ports"):
                 if text := file.read_text():
-                    self.port = urlsplit(json.loads(text)["nats"][0]).port or 0
+                    told = json.loads(text)
+                    self.port = urlsplit(told["nats"][0]).port or 0
+                    self.monitor = told.get("monitoring", [""])[0]
                     return
             time.sleep(0.02)
         raise TimeoutError("nats-server did not start")

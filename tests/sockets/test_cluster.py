@@ -41,6 +41,8 @@ class Wires:
         self.sent: list[tuple[Publication, int]] = []
         self.open = asyncio.Event()
         self.open.set()
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.away = False
         self.refused = 0
         self.passes: Callable[[Publication], bool] = lambda publication: True
@@ -81,6 +83,7 @@ class Node(InMemoryBroker):
             self.wires.held.append(data)
         else:
             self.wires.carry(data)
+        await self.wires.answers.wait()
 
 
 class Adapter:
@@ -291,6 +294,14 @@ async def test_beats_that_get_lost_are_no_error(wires: Wires) -> None:
         await eventually(lambda: wires.refused >= 2)
         wires.away = False
         await eventually(lambda: other.cluster.nodes()[one.cluster.id].number > seen + 1)
+
+
+async def test_a_node_beats_on_while_its_broker_takes_long_to_say_that_it_has_a_beat(wires: Wires) -> None:
+    async with running(wires, 2) as (one, other):
+        wires.answers.clear()
+        seen = other.cluster.nodes()[one.cluster.id].number
+        await eventually(lambda: other.cluster.nodes()[one.cluster.id].number > seen + 1)
+        wires.answers.set()
 
 
 async def test_a_node_that_stops_does_not_wait_for_a_broker_that_is_away(wires: Wires) -> None:

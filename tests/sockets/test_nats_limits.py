@@ -17,6 +17,7 @@ from aquilia.sockets.adapters.nats import NatsAdapter
 from aquilia.sockets.history import History
 
 HISTORY = History(size=5000, ttl=600)
+LARGE = History(size=5000, ttl=600, max_bytes=64 << 20)
 
 
 @pytest.fixture
@@ -220,6 +221,18 @@ async def test_an_account_without_jetstream_is_told_from_a_server_without(
         "B { jetstream: enabled, users: [{user: bo, password: x}] } }"
     )
     assert "no JetStream for the account of this login" in await refusal(server.url(login="ada:x@"))
+
+
+async def test_large_messages_are_read_in_parts_of_what_the_server_holds_for_a_client(
+    serve: Callable[..., NatsServer],
+) -> None:
+    async with Node(serve("max_pending: 8MB").url()) as node:
+        for n in range(600):
+            await node.publish(n, LARGE, fill=20_000)
+        newest = await node.broker.read("/a", "r", LARGE, limit=512)
+        assert [found.payload[0] for found in newest.publications] == [*range(600 - 512, 600)]
+        behind = await node.broker.read("/a", "r", LARGE, since=newest.publications[0].position, limit=512)
+        assert [found.payload[0] for found in behind.publications] == [*range(600 - 511, 600)]
 
 
 # Versions

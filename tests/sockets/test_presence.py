@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from house import House, turns
 from wire import eventually, serving
 
 from aquilia.aquilary import BootError
@@ -21,6 +23,7 @@ from aquilia.sockets import (
     SocketController,
     SocketFault,
 )
+from aquilia.sockets.envelope import V1_JSON, MessageEnvelope
 from aquilia.testing import sockets_test
 
 TOLD: list[tuple[str, dict[str, Any], dict[str, Any]]] = []
@@ -309,3 +312,155 @@ def test_a_hook_takes_the_room_and_what_has_changed() -> None:
 
     with pytest.raises(BootError, match=r"changed must take \(self, room, joins, leaves\)"):
         AquilaSockets.from_controllers([Socket("/team", presence=True)(Wrong)])
+
+
+async def test_who_is_back_soon_keeps_its_metadata_and_nobody_is_told_of_it() -> None:
+    async with sockets_test(team()) as t:
+        ann, bob = await enter(t, "ann"), await enter(t, "bob")
+        await bob.request("set", {"status": "away"})
+        await t.clock.advance(1)
+        await told(ann), await told(ann)
+        await bob.disconnect(1001)
+        await t.clock.advance(0.5)
+        bob = await enter(t, "bob")
+        await t.clock.advance(2)
+        await ann.expect_nothing("presence")
+        assert (await ann.request("who", {}))["entries"] == [["ann", {}, 1], ["bob", {"status": "away"}, 1]]
+        await bob.request("set", {})
+        await t.clock.advance(1)
+        assert await told(ann) == change(joins={"bob": {}})
+
+
+async def arrive(t: Any, name: str, token: str | None = None) -> Any:
+    """A client that may come back to its session, or does."""
+    identity = SimpleNamespace(id=name)
+    client = await t.connect("/team", identity=identity, subprotocol="aquilia.v1.json", hello=False)
+    payload = {} if token is None else {"resume": {"token": token, "rooms": {}}}
+    client._send(MessageEnvelope(type="control", event="hello", payload=payload))
+    client.token = (await client.expect("welcome", type="system")).payload["resume"]
+    return client
+
+
+@pytest.mark.parametrize("away", [0.5, 60])
+async def test_who_comes_back_to_its_session_is_there_with_its_metadata(away: float) -> None:
+    async with sockets_test(team()) as t:
+        ann, bob = await enter(t, "ann"), await arrive(t, "bob")
+        await bob.request("enter", "team")
+        await bob.request("set", {"status": "away"})
+        await t.clock.advance(1)
+        assert [await told(ann), await told(ann)][1]["joins"] == {"ann": {}, "bob": {"status": "away"}}
+        await bob.disconnect(1001)
+        await t.clock.advance(away)
+        await arrive(t, "bob", bob.token)
+        await t.clock.advance(2)
+        assert (await ann.request("who", {}))["entries"] == [["ann", {}, 1], ["bob", {"status": "away"}, 1]]
+        if away > 2:
+            assert await told(ann) == change(leaves={"bob": {"status": "away"}})
+            assert await told(ann) == change(joins={"bob": {"status": "away"}})
+        await ann.expect_nothing("presence")
+
+
+async def test_a_huge_room_is_counted_less_often() -> None:
+    async with sockets_test(team(Presence(large=5))) as t:
+        t.clock.freeze()
+        clients = [await enter(t, f"id{number}", ()) for number in range(2000)]
+        ann = await enter(t, "ann")
+        await t.clock.advance(1)
+        assert [await told(ann), await told(ann)][1]["count"] == 2001
+        await clients[0].request("exit", "team")
+        await t.clock.advance(1)
+        await ann.expect_nothing("presence")
+        await clients[1].request("exit", "team")
+        await t.clock.advance(1.1)
+        assert await told(ann) == {"room": "team", "count": 1999}
+        for client in clients[2:400]:
+            await client.send("exit", "team")
+        await t.clock.advance(1)
+        assert await told(ann) == {"room": "team", "count": 1601}
+
+
+async def test_many_rooms_are_looked_at_in_turns_of_the_loop_that_leave_time_for_others() -> None:
+    house = House(presence=Presence())
+    house.step = 1.0
+    await house.hub.start()
+    try:
+        wires = []
+        for number in range(20):
+            conn = house.connect(V1_JSON, identity="ann")
+            await conn.join(f"room{number}")
+            wires.append(conn._transport)
+        await turns()
+        greeted = sum(len(wire.frames) for wire in wires)
+        told = {0}
+        while max(told) < 20:
+            await asyncio.sleep(0)
+            told.add(sum(len(wire.frames) for wire in wires) - greeted)
+        assert len(told) > 10
+    finally:
+        await house.hub.stop()
+
+
+async def test_an_identity_that_no_text_can_have_does_not_hide_the_others() -> None:
+    async with sockets_test(team()) as t:
+        await enter(t, "\ud800", ())
+        ann = await enter(t, "ann")
+        await t.clock.advance(1)
+        assert [await told(ann), await told(ann)][1] == change(joins={"\\ud800": {}, "ann": {}})
+        await enter(t, "Zoë \N{SNOWMAN}\0")
+        await t.clock.advance(1)
+        assert await told(ann) == change(joins={"Zoë \N{SNOWMAN}\0": {}})
+
+
+class Odd(Team):
+    @Event("nest")
+    async def nest(self, conn: Connection, payload: int) -> None:
+        inner: list[Any] = []
+        for _ in range(payload - 2):
+            inner = [inner]
+        await conn.update_presence("team", {"a": inner})
+
+    @Event("grow")
+    async def grow(self, conn: Connection, payload: int) -> None:
+        await conn.update_presence("team", {"number": 1 << payload})
+
+
+async def test_metadata_that_a_member_could_not_read_is_refused() -> None:
+    controller = Socket("/team", presence=Presence(meta_bytes=16_384))(Odd)
+    async with sockets_test(controller) as t:
+        profiles = ("aquilia.v1.json", "aquilia.v1.msgpack", "aquilia.v1.cbor")
+        clients = [await enter(t, subprotocol, subprotocol) for subprotocol in profiles]
+        await t.clock.advance(1)
+        for client in clients:
+            await told(client), await told(client)
+        for event, most, problem in (("nest", 61, "nested deeper"), ("grow", 63, "cannot be written")):
+            for value in (most + 1, 400):
+                with pytest.raises(SocketFault, match=problem):
+                    await clients[0].request(event, value)
+            await clients[0].request(event, most)
+            await t.clock.advance(1)
+            assert profiles[0] in (await told(*clients))["joins"]
+
+
+class Rewriting(Team):
+    @Event("who")
+    async def who(self, conn: Connection, payload: Any) -> list[Any]:
+        page = await self.presence("team")
+        shown = [[present.id, present.meta] for present in page.entries]
+        for _, meta in shown:
+            meta["at"]["place"] = "elsewhere"
+        return [[present.id, present.meta] for present in (await self.presence("team")).entries]
+
+    @OnPresence()
+    async def changed(self, room: str, joins: dict[str, Any], leaves: dict[str, Any]) -> None:
+        for meta in joins.values():
+            meta["at"]["place"] = "nowhere"
+
+
+async def test_what_a_handler_makes_of_metadata_changes_nobody() -> None:
+    async with sockets_test(Socket("/team", presence=True)(Rewriting)) as t:
+        ann = await enter(t, "ann")
+        await ann.request("set", {"at": {"place": "here"}})
+        await t.clock.advance(2)
+        assert await ann.request("who") == [["ann", {"at": {"place": "here"}}]]
+        bob = await enter(t, "bob")
+        assert await told(bob) == change(joins={"ann": {"at": {"place": "here"}}})

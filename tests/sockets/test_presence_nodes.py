@@ -15,9 +15,11 @@ from typing import Any
 from nats_server import NatsServer
 from nodes import node
 from ports import reserved_port
+from wire import Client as WireClient
 from wire import eventually, serving
 
 from aquilia.client import Client, Joined, Presence
+from aquilia.clock import Clock
 from aquilia.sockets import (
     AquilaSockets,
     Connection,
@@ -25,6 +27,9 @@ from aquilia.sockets import (
     Socket,
     SocketController,
 )
+from aquilia.sockets.adapters.nats import NatsAdapter
+from aquilia.sockets.cluster import CONTROL, Cluster
+from aquilia.sockets.tasks import TaskSet
 
 APP = """
 import os
@@ -48,8 +53,9 @@ app = AquilaSockets.from_controllers([Team])
 
 class Team(SocketController):
     @Event("enter")
-    async def enter(self, conn: Connection, payload: str) -> str:
-        conn.identity = SimpleNamespace(id=payload)
+    async def enter(self, conn: Connection, payload: str | None) -> str:
+        if payload is not None:
+            conn.identity = SimpleNamespace(id=payload)
         await conn.join("team")
         return conn.id
 
@@ -77,6 +83,10 @@ class Team(SocketController):
         page = await self.presence("team", limit=10)
         return {present.id: present.connections for present in page.entries}
 
+    @Event("metas")
+    async def metas(self, conn: Connection) -> dict[str, Any]:
+        return {present.id: present.meta for present in (await self.presence("team")).entries}
+
     @Event("how many")
     async def how_many(self, conn: Connection) -> int:
         return (await self.presence("team", limit=1)).count
@@ -90,6 +100,7 @@ class Member:
         self.here: dict[str, Any] = {}
         self.count: int | None = None
         self.left: list[str] = []
+        self.told = 0
         client.on(Joined)(self._joined)
         client.on(Presence)(self._told)
 
@@ -98,6 +109,7 @@ class Member:
 
     def _told(self, notice: Presence) -> None:
         self.count = notice.count
+        self.told += 1
         if notice.count is not None:
             self.here = {}
         self.here |= notice.joins
@@ -126,12 +138,12 @@ def team(url: str, **options: Any) -> AquilaSockets:
 
 
 @contextlib.asynccontextmanager
-async def town(url: str, count: int, **options: Any) -> AsyncIterator[list[str]]:
-    """So many nodes that know each other, with their addresses."""
+async def town(url: str, count: int, *, known: int | None = None, **options: Any) -> AsyncIterator[list[str]]:
+    """So many nodes that know each other, with their addresses; with others, they know so many."""
     async with contextlib.AsyncExitStack() as stack:
         apps = [team(url, **options) for _ in range(count)]
         bases = [await stack.enter_async_context(serving(app)) for app in apps]
-        await eventually(lambda: all(len(app.cluster.nodes()) == count for app in apps))
+        await eventually(lambda: all(len(app.cluster.nodes()) == (known or count) for app in apps))
         yield bases
 
 
@@ -139,6 +151,12 @@ async def eventually_told(client: Client, expected: dict[str, int]) -> None:
     """Wait until a node says so of the room: what other nodes tell takes its way."""
     async with asyncio.timeout(10):
         while await client.call("who") != expected:
+            await asyncio.sleep(0.05)
+
+
+async def eventually_count(client: Client, expected: int) -> None:
+    async with asyncio.timeout(10):
+        while await client.call("how many") != expected:
             await asyncio.sleep(0.05)
 
 
@@ -181,6 +199,28 @@ async def test_who_was_on_a_node_that_is_killed_has_left(nats_server: NatsServer
                 assert ann.left == ["bob"]
 
 
+async def test_who_is_on_a_node_that_was_frozen_is_back_with_it(
+    nats_server: NatsServer, tmp_path: Path
+) -> None:
+    url = nats_server.url()
+    with reserved_port() as port:
+        async with town(url, 1) as (base,), node(tmp_path, APP, url, port) as frozen:
+            async with member(base, "ann") as ann, Client(f"ws://{frozen}/team") as client:
+                bob = Member(client)
+                pid = await client.call("enter", "bob")
+                await eventually_here(ann, "ann", "bob")
+                os.kill(pid, signal.SIGSTOP)
+                try:
+                    await eventually_here(ann, "ann")
+                    async with member(base, "cem"):
+                        await eventually_here(ann, "ann", "cem")
+                finally:
+                    os.kill(pid, signal.SIGCONT)
+                await eventually_here(ann, "ann", "bob")
+                await eventually_here(bob, "ann", "bob")
+                assert bob.left in ([], ["cem"])
+
+
 async def test_clients_of_a_node_that_stops_are_back_elsewhere_and_have_not_left(
     nats_server: NatsServer,
 ) -> None:
@@ -204,6 +244,84 @@ async def test_clients_of_a_node_that_stops_are_back_elsewhere_and_have_not_left
             await bob.client.call("exit")
             await eventually_here(ann, "ann")
             assert ann.left == ["cem", "bob"]
+
+
+@contextlib.asynccontextmanager
+async def arriving(base: str, token: str | None = None) -> AsyncIterator[WireClient]:
+    """A client, which comes back to its session if it has a token; `welcome` says the next one."""
+    async with WireClient.connect(f"{base}/team", "v1.json", hello=False) as client:
+        payload = {} if token is None else {"resume": {"token": token, "rooms": {}}}
+        await client.send("hello", payload, type="control")
+        client.welcome = (await client.expect("welcome"))["payload"]
+        yield client
+
+
+async def test_a_rolling_restart_is_no_flood_of_leaves_and_joins(nats_server: NatsServer) -> None:
+    url = nats_server.url()
+    async with town(url, 1) as (base,), member(base, "ann") as ann, contextlib.AsyncExitStack() as stack:
+        stopping = team(url)
+        async with serving(stopping) as other:
+            await eventually(lambda: len(stopping.cluster.nodes()) == 2)
+            clients = [await stack.enter_async_context(arriving(other)) for _ in range(20)]
+            for number, client in enumerate(clients):
+                await client.send("enter", None)
+                await client.send("set", {"number": number})
+            ids = {client.welcome["connection"]: {"number": n} for n, client in enumerate(clients)}
+            async with asyncio.timeout(10):
+                while ann.here != {"ann": {}, **ids}:
+                    await asyncio.sleep(0.02)
+            told = ann.told
+        tokens = [client.welcome["resume"] for client in clients]
+        for token in tokens:
+            await stack.enter_async_context(arriving(base, token))
+        await eventually_count(ann.client, 21)
+        for number in (1, 2, 3):
+            await ann.client.call("set", {"at": number})
+            await eventually(lambda number=number: ann.here["ann"] == {"at": number})
+        assert (ann.told, ann.left) == (told + 3, [])
+        assert ann.here == {"ann": {"at": 3}, **ids}
+
+
+async def test_who_enters_elsewhere_while_a_node_leaves_does_not_see_its_clients_leave(
+    nats_server: NatsServer,
+) -> None:
+    url = nats_server.url()
+    async with town(url, 1) as (base,), contextlib.AsyncExitStack() as stack:
+        stopping = team(url)
+        async with serving(stopping) as other:
+            await eventually(lambda: len(stopping.cluster.nodes()) == 2)
+            clients = [await stack.enter_async_context(arriving(other)) for _ in range(3)]
+            for client in clients:
+                await client.request("enter")
+            ids = [client.welcome["connection"] for client in clients]
+            known: set[str] = set()
+            while not known.issuperset(ids):
+                known |= (await clients[0].expect("presence"))["payload"]["joins"].keys()
+            await stopping.drain()
+            ann = await stack.enter_async_context(member(base, "ann"))
+            await eventually_here(ann, "ann", *ids)
+        for number in (1, 2):
+            await ann.client.call("set", {"at": number})
+            await eventually(lambda number=number: ann.here["ann"] == {"at": number})
+        assert ann.left == []
+        for client in clients:
+            await stack.enter_async_context(arriving(base, client.welcome["resume"]))
+        await eventually_count(ann.client, 4)
+        await ann.client.call("set", {"at": 3})
+        await eventually(lambda: ann.here["ann"] == {"at": 3})
+        assert (ann.left, set(ann.here)) == ([], {"ann", *ids})
+
+
+async def test_who_comes_back_elsewhere_before_its_node_knew_has_its_metadata(
+    nats_server: NatsServer,
+) -> None:
+    async with town(nats_server.url(), 2) as (one, other), arriving(one) as client:
+        await client.request("enter")
+        await client.request("set", {"at": 1})
+        async with arriving(other, client.welcome["resume"]), Client(f"{other}/team") as outside:
+            id = client.welcome["connection"]
+            await eventually_told(outside, {id: 1})  # the first node has given it up
+            assert await outside.call("metas") == {id: {"at": 1}}
 
 
 async def test_they_have_not_left_for_a_room_that_was_entered_while_their_node_stopped(
@@ -255,6 +373,29 @@ async def test_what_is_missed_while_the_broker_is_away_is_known_once_it_is_back(
             assert bob.left == ["cem"]
     finally:
         server.kill()
+
+
+@contextlib.asynccontextmanager
+async def older(url: str) -> AsyncIterator[Cluster]:
+    """A node of a version that knows nothing of presence."""
+    broker = NatsAdapter(url).broker
+    cluster = Cluster(broker, TaskSet(), Clock())
+    await broker.start(lambda told: cluster.deliver(told) if told.namespace == CONTROL else None)
+    await cluster.start()
+    try:
+        yield cluster
+    finally:
+        await cluster.stop()
+        await broker.stop()
+
+
+async def test_a_node_that_knows_no_presence_has_nobody(nats_server: NatsServer) -> None:
+    url = nats_server.url()
+    async with older(url) as cluster, town(url, 2, known=3) as (one, other):
+        await eventually(lambda: len(cluster.nodes()) == 3)
+        async with member(one, "ann") as ann, Client(f"{other}/team") as outside, asyncio.timeout(4):
+            await eventually_told(ann.client, {"ann": 1})
+            await eventually_told(outside, {"ann": 1})
 
 
 async def test_a_room_of_ten_thousand_is_counted_on_all_nodes(nats_server: NatsServer) -> None:

@@ -7,7 +7,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aquilia.sockets.presence import Change, Entry, Look, Presence, Roster, Whole
+from aquilia.sockets.presence import Change, Entry, Presence, Whole
+from aquilia.sockets.resume import packed_presence, unpacked_presence
+from aquilia.sockets.roster import Look, Roster
 
 IDS = ("ada", "bob", "eve")
 HELD = 2.0
@@ -68,6 +70,16 @@ class Nodes(RuleBasedStateMachine):
     def truth(self) -> set[str]:
         return {id for node in self.alive() for id in node.connections.values()}
 
+    def newest(self) -> dict[str, dict[str, int]]:
+        """What each identity has set last, by its connections that live."""
+        found: dict[str, tuple[float, int]] = {}
+        for node in self.alive():
+            for connection, id in node.connections.items():
+                assert node.room is not None
+                stamp, meta = node.room.meta_of(connection) or (0.0, {})
+                found[id] = max(found.get(id, (0.0, 0)), (stamp, meta.get("at", 0)))
+        return {id: {"at": at} if at else {} for id, (_, at) in found.items()}
+
     def take(self, node: Node) -> None:
         for change in node.look(self.now):
             self.wires += [(node.name, other.name, change) for other in self.alive() if other is not node]
@@ -99,6 +111,22 @@ class Nodes(RuleBasedStateMachine):
         connection = data.draw(st.sampled_from(sorted(node.connections)))
         del node.connections[connection]
         node.room.part(connection, self.now + HELD if lost else 0.0)
+
+    @rule(name=st.sampled_from("XYZ"), to=st.sampled_from("XYZ"), data=st.data())
+    def resume(self, name: str, to: str, data: st.DataObject) -> None:
+        """A client loses its connection, and comes back with its session, here or elsewhere."""
+        node, other = self.nodes[name], self.nodes[to]
+        if not node.connections or node.room is None or {name, to} & self.dead:
+            return
+        connection = data.draw(st.sampled_from(sorted(node.connections)))
+        kept = node.room.meta_of(connection)
+        id = node.connections.pop(connection)
+        node.room.part(connection, self.now + HELD)
+        if other.room is None:
+            other.wants = set(self.nodes) - {to}
+        other.connections[connection] = id
+        other.open().enter(connection, id, self.now, again=True, kept=kept)
+        assert ((other.room and other.room.meta_of(connection)) or (0.0, {})) >= (kept or (0.0, {}))
 
     @rule(name=st.sampled_from("XYZ"), data=st.data())
     def update(self, name: str, data: st.DataObject) -> None:
@@ -181,7 +209,7 @@ class Nodes(RuleBasedStateMachine):
                 for other in sorted(node.wants):
                     self.resync(node, other)
         truth = self.truth()
-        metas = []
+        newest = self.newest()
         for node in self.alive():
             self.take(node)
             if node.room is None:
@@ -195,8 +223,7 @@ class Nodes(RuleBasedStateMachine):
             assert {entry.id: entry.connections for entry in page.entries} == {
                 id: tabs.count(id) for id in truth
             }
-            metas.append(node.room.shown)
-        assert all(shown == metas[0] for shown in metas)
+            assert node.room.shown == newest
 
     @invariant()
     def members_believe_what_is_shown(self) -> None:
@@ -244,6 +271,27 @@ def test_coming_and_going_between_two_looks_is_nothing() -> None:
     roster.part("c1", 0.0)
     assert not roster.waits
     assert roster.look(1.0) == Look(None, {}, {}, False)
+
+
+def test_what_is_known_is_newer_than_what_was_kept() -> None:
+    roster = room()
+    other = Entry("ada", {"at": "there"}, 1.0, 5.0, 1)
+    assert roster.heard("other", Change(1, 1, [other], []))
+    roster.leaving("other", 10.0)
+    roster.enter("c1", "ada", 6.0, again=True, kept=(4.0, {"at": "kept"}))
+    (ada,) = roster.page(9, None).entries
+    assert (ada.meta, ada.since, ada.connections) == ({"at": "there"}, 1.0, 1)
+    roster.enter("c2", "ada", 7.0, again=True, kept=(6.5, {"at": "newer"}))
+    assert roster.look(8.0).joins == {"ada": {"at": "newer"}}
+
+
+def test_a_session_keeps_the_metadata_of_many_rooms_as_far_as_they_fit() -> None:
+    kept = {f"room{number}": (1.5, {"x": "x" * 1000}) for number in range(100)}
+    assert unpacked_presence(packed_presence({"a": (1.0, {"b": None})})) == {"a": (1.0, {"b": None})}
+    data = packed_presence(kept)
+    assert 60_000 < len(data) <= 65_536
+    assert unpacked_presence(data).items() <= kept.items()
+    assert unpacked_presence(packed_presence({})) == {}
 
 
 def test_the_newest_metadata_of_several_tabs_counts_and_the_next_once_its_tab_has_gone() -> None:
@@ -316,21 +364,6 @@ def test_clients_of_a_node_that_leaves_are_awaited_elsewhere() -> None:
     assert set(roster.look(6.0).leaves) == {"bob"}
     assert set(roster.look(10.0).leaves) == {"eve"}
     assert not roster.waits
-
-
-def test_clients_of_a_node_that_was_leaving_before_it_told_of_them_are_awaited_as_well() -> None:
-    roster = room()
-    roster.enter("c1", "ada", 0.0)
-    roster.leaving("other", 10.0)
-    roster.learn("other", Whole(1, 1, [Entry("bob", {}, 0.0, 0.0, 1)]))
-    roster.look(1.0)
-    roster.lose("other", 2.0)
-    assert roster.look(3.0).leaves == {}
-    assert set(roster.look(10.0).leaves) == {"bob"}
-    roster.learn("other", Whole(2, 1, [Entry("eve", {}, 0.0, 0.0, 1)]))  # another life
-    roster.look(11.0)
-    roster.lose("other", 12.0)
-    assert set(roster.look(12.0).leaves) == {"eve"}
 
 
 def test_a_hole_is_noticed_and_a_repeat_is_nothing() -> None:

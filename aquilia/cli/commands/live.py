@@ -23,6 +23,7 @@ from aquilia.sockets.orders import (
     Namespaces,
     NodeRecord,
     Nodes,
+    NodesPage,
     Order,
     PublishIdentity,
     PublishRoom,
@@ -146,8 +147,8 @@ def drain_command(
 def inspect_live(url: str, adapter_url: str | None, *, insecure: bool, json: bool) -> None:
     """Show the nodes that live, and the namespaces that are open."""
 
-    async def look(way: Any) -> tuple[list[NodeRecord], list[LiveNamespace], list[str]]:
-        nodes = (await way.call("nodes", Nodes())).items
+    async def look(way: Any) -> tuple[NodesPage, list[LiveNamespace], list[str]]:
+        nodes = await way.call("nodes", Nodes())
         namespaces: list[LiveNamespace] = []
         silent: set[str] = set()
         after = None
@@ -160,10 +161,15 @@ def inspect_live(url: str, adapter_url: str | None, *, insecure: bool, json: boo
 
     nodes, namespaces, silent = _through(url, adapter_url, insecure, look)
     if json:
-        content = {"nodes": nodes, "namespaces": namespaces, "silent": silent}
+        content = {"nodes": nodes.items, "broker": nodes.broker, "namespaces": namespaces, "silent": silent}
         print_json(msgspec.json.format(msgspec.json.encode(content)).decode())
     else:
-        _show_live(nodes, namespaces)
+        _show_live(nodes.items, namespaces)
+    if nodes.broker != "connected":
+        told = f"the broker is {nodes.broker} from the node that was asked: it says what it knew last of the others"
+        stderr.print(told, soft_wrap=True)
+        if not silent:
+            raise typer.Exit(WRONG)
     _end(silent, met=True)
 
 

@@ -21,7 +21,8 @@ What a broker promises:
   `WS_PUBLISH_FAILED` when it has not.
 
 A broker that no other process can reach may say so by an attribute `alone`, which is True: then its node does not
-look for others.
+look for others. One that cannot be reached may say why by an attribute `trouble`: `unreachable`, or `refused`, where
+somebody has to change a login, a certificate or a version; then its log says which. It is None otherwise.
 
 A room with history is a log. Of it, a broker promises more:
 

@@ -33,6 +33,10 @@ NO_ROOM = frozenset({10023, 10028, 10047})
 MORE_ROOM = "raise max_file_store of the server, or the limit of the account"
 NAME_IN_USE = 10058
 WRONG_LAST = 10071
+BATCH_BYTES = 4 << 20
+"""Of one answer, about: a node that is given more than it takes is cut off by its server."""
+REST = "Nats-Num-Pending"
+"""How many there are behind a message."""
 
 
 T = TypeVar("T")
@@ -170,6 +174,16 @@ class JetStream:
 
         Any server of a cluster may answer, also one that has not the newest yet.
         """
+        found: list[Reply] = []
+        while True:
+            replies = await self._batch(name, {**query, "max_bytes": BATCH_BYTES}, until)
+            found += replies
+            if not replies or len(replies) >= query["batch"] or replies[-1].headers.get(REST, "0") == "0":
+                return found
+            behind = int(replies[-1].headers["Nats-Sequence"]) + 1
+            query = {**query, "seq": behind, "batch": query["batch"] - len(replies)}
+
+    async def _batch(self, name: str, query: dict[str, Any], until: float | None) -> list[Reply]:
         data = msgspec.json.encode(query)
         replies = await self._connection.call(f"$JS.API.DIRECT.GET.{name}", data, batch=True, until=until)
         if any(reply.status == "503" for reply in replies):

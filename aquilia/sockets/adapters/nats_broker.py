@@ -27,6 +27,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from aquilia.sockets.adapters.base import Deliver, Page, Publication
@@ -50,6 +51,7 @@ class _Listening:
     namespace: str
     room: str | None
     subject: str
+    logged: bool
     position: Position | None = None
     """The newest that arrived, while the subscription has had no hole."""
 
@@ -97,6 +99,11 @@ class NatsBroker:
     def connected(self) -> bool:
         """See `Broker`."""
         return self._connection.connected and not self._connection.cut
+
+    @property
+    def trouble(self) -> str | None:
+        """See the head of `adapters.base`."""
+        return self._connection.trouble
 
     async def start(self, deliver: Deliver) -> None:
         """See `Broker`. Also finds out what the server can do.
@@ -168,10 +175,10 @@ class NatsBroker:
         if key not in self._listening:
             road = "stored.*" if logged else "plain"
             subject = f"{self._prefix}.{road}.{token(namespace)}.{token(room)}"
-            listening = _Listening(namespace, room, subject)
+            listening = _Listening(namespace, room, subject, logged)
             self._listening[key] = listening
             try:
-                await self._connection.subscribe(subject, lambda message: self._receive(listening, message))
+                await self._connection.subscribe(subject, partial(self._receive, listening))
             except BaseException:
                 self._listening.pop(key, None)
                 raise
@@ -192,14 +199,14 @@ class NatsBroker:
     def _receive(self, listening: _Listening, message: Any) -> None:
         position: Position | None = None
         previous: int | None = None
-        headers: Mapping[str, str] = message.headers or {}
         try:
-            if listening.subject.startswith(f"{self._prefix}.stored."):
+            if listening.logged:
+                headers: Mapping[str, str] = message.headers or {}
                 offset = int(headers["Nats-Sequence"])
                 position = Position(message.subject.split(".")[2], offset)
                 previous = int(headers.get("Nats-Last-Sequence", "0"))
             publication = self._messages.read(message.data, position, previous)
-            if (publication.namespace, publication.room) != (listening.namespace, listening.room):
+            if publication.room != listening.room or publication.namespace != listening.namespace:
                 raise ValueError("a publication for another room")
         except (ValueError, KeyError) as error:
             self._messages.ignore(error)

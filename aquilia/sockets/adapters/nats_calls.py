@@ -31,7 +31,6 @@ class Call:
         "batch",
         "began",
         "data",
-        "denied",
         "future",
         "headers",
         "replies",
@@ -67,10 +66,13 @@ class Call:
         self.batch = batch
         self.sent = False
         self.resent = False
-        self.denied = ""
-        """What the server said against it. An answer to a publication without a reply comes before the next echo."""
         self.replies: list[Reply] = []
         self.future: asyncio.Future[list[Reply]] = loop.create_future()
+
+    def begin(self) -> None:
+        """It is said now."""
+        self.sent = True
+        self.said = asyncio.get_running_loop().time()
 
     def fail(self, message: str) -> None:
         """Tell who waits that nothing comes of it."""

@@ -7,7 +7,6 @@ when nobody waits for it any more, and gives up for good on errors that pass.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import re
@@ -17,7 +16,7 @@ from secrets import token_hex
 from typing import Any
 
 from aquilia.sockets.adapters.nats_calls import Call, Reply
-from aquilia.sockets.adapters.nats_dial import MISSING, DialError, close, dial
+from aquilia.sockets.adapters.nats_dial import MISSING, DialError, abort, close, dial
 from aquilia.sockets.adapters.nats_url import Target
 from aquilia.sockets.faults import ws_adapter_unavailable, ws_publish_failed
 
@@ -33,35 +32,18 @@ RETRY = 1.0
 """Seconds after which what may be said twice is said again."""
 LOOK = 0.25
 """Seconds between two looks at what was not answered yet."""
+SILENCE = 16
+"""Looks in a row at which nothing has come, though the server has an echo to send: then it counts as lost. They are
+counted, so that a process that stood still itself does not blame the server."""
 ROOM = 1 << 20
 """Bytes that may wait to be sent without anybody waiting for the server to read."""
+UNREACHABLE, REFUSED = "unreachable", "refused"
+"""What `trouble` says."""
 BACKOFF = (0.05, 2.0)
 """Seconds between attempts to connect: the first, and the longest; each is cut by chance to half of it at most."""
 
 
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
-
-
-class _Sink:
-    """What nats-py takes for the future of a subscription: it gets each message, at once and in the wire's order.
-
-    A callback would have a task and a bounded queue for each subject, which loses what does not fit, and the order
-    between the subjects. Here nothing is read from the socket before what came earlier has been handed over.
-    """
-
-    __slots__ = ("_receive",)
-
-    def __init__(self, receive: Callable[[Any], None]) -> None:
-        self._receive = receive
-
-    def cancelled(self) -> bool:
-        return False
-
-    def set_result(self, message: Any) -> None:
-        try:
-            self._receive(message)
-        except Exception:  # it would end the reading
-            logger.exception("a message from NATS could not be handled")
 
 
 class NatsConnection:
@@ -74,6 +56,8 @@ class NatsConnection:
         self.connected = False
         self.cut = False
         """From a loss until `on_lost` is called: what comes meanwhile is incomplete."""
+        self.trouble: str | None = None
+        """See the head of `adapters.base`."""
         self.links = 0
         """How often it was connected."""
         self._stopped = True
@@ -81,12 +65,18 @@ class NatsConnection:
         self._numbers = count()
         self._inbox = ""
         self._subscribers: dict[str, Callable[[Any], None]] = {}
-        self._subscriptions: dict[str, Any] = {}
+        self._subscriptions: dict[str, int] = {}
+        """Their numbers on this connection."""
         self._denied: dict[str, str] = {}
         """What the server said against subscriptions, by subjects in lower case, as nats-py has them."""
-        self._confirming: asyncio.Task[None] | None = None
+        self._unconfirmed: list[asyncio.Future[Any]] = []
+        """Who waits to hear that the server has all that was said until now."""
+        self._turn: asyncio.Handle | None = None
+        """At the end of this turn, what was said in it is written."""
         self._restoring: asyncio.Task[None] | None = None
         self._watching: asyncio.TimerHandle | None = None
+        self._heard = self._silent = 0
+        """What had come at the last look, and for how many looks nothing has."""
         self._repeating: asyncio.Task[None] | None = None
 
     # Its life
@@ -98,6 +88,7 @@ class NatsConnection:
             SocketFault: WS_ADAPTER_UNAVAILABLE, with what to do: unreachable, or the login is refused.
         """
         self._stopped = self.cut = False
+        self.trouble = None
         self._inbox = f"_INBOX.{token_hex(11)}"
         try:
             await self._restore(await dial(self.target, self._complaint))
@@ -110,6 +101,8 @@ class NatsConnection:
         """End it, and every call on it. Safe to call twice."""
         self._stopped = True
         self.connected = False
+        if self._unconfirmed:
+            self._echo()  # it ends with the others
         for call in self._calls.values():
             call.fail("the connection to NATS was closed")
         if self._restoring is not None:
@@ -139,11 +132,16 @@ class NatsConnection:
         self._denied.clear()
         # The one sign that comes whatever the reason is: nats-py's callbacks are left out when its own end fails.
         client._reading_task.add_done_callback(lambda _: self._lost(client))
-        await client.subscribe(f"{self._inbox}.*", future=_Sink(self._answered))
+        client.listen(f"{self._inbox}.*", self._answered)
         self._subscriptions.clear()
-        for subject, receive in list(self._subscribers.items()):
-            self._subscriptions[subject] = await client.subscribe(subject, future=_Sink(receive))
-        while unsent := [call for call in self._calls.values() if not call.sent and not call.future.done()]:
+        while True:  # while that is said, others come to listen
+            for subject, receive in self._subscribers.items():
+                if subject not in self._subscriptions:
+                    self._subscriptions[subject] = client.listen(subject, receive)
+            self._end_turn()
+            unsent = [call for call in self._calls.values() if not call.sent and not call.future.done()]
+            if not unsent:
+                break
             for call in unsent:
                 if not call.future.done():
                     await self._write_waiting(client, call)
@@ -156,6 +154,7 @@ class NatsConnection:
             return
         self.connected = False
         self.cut = True
+        self.trouble = self.trouble or UNREACHABLE
         self._client = None
         logger.warning("the connection to NATS at %s is lost; connecting again", self.target)
         for call in self._calls.values():
@@ -175,7 +174,9 @@ class NatsConnection:
                 await self._restore(await dial(self.target, self._complaint))
                 await self.confirm()  # only then does the server know what we listen to
             except Exception as error:  # whatever it was, the next attempt may go well
-                news = isinstance(error, DialError) and error.weight > 0 and str(error) != told
+                refused = isinstance(error, DialError) and error.weight > 0
+                self.trouble = REFUSED if refused else UNREACHABLE
+                news = refused and str(error) != told
                 told = str(error) if news else told
                 logger.log(logging.WARNING if news else logging.DEBUG, "no connection to NATS yet: %s", error)
                 broken = self._client
@@ -193,6 +194,7 @@ class NatsConnection:
         for words in self._denied.values():  # since the connection before
             logger.warning("%s", words)
         self.cut = False
+        self.trouble = None
         if self.on_lost is not None:
             self.on_lost()
 
@@ -241,8 +243,7 @@ class NatsConnection:
         again: bool,
         batch: bool,
     ) -> Call:
-        if self._stopped:
-            raise ws_adapter_unavailable("the connection to NATS is not open")
+        self._require_open()
         self._require_size(data, headers)
         token = str(next(self._numbers))
         own = asyncio.get_running_loop().time() + self._patience(again=again)
@@ -283,8 +284,22 @@ class NatsConnection:
             silent = [call for call in unanswered if call.again and call.sent and now - call.said >= RETRY]
             if silent:
                 self._repeating = asyncio.get_running_loop().create_task(self._repeat(self._client, silent))
+        self._require_life(unanswered)
         if self._calls:
             self._watch()
+
+    def _require_life(self, unanswered: list[Call]) -> None:
+        """Give a server up that has fallen silent: nats-py notices it after 10 to 15 s."""
+        client = self._client
+        heard = client.heard if self.connected else 0
+        echoes = self._echoes
+        due = self.connected and any(call.sent and call.subject == echoes for call in unanswered)
+        self._silent = self._silent + 1 if due and heard == self._heard else 0
+        self._heard = heard
+        if self._silent >= SILENCE:
+            self._silent = 0
+            abort(client)
+            self._lost(client)
 
     def _late(self, call: Call) -> str:
         return f"NATS at {self.target} did not answer within {round(call.until - call.began, 1):g} s"
@@ -300,8 +315,7 @@ class NatsConnection:
 
     async def send(self, subject: str, data: bytes) -> None:
         """Publish without an answer; returns when the server has it. The same faults as `call`."""
-        if self._stopped:
-            raise ws_adapter_unavailable("the connection to NATS is not open")
+        self._require_open()
         self._require_size(data, None)
         token = str(next(self._numbers))
         until = asyncio.get_running_loop().time() + OUTAGE
@@ -311,35 +325,68 @@ class NatsConnection:
             if self.connected:
                 await self._say(self._client, call)
             await call.future  # when it is not connected, its turn comes with that of all who wait
-            await self.confirm()
         except TimeoutError:
             raise ws_adapter_unavailable(f"NATS at {self.target} cannot be reached") from None
         finally:
             del self._calls[token]
-        if call.denied:
-            raise ws_adapter_unavailable(call.denied)
 
     async def confirm(self) -> None:
-        """Wait until the server has all that was said before: one echo, for all who wait in this turn."""
-        if self._confirming is None:
-            self._confirming = asyncio.get_running_loop().create_task(self._echo())
-            self._confirming.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.shield(self._confirming)
+        """Wait until the server has all that was said before."""
+        self._require_open()
+        confirmed = asyncio.get_running_loop().create_future()
+        self._unconfirmed.append(confirmed)
+        self._end_turn()
+        await confirmed
 
-    async def _echo(self) -> None:
-        await asyncio.sleep(0)
-        self._confirming = None
+    def _require_open(self) -> None:
+        if self._stopped:
+            raise ws_adapter_unavailable("the connection to NATS is not open")
+
+    def _end_turn(self) -> None:
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._write_turn)
+
+    def _write_turn(self) -> None:
+        """Write what was said in a turn, and behind it one echo for all who wait for the server."""
+        self._turn = None
+        if self._unconfirmed and not self._stopped:
+            self._echo()
+        if self._client is not None:
+            self._client.write_now()
+
+    def _echo(self) -> None:
         # nats-py's own flush overtakes what is buffered. An answer to ourselves does not.
-        await self.call(f"{self._inbox}.echo")
+        waiting, self._unconfirmed = self._unconfirmed, []
+        token = str(next(self._numbers))
+        until = asyncio.get_running_loop().time() + OUTAGE
+        reply = f"{self._inbox}.{token}"
+        call = Call(self._echoes, b"", None, reply, until, again=False, batch=False)
+        self._calls[token] = call
+        self._watch()
+
+        def heard(future: asyncio.Future[list[Reply]]) -> None:
+            del self._calls[token]
+            error = future.exception()
+            for each in waiting:
+                if not each.done():
+                    each.set_result([]) if error is None else each.set_exception(error)
+
+        call.future.add_done_callback(heard)
+        if self.connected:
+            call.begin()
+            self._client.say(call.subject, call.reply, call.data)
+
+    @property
+    def _echoes(self) -> str:
+        return f"{self._inbox}.echo"
 
     async def subscribe(self, subject: str, receive: Callable[[Any], None]) -> None:
         """Receive what is published there, from now on and on every later connection; at once, in order."""
-        if self._stopped:
-            raise ws_adapter_unavailable("the connection to NATS is not open")
+        self._require_open()
         self._subscribers[subject] = receive
         try:
             if self.connected:
-                self._subscriptions[subject] = await self._client.subscribe(subject, future=_Sink(receive))
+                self._subscriptions[subject] = self._client.listen(subject, receive)
             await self.confirm()
             if denied := self._denied.get(subject.lower()):
                 raise ws_adapter_unavailable(denied)
@@ -351,10 +398,10 @@ class NatsConnection:
         """The opposite."""
         self._subscribers.pop(subject, None)
         self._denied.pop(subject.lower(), None)
-        subscription = self._subscriptions.pop(subject, None)
-        if subscription is not None and self.connected:
-            with contextlib.suppress(Exception):  # gone with its connection
-                await subscription.unsubscribe()
+        number = self._subscriptions.pop(subject, None)
+        if number is not None and self._client is not None:
+            self._client.unlisten(number)
+            self._end_turn()
 
     async def _write_waiting(self, client: Any, call: Call) -> None:
         """Write for a call that waits already, and is told of what goes wrong."""
@@ -364,17 +411,20 @@ class NatsConnection:
             call.give_up(error)
 
     async def _write(self, client: Any, call: Call) -> None:
-        call.sent = True
-        call.said = asyncio.get_running_loop().time()
+        call.begin()
         try:
-            await client.publish(call.subject, call.data, reply=call.reply, headers=call.headers)
+            if client.pending_data_size < ROOM:
+                client.say(call.subject, call.reply, call.data, call.headers)
+            else:
+                await client.publish(call.subject, call.data, reply=call.reply, headers=call.headers)
         except Exception as error:
             if call.again and client.is_closed:
                 call.sent = False  # the next connection says it
                 return
             raise ws_adapter_unavailable(f"NATS at {self.target}: {error}") from error
-        if not call.reply and not call.future.done():
-            call.future.set_result([])
+        if not call.reply:
+            self._unconfirmed.append(call.future)
+        self._end_turn()
 
     def _complaint(self, error: Exception) -> None:
         """What the server says between two answers: that something is not allowed is the one thing to act on."""
@@ -394,7 +444,6 @@ class NatsConnection:
             self._denied[subject] = self._not_allowed("subscribe", known)
             return
         for call in calls:
-            call.denied = words
             call.fail(words)
 
     def _not_allowed(self, verb: str, subject: str) -> str:
@@ -417,7 +466,9 @@ class NatsConnection:
             call.future.set_result(call.replies)
 
     def _require_size(self, data: bytes, headers: dict[str, str] | None) -> None:
-        size = len(data) + sum(len(key) + len(value) + 4 for key, value in (headers or {}).items()) + 12
+        size = len(data) + 12
+        if headers is not None:
+            size += sum(len(key) + len(value) + 4 for key, value in headers.items())
         if size > self.max_payload:
             raise ws_publish_failed(
                 f"a publication of {len(data)} bytes is above what NATS takes, {self.max_payload} (max_payload)"

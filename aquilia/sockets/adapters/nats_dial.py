@@ -13,7 +13,7 @@ from typing import Any
 from aquilia.sockets.adapters.nats_login import connect_options
 from aquilia.sockets.adapters.nats_url import Target
 
-__all__ = ["MISSING", "DialError", "close", "dial"]
+__all__ = ["MISSING", "DialError", "abort", "close", "dial"]
 
 CONNECT_TIMEOUT = 5.0
 """Seconds that a connection may take where there is one host."""
@@ -73,7 +73,13 @@ async def close(client: Any) -> None:
         if client._reading_task is not None:
             async with asyncio.timeout(CLOSE):
                 await client.close()
-        # Where TLS has failed, its own close waits for ever: for a stream that is told of its end no more.
+    # Where TLS has failed, its own close waits for ever: for a stream that is told of its end no more.
+    abort(client)
+
+
+def abort(client: Any) -> None:
+    """Cut its connection, if it has one."""
+    with contextlib.suppress(Exception):
         client._transport._bare_io_writer.transport.abort()
 
 

@@ -9,19 +9,31 @@ what was never there: the server says if it is not so any more.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 import struct
+from functools import partial
 from itertools import count
 from secrets import token_bytes
 from typing import NamedTuple
 
 from aquilia.clock import Clock
-from aquilia.sockets.adapters.jetstream import WRONG_LAST, Failure, JetStream, acknowledged, refused
+from aquilia.sockets.adapters.jetstream import (
+    WRONG_LAST,
+    Failure,
+    JetStream,
+    acknowledged,
+    persist,
+    refused,
+)
 from aquilia.sockets.adapters.nats_connection import NatsConnection
 from aquilia.sockets.adapters.nats_names import token
 from aquilia.sockets.faults import ws_adapter_unavailable
 
 __all__ = ["NatsStore"]
+
+logger = logging.getLogger("aquilia.sockets.nats")
 
 _HEAD = struct.Struct(">B12sd")
 """What the bytes are, who wrote them, and the seconds that they live; 0 for ever."""
@@ -63,6 +75,7 @@ class NatsStore:
         self._ahead = 0.0
         """Seconds that the server's clock is ahead of ours."""
         self._set_at = -math.inf
+        self._making = asyncio.Lock()
         self._recent: dict[str, _Entry] = {}
         """The newest entries that we know of, the oldest first."""
 
@@ -72,6 +85,16 @@ class NatsStore:
         Raises:
             SocketFault: WS_ADAPTER_UNAVAILABLE, with what to do: no JetStream, or one that is too old.
         """
+        await self._open(self._connection.deadline())
+        self._set_at = -math.inf
+        self._recent.clear()
+        await self._set_clock(self._connection.deadline())
+        # What is not allowed is told now: one reads nothing, and the other is meant for no stream.
+        subject = f"{self._target.prefix}.store.check"
+        await self._streams.last(self._stream, subject)
+        await self._streams.store(subject, b"", {"Nats-Expected-Stream": "check"})
+
+    async def _open(self, until: float) -> None:
         subjects = [f"{self._target.prefix}.store.*"]
         found = await self._streams.open_stream(
             self._stream,
@@ -81,6 +104,7 @@ class NatsStore:
                 "allow_msg_ttl": True,
                 "num_replicas": self._target.replicas,
             },
+            until,
         )
         made = found.config
         if made.subjects != subjects or made.max_msgs_per_subject != 1 or not made.allow_msg_ttl:
@@ -88,13 +112,19 @@ class NatsStore:
                 f"the stream {self._stream} on NATS is not Aquilia's: give the adapter's URL another prefix, as in "
                 "nats://host/myapp"
             )
-        self._set_at = -math.inf
-        self._recent.clear()
-        await self._set_clock(self._connection.deadline())
-        # What is not allowed is told now: one reads nothing, and the other is meant for no stream.
-        subject = f"{self._target.prefix}.store.check"
-        await self._streams.last(self._stream, subject)
-        await self._streams.store(subject, b"", {"Nats-Expected-Stream": "check"})
+
+    async def _make_anew(self, until: float) -> None:
+        """Nobody has the stream: it was deleted, or its cluster has yet to find it another leader."""
+        async with self._making:
+            if await self._streams.info(self._stream, until=until) is not None:
+                return
+            logger.error(
+                "the stream %s on NATS was deleted, and is made anew: what it held is gone, such as the sessions of "
+                "clients that are away",
+                self._stream,
+            )
+            await self._open(until)
+            self._recent.clear()
 
     async def _set_clock(self, until: float) -> None:
         before = self._clock.monotonic()
@@ -102,8 +132,11 @@ class NatsStore:
             return
         self._set_at = before
         found = await self._streams.info(self._stream, until=until)
+        if found is None:
+            await self._make_anew(until)
+            found = await self._streams.info(self._stream, until=until)
         if found is None or found.ts is None:
-            raise ws_adapter_unavailable(f"the stream {self._stream} is gone: was NATS' storage deleted?")
+            raise ws_adapter_unavailable(f"the stream {self._stream} was deleted, and cannot be made anew")
         half = (self._clock.monotonic() - before) / 2
         self._ahead = found.ts.timestamp() - (self._clock.time() - half)
 
@@ -185,6 +218,13 @@ class NatsStore:
             return self._remember(subject, _Entry(None, kept.seq, writer))
         return self._remember(subject, _Entry(kept.data[_HEAD.size :], kept.seq, writer, expires))
 
+    async def _store(
+        self, subject: str, data: bytes, headers: dict[str, str], until: float
+    ) -> tuple[int | Failure | None, bool]:
+        """What an acknowledgement says, and whether this was said more than once."""
+        reply, repeated = await self._streams.store(subject, data, headers, until)
+        return acknowledged(reply), repeated
+
     async def _write(
         self,
         subject: str,
@@ -203,10 +243,13 @@ class NatsStore:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(revision)
         data = _HEAD.pack(kind, writer, ttl or 0.0) + value
         expires = math.inf if ttl is None else self._time() + ttl
-        reply, repeated = await self._streams.store(subject, data, headers, until)
-        answer = acknowledged(reply)
+        answer, repeated = await self._store(subject, data, headers, until)
         if answer is None:
-            raise ws_adapter_unavailable(f"the stream {self._stream} is gone: was NATS' storage deleted?")
+            await self._make_anew(until)
+            again = partial(self._store, subject, data, headers, until)
+            answer, repeated = await persist(again, lambda said: said[0] is None, until)
+        if answer is None:
+            raise ws_adapter_unavailable(f"the stream {self._stream} has no leader")
         if not isinstance(answer, Failure):
             self._remember(subject, _Entry(value if kind == _VALUE else None, answer, writer, expires))
             return True
