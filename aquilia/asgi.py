@@ -18,6 +18,7 @@ from aquilia.http import HttpApp, HttpRouter
 from aquilia.lifespan import serve_lifespan, undone_by
 from aquilia.middleware import split, wrap
 from aquilia.sockets.controller import SocketController
+from aquilia.sockets.endpoints import live_path
 from aquilia.sockets.plan import PROVIDED, SocketPlan
 from aquilia.sockets.refusal import note_response
 from aquilia.sockets.runtime import AquilaSockets
@@ -53,6 +54,7 @@ class Application:
         problems += self.http.problems
         problems += self._hidden("metrics", plan.node.metrics)
         problems += self._hidden("health", plan.node.health)
+        problems += self._hidden("health", live_path(plan.node))
         problems += self._hidden("tickets", plan.node.tickets)
         try:
             self.services = Services.build(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,7 +35,12 @@ async def undone_by(undo: Step) -> AsyncIterator[None]:
 async def serve_lifespan(startup: Step, shutdown: Step, receive: Receive, send: Send) -> None:
     """Start and stop when the server says so, and tell it of what fails. See the ASGI specification, Lifespan."""
     for step, name in ((startup, "startup"), (shutdown, "shutdown")):
-        await receive()
+        try:
+            await receive()
+        except asyncio.CancelledError:
+            if name == "shutdown":  # told to end at once: a server logs with its trace what is raised here
+                return
+            raise
         try:
             await step()
         except Exception as error:

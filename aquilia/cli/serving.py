@@ -137,6 +137,13 @@ class Outline:
 
 def announce(options: Options, outline: Outline, sockets: Sequence[socket.socket], workers: int = 1) -> None:
     """Say that it serves, and where."""
+    try:
+        _announce(options, outline, sockets, workers)
+    except SystemExit:  # rich, where nobody reads it (a broken pipe): that is no reason not to serve
+        return
+
+
+def _announce(options: Options, outline: Outline, sockets: Sequence[socket.socket], workers: int) -> None:
     several = f", {workers} workers" if workers > 1 else ""
     told = f" {__version__}, {environment()}{several}; Ctrl-C stops it"
     stdout.print(Text.assemble(("Aquilia", "bold"), told))

@@ -11,142 +11,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
 import os
 import signal
 import socket
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from typing import Any
+from multiprocessing.connection import wait
 
-__all__ = ["Line", "Workers", "child"]
+from aquilia.cli.worker import OF_A_TERMINAL, Line, Worker
+
+__all__ = ["Workers"]
 
 logger = logging.getLogger("aquilia.workers")
 
 BACKOFF = (0.1, 10.0)
 """Seconds before a worker that ended is started again: the first time, and at most."""
+ASLEEP = 2.0
+"""Seconds by which this process has to be late to know that it did not run itself."""
 STEADY = 10.0
 """Seconds after which a worker that serves counts as healthy, and the backoff begins anew."""
-_OF_A_TERMINAL = frozenset({signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)})
-_spawn = multiprocessing.get_context("spawn")
-
-
-@contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """A terminal's signals are for us: a child that is about to start would die of them, with a traceback."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_A_TERMINAL)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def child(target: Callable[..., None], *args: Any) -> SpawnProcess:
-    """Start a process of its own for this; it takes no notice of Ctrl-C until it says otherwise."""
-    process = _spawn.Process(target=_begin, args=(target, args))
-    resource_tracker.ensure_running()  # who starts it unblocks SIGINT
-    with _deaf():
-        process.start()
-    return process
-
-
-def _begin(target: Callable[..., None], args: Sequence[Any]) -> None:
-    for each in _OF_A_TERMINAL:
-        signal.signal(each, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_A_TERMINAL)
-    target(*args)
-
-
-# In the worker
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """What connects a worker with the process that has started it: the worker's end."""
-
-    told: Connection
-    orders: Connection
-    patience: float
-    """Seconds that the worker may take to end by itself."""
-
-    def serving(self) -> None:
-        """Tell that clients can connect."""
-        with contextlib.suppress(OSError):
-            self.told.send_bytes(b"serving")
-
-    def follow(self) -> Callable[[], bool]:
-        """End this process when it is told to, or when the other has ended, whatever happened to that.
-
-        What it returns tells whether others go on serving on the same sockets.
-        """
-        relieved = threading.Event()
-        threading.Thread(target=self._follow, args=(relieved,), name="aquilia worker", daemon=True).start()
-        return relieved.is_set
-
-    def _follow(self, relieved: threading.Event) -> None:
-        with contextlib.suppress(EOFError, OSError):
-            self.orders.recv_bytes()
-            relieved.set()
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(self.patience)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-# In the process that has them
-
-
-class _Worker:
-    def __init__(
-        self,
-        target: Callable[[list[socket.socket], Line], None],
-        sockets: list[socket.socket],
-        patience: float,
-    ) -> None:
-        self.told, told = _spawn.Pipe(duplex=False)
-        orders, self._orders = _spawn.Pipe(duplex=False)
-        self.process = child(target, sockets, Line(told, orders, patience))
-        told.close()
-        orders.close()
-        self.since: float | None = None
-        """When it began to serve."""
-
-    def hear(self) -> None:
-        with contextlib.suppress(EOFError, OSError):
-            while self.told.poll():
-                self.told.recv_bytes()
-                self.since = time.monotonic()
-
-    def leave(self) -> None:
-        """Others serve, and it is to end."""
-        with contextlib.suppress(OSError):
-            self._orders.send_bytes(b"leave")
-
-    def send(self, number: int) -> None:
-        if self.process.exitcode is None:
-            os.kill(self._pid(), number)
-
-    def _pid(self) -> int:
-        assert self.process.pid is not None
-        return self.process.pid
-
-    def close(self) -> None:
-        """It has ended."""
-        self.process.join()
-        self.told.close()
-        self._orders.close()
-
-    def __str__(self) -> str:
-        return f"process {self.process.pid}"
-
-    def ended(self) -> str:
-        code = self.process.exitcode or 0
-        return f"{self} ended ({f'signal {-code}' if code < 0 else f'status {code}'})"
 
 
 @dataclass(eq=False, slots=True)
@@ -154,8 +39,8 @@ class _Post:
     """One of the places that workers fill, one after the other."""
 
     number: int
-    worker: _Worker | None = None
-    successor: _Worker | None = None
+    worker: Worker | None = None
+    successor: Worker | None = None
     """Is starting, and takes over when it serves."""
     wait: float = BACKOFF[0]
     again_at: float | None = None
@@ -166,7 +51,8 @@ class Workers:
     """Runs `target(sockets, line)` in so many processes, and replaces those that end, until SIGTERM or SIGINT.
 
     On SIGHUP each is replaced, one after the other: the next is told to leave when its successor serves. Each may
-    take `patience` seconds to end. `on_serving` is called when all serve for the first time.
+    take `patience` seconds to end. One whose event loop does not turn for `silence` seconds is ended, and replaced
+    like every other that ends; 0: it may stand. `on_serving` is called when all serve for the first time.
     """
 
     def __init__(
@@ -176,14 +62,16 @@ class Workers:
         sockets: list[socket.socket],
         *,
         patience: float,
+        silence: float = 0.0,
         on_serving: Callable[[], None],
     ) -> None:
         self._posts = [_Post(number) for number in range(1, count + 1)]
         self._target = target
         self._sockets = sockets
         self._patience = patience
+        self._silence = silence
         self._on_serving = on_serving
-        self._leaving: list[_Worker] = []
+        self._leaving: list[Worker] = []
         self._to_restart: deque[_Post] = deque()
         self._restarting = False
         self._announced = False
@@ -201,15 +89,16 @@ class Workers:
                 while received:
                     number = received.popleft()
                     if number == getattr(signal, "SIGHUP", None) and (not terminal or os.isatty(0)):
-                        self._restart()
+                        if self._deadline is None:
+                            self._restart()
                     else:  # also where the terminal was closed
                         self._end(number)
                 self._look()
         return self._well
 
-    def _started(self) -> _Worker | None:
+    def _started(self) -> Worker | None:
         try:
-            return _Worker(self._target, self._sockets, self._patience)
+            return Worker(self._target, self._sockets, self._patience, self._silence)
         except OSError as error:
             logger.error("no worker can be started: %s", error)
             return None
@@ -218,21 +107,28 @@ class Workers:
         post.worker = self._started()
         post.again_at = time.monotonic() + BACKOFF[1] if post.worker is None else None
 
-    def _alive(self) -> list[_Worker]:
+    def _alive(self) -> list[Worker]:
         posted = [worker for post in self._posts for worker in (post.worker, post.successor) if worker]
         return [*posted, *self._leaving]
 
     def _wait(self, woken: socket.socket) -> None:
         """Until something happens, or there is something to do."""
         times = [post.again_at for post in self._posts if post.again_at is not None]
+        alive = self._alive()
         if self._deadline is not None:
             times.append(self._deadline)
+        else:
+            times += [worker.overdue_at for worker in alive if worker.overdue_at is not None]
         timeout = max(0.0, min(times) - time.monotonic()) if times else None
-        alive = self._alive()
         starting = [worker.told for worker in alive if worker.since is None]
         wait([woken, *starting, *(worker.process.sentinel for worker in alive)], timeout)
         with contextlib.suppress(BlockingIOError):
             woken.recv(4096)
+        if (
+            times and time.monotonic() > min(times) + ASLEEP
+        ):  # this process was stopped, and maybe all of them
+            for worker in alive:
+                worker.excuse()
 
     def _look(self) -> None:
         for worker in self._alive():
@@ -243,18 +139,20 @@ class Workers:
         if self._deadline is not None:
             self._enforce(self._deadline)
             return
+        for worker in self._alive():
+            worker.end_overdue()
         for post in self._posts:
             self._fill(post)
         self._go_on_restarting()
 
-    def _gone(self, worker: _Worker) -> bool:
+    def _gone(self, worker: Worker) -> bool:
         """Whether a worker that was to leave has ended."""
         over = self._over(worker)
         if over and worker.process.exitcode and self._deadline is None:
             logger.error("%s, which should have left in peace", worker.ended())
         return over
 
-    def _over(self, worker: _Worker) -> bool:
+    def _over(self, worker: Worker) -> bool:
         if worker.process.exitcode is None:
             return False
         worker.close()
@@ -285,7 +183,7 @@ class Workers:
             return
         self._start_again(post, worker)
 
-    def _start_again(self, post: _Post, worker: _Worker) -> None:
+    def _start_again(self, post: _Post, worker: Worker) -> None:
         now = time.monotonic()
         if worker.since is not None and now - worker.since > STEADY:
             post.wait = BACKOFF[0]
@@ -370,7 +268,7 @@ def _signals() -> Iterator[tuple[socket.socket, deque[int]]]:
         waking.setblocking(False)
         before = {
             each: signal.signal(each, lambda number, _: received.append(number))
-            for each in (*_OF_A_TERMINAL, signal.SIGTERM)
+            for each in (*OF_A_TERMINAL, signal.SIGTERM)
         }
         descriptor = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False)
         try:

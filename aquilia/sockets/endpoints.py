@@ -7,16 +7,22 @@ from collections.abc import Mapping
 from starlette.types import ASGIApp
 
 from aquilia.aquilary import BootError, Problem
+from aquilia.sockets.health import Health
 from aquilia.sockets.settings import NodeSettings
 
-__all__ = ["endpoints"]
+__all__ = ["endpoints", "live_path"]
+
+
+def live_path(node: NodeSettings) -> str | None:
+    """Where it is answered that the process lives: below the setting `health`."""
+    return None if node.health is None else f"{node.health}/live"
 
 
 def endpoints(
     node: NodeSettings,
     *,
     metrics: ASGIApp | None,
-    health: ASGIApp,
+    health: Health,
     tickets: ASGIApp | None,
     admin: Mapping[str, ASGIApp],
 ) -> dict[str, ASGIApp]:
@@ -28,6 +34,7 @@ def endpoints(
     offered = (
         ("metrics", None if node.metrics == "collect" else node.metrics, metrics),
         ("health", node.health, health),
+        ("health", live_path(node), health.live),
         ("tickets", node.tickets, tickets),
         *(("admin", path, endpoint) for path, endpoint in admin.items()),
     )

@@ -34,18 +34,27 @@ class Health:
             return "draining"
         return "ready" if self._trouble() is None else "broker_lost"
 
+    async def live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application as well: 200, whatever the status is, as long as the event loop turns.
+
+        It is for who restarts what hangs: a restart brings no broker back.
+        """
+        await _answer(scope, receive, send, 200, b'{"status":"live"}')
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a probe."""
-        headers = {"cache-control": "no-store"}
-        if scope["method"] not in ("GET", "HEAD"):
-            response = Response(status_code=405, headers={"allow": "GET, HEAD"})
-        elif (status := self.status) == "ready":
+        if (status := self.status) == "ready":
             body = msgspec.json.encode({"status": status, "connections": self._connections()})
-            response = Response(body, 200, headers, media_type="application/json")
+            await _answer(scope, receive, send, 200, body)
         else:
-            told = (
-                {"status": status} if status == "draining" else {"status": status, "reason": self._trouble()}
-            )
-            body = msgspec.json.encode(told)
-            response = Response(body, 503, headers, media_type="application/json")
-        await response(scope, receive, send)
+            reason = {} if status == "draining" else {"reason": self._trouble()}
+            await _answer(scope, receive, send, 503, msgspec.json.encode({"status": status, **reason}))
+
+
+async def _answer(scope: Scope, receive: Receive, send: Send, status: int, body: bytes) -> None:
+    headers = {"cache-control": "no-store"}
+    if scope["method"] in ("GET", "HEAD"):
+        response = Response(body, status, headers, media_type="application/json")
+    else:
+        response = Response(status_code=405, headers={"allow": "GET, HEAD"})
+    await response(scope, receive, send)

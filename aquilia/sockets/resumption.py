@@ -15,8 +15,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-import msgspec
-
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Adapter
 from aquilia.sockets.connection import Connection, ConnectionState

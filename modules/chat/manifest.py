@@ -7,5 +7,10 @@ from controllers import ChatPage, ChatSocket
 manifest = AppManifest(
     "chat",
     controllers=[ChatPage, ChatSocket],
-    websockets={"handshake_rate": 5, "max_connections_per_address": 200, "handler_timeout": 10},
+    websockets={
+        "handshake_rate": 5,
+        "max_connections_per_address": 200,
+        "handler_timeout": 10,
+        "health": True,  # asked by what deploy/ runs it with
+    },
 )

@@ -11,6 +11,8 @@ PATIENCE = 40.0
 """Seconds: hundreds of clients share a processor with their server, and perhaps with other tests."""
 HALL = """
 import os
+import re
+import time
 
 from aquilia.sockets import Connection, Event, History, Socket, SocketController
 
@@ -25,6 +27,14 @@ class Hall(SocketController):
     @Event("where")
     async def where(self, conn: Connection) -> int:
         return os.getpid()
+
+    @Event("sleep")
+    async def sleep(self, conn: Connection, payload: float) -> None:
+        time.sleep(payload)
+
+    @Event("match")
+    async def match(self, conn: Connection) -> None:  # for ages, and without giving back the interpreter's lock
+        re.match("(a+)+$", "a" * 60 + "b")
 
     @Event("say", delivery="effectively_once")
     async def say(self, conn: Connection, payload: int) -> int:

@@ -214,7 +214,7 @@ async def test_close_codes_pass_both_ways(door: Workspace, proxy: str, tmp_path:
 
 async def test_health_and_metrics_are_not_for_the_world(door: Workspace, proxy: str, tmp_path: Path) -> None:
     async with fronted(door, proxy, tmp_path) as front:
-        for path in ("/health", "/metrics"):
+        for path in ("/health", "/health/live", "/metrics"):
             assert (await front.get(path)).status_code == 404
             async with httpx.AsyncClient(trust_env=False) as http:
                 assert (await http.get(front.direct + path)).status_code == 200

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from glob import glob
 from pathlib import Path
@@ -15,8 +16,11 @@ from pathlib import Path
 import httpx
 import pytest
 from hall_workspace import HALL, HALL_FILE, MANIFEST, MANIFEST_FILE, PATIENCE, Listener, until
+from ports import reserved_port
 from processes import descendants, vanished
 from workspaces import ARTIFACT, TIMEOUT, Server, Workspace
+
+from aquilia.cli.shared_folder import shared_folder
 
 MANY = 40
 
@@ -115,8 +119,25 @@ async def test_a_killed_worker_is_replaced_and_its_client_has_missed_nothing(hal
         assert (await server.end(signal.SIGINT))[0] == 0
 
 
-async def test_who_kills_the_first_process_leaves_nobody_behind(hall: Workspace) -> None:
+async def test_a_second_ctrl_c_ends_all_at_once_and_without_a_trace(hall: Workspace) -> None:
     hall.compile()
+    async with (
+        hall.serving("--workers", "2", "--drain-delay", "600", "--log-level", "error") as server,
+        httpx.AsyncClient(trust_env=False) as http,
+    ):
+        server.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(TIMEOUT):
+            while (await http.get(f"{server.url}/health")).status_code == 200:
+                await asyncio.sleep(0.05)
+        server.process.send_signal(signal.SIGHUP)  # nothing is restarted any more
+        _, told = await server.end(signal.SIGINT)
+        assert told == ""
+
+
+async def test_who_kills_the_first_process_leaves_nobody_behind(hall: Workspace) -> None:
+    hall.edit(MANIFEST_FILE, '"health": True', '"metrics": True')
+    hall.compile()
+    figures = f"{hall.environment['TMPDIR']}/aquilia-metrics-*"
     async with hall.serving("--workers", "2", "--log-level", "critical") as server:
         everyone = descendants(server.process.pid)
         async with members(server) as found:
@@ -124,6 +145,109 @@ async def test_who_kills_the_first_process_leaves_nobody_behind(hall: Workspace)
             server.process.kill()
             for pid in everyone:
                 await vanished(pid)
+    (left,) = glob(figures)
+    async with hall.serving("--workers", "2", "--log-level", "critical") as server:
+        assert len(glob(figures)) == 1
+        assert left not in glob(figures)
+        assert (await server.end(signal.SIGTERM))[0] == 0
+    assert glob(figures) == []
+
+
+def test_the_figures_of_those_who_live_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "aquilia-metrics-of-somebody").mkdir()
+    with shared_folder() as one, shared_folder() as two:
+        assert one != two
+        assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    assert [path.name for path in tmp_path.iterdir()] == ["aquilia-metrics-of-somebody"]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_it_serves_though_nobody_reads_what_it_says(hall: Workspace, workers: str) -> None:
+    hall.compile()
+    reading, writing = os.pipe()
+    os.close(reading)
+    with reserved_port() as port:
+        process = await hall.start("--port", str(port), "--workers", workers, stdout=writing)
+        os.close(writing)
+        try:
+            async with asyncio.timeout(PATIENCE), httpx.AsyncClient(trust_env=False) as http:
+                while True:
+                    with contextlib.suppress(httpx.TransportError):
+                        assert (await http.get(f"http://127.0.0.1:{port}/health")).status_code == 200
+                        break
+                    await asyncio.sleep(0.1)
+            if workers == "2":
+                async with members(Server(process, sockets=[f"ws://127.0.0.1:{port}/hall/:name"])) as found:
+                    assert all([await each.client.call("where", timeout=TIMEOUT) for each in found.values()])
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, told = await process.communicate()
+    assert process.returncode == 0, told.decode()
+
+
+# Those that hang
+
+
+@pytest.mark.parametrize(("event", "payload"), [("sleep", 600.0), ("match", None)])
+async def test_a_worker_whose_event_loop_stands_still_is_replaced_and_says_where(
+    hall: Workspace, event: str, payload: object
+) -> None:
+    hall.compile()
+    async with hall.serving("--workers", "2", "--worker-timeout", "3", "--log-level", "error") as server:
+        async with members(server) as found:
+            one, two = found.values()
+            await one.client.send(event, payload)
+            assert "event loop has not turned for" in await server.logged(f"process {one.pid} is ended")
+            await server.logged(f"in {event}")
+            await server.logged(f"process {one.pid} ended (signal {signal.SIGABRT:d})")
+            await until(lambda: one.resumed)
+            await two.say(1)
+            await until(lambda: one.heard == two.heard == [1])
+            assert await two.client.call("where", timeout=TIMEOUT) == two.pid
+            assert await one.client.call("where", timeout=TIMEOUT) != one.pid
+        assert (await server.end(signal.SIGTERM))[0] == 0
+
+
+async def test_a_worker_that_is_stopped_is_replaced(hall: Workspace) -> None:
+    hall.compile()
+    async with hall.serving("--workers", "2", "--worker-timeout", "3", "--log-level", "error") as server:
+        async with members(server) as found:
+            one, two = found.values()
+            os.kill(one.pid, signal.SIGSTOP)
+            await server.logged(f"process {one.pid} did not end, and is killed")
+            await server.logged(f"process {one.pid} ended (signal {signal.SIGKILL:d})")
+            await until(lambda: one.resumed)
+            assert not two.resumed
+        assert (await server.end(signal.SIGTERM))[0] == 0
+
+
+async def test_a_worker_may_stand_still_where_nothing_is_said_against_it(hall: Workspace) -> None:
+    hall.compile()
+    async with hall.serving("--workers", "2", "--worker-timeout", "0", "--log-level", "error") as server:
+        async with members(server) as found:
+            for member in found.values():
+                await member.client.call("sleep", 1.5, timeout=PATIENCE)
+                assert await member.client.call("where", timeout=TIMEOUT) == member.pid
+        assert await server.end(signal.SIGTERM) == (0, "")
+
+
+async def test_who_was_asleep_takes_nobody_for_dead(hall: Workspace) -> None:
+    hall.compile()
+    async with hall.serving("--workers", "2", "--worker-timeout", "3", "--log-level", "error") as server:
+        async with members(server) as found:
+            everyone = [server.process.pid, *found]
+            for pid in everyone:
+                os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(6)  # the time that they were away is what this is about
+            for pid in everyone:
+                os.kill(pid, signal.SIGCONT)
+            for _ in range(2):
+                for pid, member in found.items():
+                    assert await member.client.call("where", timeout=PATIENCE) == pid
+        assert (await server.end(signal.SIGTERM))[0] == 0
 
 
 # Replacing them
@@ -181,6 +305,16 @@ async def test_sighup_replaces_all_workers_and_no_client_misses_or_hears_twice(h
     # Others serve: nobody waits for a boot, which takes a second at least; the rest is the spread.
     assert min(listener.asked[0].reconnect_in for listener in listeners) < 0.5
     assert max(listener.asked[0].reconnect_in for listener in listeners) <= 1.0
+
+
+async def test_sighup_while_it_boots_does_not_end_it(hall: Workspace) -> None:
+    hall.compile()
+    process = await hall.start("--port", "0", "--workers", "2", "--log-level", "error")
+    await until(lambda: descendants(process.pid))  # it checks the workspace
+    process.send_signal(signal.SIGHUP)
+    server = Server(process)
+    await server.started()
+    assert (await server.end(signal.SIGTERM))[0] == 0
 
 
 async def test_workers_whose_successor_does_not_start_go_on(hall: Workspace) -> None:
@@ -295,10 +429,16 @@ def test_without_a_server_to_run_several_workers_are_refused(hall: Workspace) ->
     [
         (["--workers", "0"], "should be greater than or equal to 1"),
         (["--workers", "two"], "unable to parse string as an integer"),
+        (["--workers", "2", "--worker-timeout", "nan"], "should be greater than or equal to 0"),
+        (["--workers", "2", "--worker-timeout", "inf"], "--worker-timeout: a number of seconds"),
+        (["--workers", "2", "--worker-timeout", "-1"], "should be greater than or equal to 0"),
+        (["--workers", "2", "--worker-timeout", "0.5"], "0, or 1 and more is needed, not 0.5"),
+        (["--workers", "1", "--worker-timeout", "5"], "is for several workers: add --workers"),
+        (["--workers", "2", "--drain-delay", "inf"], "--drain-delay: a number of seconds"),
         (["--workers", "2", "--reload"], "--workers: --reload serves with one process"),
     ],
 )
 def test_a_number_that_cannot_be_served_is_refused(hall: Workspace, words: list[str], problem: str) -> None:
     told = " ".join(hall.refused("serve", *words, code=2).replace("│", " ").split())
-    assert "--workers" in told
+    assert words[-2] in told or words[-1] in told
     assert problem in told

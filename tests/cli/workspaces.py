@@ -111,15 +111,7 @@ class Workspace:
     async def serving(self, *words: str) -> AsyncIterator[Server]:
         """`aq serve` on a free port, once it has said where."""
         words = words if "--uds" in words else ("--port", "0", *words)
-        process = await asyncio.create_subprocess_exec(
-            *AQ,
-            "serve",
-            *words,
-            cwd=self.root,
-            env=self._environment(),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        process = await self.start(*words)
         server = Server(process)
         try:
             await server.started()
@@ -127,6 +119,19 @@ class Workspace:
         finally:
             if process.returncode is None:
                 await server.end(signal.SIGTERM)
+
+    async def start(self, *words: str, stdout: int = asyncio.subprocess.PIPE) -> asyncio.subprocess.Process:
+        """`aq serve`, which has said nothing yet."""
+        return await asyncio.create_subprocess_exec(
+            *AQ,
+            "serve",
+            *words,
+            cwd=self.root,
+            env=self._environment(),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=asyncio.subprocess.PIPE,
+        )
 
     def _environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("AQ_")}

@@ -182,6 +182,18 @@ async def test_health_counts_connections_and_says_when_the_process_drains(settin
         assert (await asked(base, path)).status_code == 503
 
 
+@pytest.mark.parametrize(
+    ("setting", "path"), [(True, "/health/live"), ("/internal/ready", "/internal/ready/live")]
+)
+async def test_a_process_that_drains_lives(setting: Any, path: str) -> None:
+    app = desk(health=setting)
+    async with serving(app) as base:
+        app.not_ready()
+        answer = await asked(base, path)
+        assert (answer.status_code, answer.json()) == (200, {"status": "live"})
+        assert answer.headers["cache-control"] == "no-store"
+
+
 async def test_without_the_setting_there_is_no_health() -> None:
     async with serving(desk()) as base:
         assert (await asked(base)).status_code == 404
@@ -194,14 +206,15 @@ async def test_a_probe_is_a_get() -> None:
         assert (await http.post(url)).status_code == 405
 
 
-def test_a_route_that_health_hides_is_refused() -> None:
+@pytest.mark.parametrize("path", ["/health", "/health/live"])
+def test_a_route_that_health_hides_is_refused(path: str) -> None:
     class Pages(Controller):
-        @GET("/health")
+        @GET(path)
         async def show(self) -> str:
             return "never seen"
 
     manifest = AppManifest("pages", controllers=[Pages], websockets={"health": True})
-    with pytest.raises(BootError, match="/health is where the setting health serves"):
+    with pytest.raises(BootError, match=f"{path} is where the setting health serves"):
         Application(Registry.build([manifest]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging.config
+import math
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import typer
@@ -24,7 +24,9 @@ from aquilia.cli.console import fail, show_problems
 from aquilia.cli.proxies import ProxiesOption, named_proxies
 from aquilia.cli.reload import Reloader
 from aquilia.cli.serving import Options, Outline, announce, booted_by, serve_by, telling
-from aquilia.cli.workers import Line, Workers, child
+from aquilia.cli.shared_folder import shared_folder
+from aquilia.cli.worker import Line, child
+from aquilia.cli.workers import Workers
 from aquilia.logs import LogFormat, log_config
 from aquilia.server import (
     Booted,
@@ -51,6 +53,10 @@ FAREWELL = 1.0
 """Seconds that the process which has checked the workspace has to end: the workspace may have begun threads."""
 PATIENCE = 30.0
 """Seconds that a worker may take to end: more than clients, requests, and most applications do."""
+SILENCE = 60.0
+"""Seconds for which the event loop of a worker may stand still, by default: more than what is slow by mistake."""
+LEAST_SILENCE = 1.0
+"""Seconds that this has to be: a garbage collection or a busy machine takes less."""
 LogLevel = Literal["debug", "info", "warning", "error", "critical"]
 
 
@@ -118,8 +124,19 @@ def serve_command(
             min=1, metavar="NUMBER", help="How many processes serve. SIGHUP replaces them, one by one."
         ),
     ] = 1,
+    worker_timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help="A worker whose event loop stands still for so long is ended and replaced; 0: never.",
+            show_default=f"{SILENCE:g}",
+        ),
+    ] = None,
 ) -> None:
     """Serve the workspace in this folder, as compiled."""
+    _refuse_endless(drain_delay, "--drain-delay")
+    silence = _silence(worker_timeout, workers)
     if workers > 1:
         _refuse_workers(reload)
     if uds is not None and (host is not None or port is not None):
@@ -146,7 +163,7 @@ def serve_command(
         if reload:
             _serve_reloading(options, endpoint)
         elif workers > 1:
-            _serve_by_workers(options, endpoint, workers)
+            _serve_by_workers(options, endpoint, workers, silence)
         else:
             _serve_compiled(options, endpoint)
     except BootError as error:
@@ -163,6 +180,26 @@ def _refuse_workers(reload: bool) -> None:
         )
     if os.name != "posix":
         raise typer.BadParameter("several need Linux or macOS: leave it out", param_hint="--workers")
+
+
+def _refuse_endless(seconds: float, option: str) -> None:
+    if not math.isfinite(seconds):
+        raise typer.BadParameter("a number of seconds is needed", param_hint=option)
+
+
+def _silence(given: float | None, workers: int) -> float:
+    if given is None:
+        return SILENCE
+    _refuse_endless(given, "--worker-timeout")
+    if workers == 1:
+        raise typer.BadParameter(
+            "is for several workers: add --workers, or leave it out", param_hint="--worker-timeout"
+        )
+    if 0 < given < LEAST_SILENCE:
+        raise typer.BadParameter(
+            f"0, or {LEAST_SILENCE:g} and more is needed, not {given:g}", param_hint="--worker-timeout"
+        )
+    return given
 
 
 def _files(chain: Path | None, key: Path | None, password: Path | None) -> Files | None:
@@ -218,9 +255,11 @@ def _end_after_parent() -> None:
 # Several workers
 
 
-def _serve_by_workers(options: Options, endpoint: Endpoint, count: int) -> None:
+def _serve_by_workers(options: Options, endpoint: Endpoint, count: int, silence: float) -> None:
     logging.config.dictConfig(dict(log_config(options.log_level, options.log_format)))
     options.certificate()  # its problems are told once
+    if not os.isatty(0):  # else the terminal may have been closed
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until workers serve, there is nobody to replace
     os.environ[WORKERS] = str(count)
     with LocalServers():
         outline = _checked(options)
@@ -231,6 +270,7 @@ def _serve_by_workers(options: Options, endpoint: Endpoint, count: int) -> None:
                 partial(_work, options),
                 sockets,
                 patience=options.drain_delay + PATIENCE,
+                silence=silence,
                 on_serving=partial(announce, options, outline, sockets, count),
             )
             if not workers.run():
@@ -280,8 +320,8 @@ def _shared_metrics(outline: Outline) -> Iterator[None]:
     if outline.metrics is None or METRICS_FOLDER in os.environ:
         yield
         return
-    with TemporaryDirectory(prefix="aquilia-metrics-", ignore_cleanup_errors=True) as folder:
-        os.environ[METRICS_FOLDER] = folder
+    with shared_folder() as folder:
+        os.environ[METRICS_FOLDER] = str(folder)
         yield
 
 

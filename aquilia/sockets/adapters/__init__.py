@@ -76,7 +76,7 @@ def _by_default() -> str:
     problem = missing()
     if problem and (workers := _workers()) > 1:
         raise ValueError(
-            f"{workers} workers need a broker that they share, and by default that is {problem}; or name a NATS "
+            f"{workers} workers need a broker that they share, local:// by default: {problem}; or name a NATS "
             "server, as AQ_WS_ADAPTER_URL=nats://host:4222; or take --workers 1"
         )
     if problem:
