@@ -19,8 +19,8 @@ from aquilia.lifespan import serve_lifespan, undone_by
 from aquilia.middleware import split, wrap
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.endpoints import live_path
+from aquilia.sockets.handshake.refusal import note_response
 from aquilia.sockets.plan import PROVIDED, SocketPlan
-from aquilia.sockets.refusal import note_response
 from aquilia.sockets.runtime import AquilaSockets
 
 __all__ = ["Application"]

@@ -22,9 +22,9 @@ import aquilia.testing
 from aquilia.cli import main
 from aquilia.sockets import Socket, SocketController
 from aquilia.sockets.declaration import SocketDeclaration
-from aquilia.sockets.families import FAMILIES
 from aquilia.sockets.faults import SocketFault
-from aquilia.sockets.outbox import Backpressure
+from aquilia.sockets.metrics.families import FAMILIES
+from aquilia.sockets.outbox.queue import Backpressure
 from aquilia.sockets.settings import (
     NodeSettings,
     SettingsError,

@@ -17,7 +17,7 @@ from aquilia.sessions.engine import SESSION_SECRET, SessionEngine
 from aquilia.sockets.adapters import ADAPTER_URL
 from aquilia.sockets.adapters.nats_url import Target
 from aquilia.sockets.adapters.signing import BUS_SECRET, BUS_SECRET_FILE
-from aquilia.sockets.audit_trail import AUDIT_SECRET
+from aquilia.sockets.audit.trail import AUDIT_SECRET
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.guards import OriginGuard, RateLimitGuard
 from aquilia.workspace import Environment, environment

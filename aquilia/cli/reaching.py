@@ -18,10 +18,10 @@ import msgspec
 from aquilia.clock import Clock
 from aquilia.faults import Fault
 from aquilia.loopback import is_loopback
-from aquilia.sockets.admin import OPERATIONS, ORDER, PATIENCE_OF_GUESTS
-from aquilia.sockets.admin_access import ADMIN_SECRET, ADMIN_SECRET_FILE, admin_secret
-from aquilia.sockets.guest import guest_at
-from aquilia.sockets.orders import Order
+from aquilia.sockets.admin.access import ADMIN_SECRET, ADMIN_SECRET_FILE, admin_secret
+from aquilia.sockets.admin.operations import OPERATIONS, ORDER, PATIENCE_OF_GUESTS
+from aquilia.sockets.admin.orders import Order
+from aquilia.sockets.cluster.guest import guest_at
 
 __all__ = ["ByBroker", "ByHttp", "Unreachable", "Way", "way_to"]
 

@@ -24,7 +24,7 @@ from aquilia.sockets.emits import Emits
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import CloseCode, SocketFault
 from aquilia.sockets.guards import OriginGuard, RateLimitGuard, RoomGuard, SocketGuard
-from aquilia.sockets.handshake import Handshake
+from aquilia.sockets.handshake.request import Handshake
 from aquilia.sockets.history import History, Position
 from aquilia.sockets.hub_port import HistoryMessage, HistoryPage, Member, Namespace
 from aquilia.sockets.middleware import (
@@ -34,7 +34,7 @@ from aquilia.sockets.middleware import (
     RateLimitMiddleware,
     SocketMiddleware,
 )
-from aquilia.sockets.presence import Presence, PresencePage, Present
+from aquilia.sockets.presence.values import Presence, PresencePage, Present
 from aquilia.sockets.publisher import Publisher, SyncPublisher
 from aquilia.sockets.revocation import Revocations
 from aquilia.sockets.room_answers import RoomAnswers

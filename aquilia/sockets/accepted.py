@@ -16,11 +16,11 @@ from aquilia.forwarded import TrustedProxies
 from aquilia.sockets.adapters.schemes import PLANNED, adapter_names, entry_point_of, url_of
 from aquilia.sockets.deflate import Compression
 from aquilia.sockets.emits import key_problem, strategy_problem
-from aquilia.sockets.handshake import origin_problem
+from aquilia.sockets.handshake.offered_credentials import TICKET_PARAMETER
+from aquilia.sockets.handshake.request import origin_problem
 from aquilia.sockets.history import Histories, History
-from aquilia.sockets.offered import TICKET_PARAMETER
-from aquilia.sockets.outbox import Backpressure
-from aquilia.sockets.presence import Presence
+from aquilia.sockets.outbox.queue import Backpressure
+from aquilia.sockets.presence.values import Presence
 
 __all__ = [
     "Place",

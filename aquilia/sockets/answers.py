@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from aquilia.faults import Fault, FaultEngine
-from aquilia.sockets.audit import security_event
+from aquilia.sockets.audit.records import security_event
 from aquilia.sockets.codecs import Codec
 from aquilia.sockets.connection import Connection, ConnectionState
 from aquilia.sockets.envelope import MAX_EVENT_LENGTH, MAX_ID_LENGTH, MessageEnvelope

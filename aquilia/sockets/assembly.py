@@ -15,33 +15,33 @@ from aquilia.manifest import AppManifest
 from aquilia.middleware import split
 from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.adapters.base import Adapter, Broker, Store
-from aquilia.sockets.admin import Admin
-from aquilia.sockets.admin_access import AdminAccess
-from aquilia.sockets.admin_office import AdminOffice
-from aquilia.sockets.audit import AuditLog
-from aquilia.sockets.cluster import Cluster
+from aquilia.sockets.admin.access import AdminAccess
+from aquilia.sockets.admin.endpoints import AdminOffice
+from aquilia.sockets.admin.operations import Admin
+from aquilia.sockets.audit.records import AuditLog
+from aquilia.sockets.cluster.membership import Cluster
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.dispatch import Dispatcher
-from aquilia.sockets.figures import Figures
 from aquilia.sockets.flow import FlowDispatcher
-from aquilia.sockets.home import Home
+from aquilia.sockets.handshake.tickets import Tickets
 from aquilia.sockets.hub import Hub
 from aquilia.sockets.idempotence import Promises
 from aquilia.sockets.lifecycle import Ends
+from aquilia.sockets.metrics.figures import Figures
+from aquilia.sockets.metrics.recorder import Counters, Recorder
+from aquilia.sockets.open_namespace import Home
+from aquilia.sockets.outbox.spool import Spool
 from aquilia.sockets.plan import SocketPlan
-from aquilia.sockets.recorder import Counters, Recorder
-from aquilia.sockets.resumption import Resumption
+from aquilia.sockets.resume.sessions import Resumption
 from aquilia.sockets.revocation import Revocations
 from aquilia.sockets.revoking_hub import RevokingHub, watch
 from aquilia.sockets.settings import NodeSettings
-from aquilia.sockets.spool import Spool
 from aquilia.sockets.tasks import TaskSet
-from aquilia.sockets.tickets import Tickets
 
 if TYPE_CHECKING:
-    from aquilia.sockets.metrics import Metrics
+    from aquilia.sockets.metrics.exposition import Metrics
 
 __all__ = [
     "adapter_of",
@@ -112,8 +112,8 @@ def recorder_of(
     if given is not None:
         raise ValueError("recorder: metrics are kept by a recorder of their own; leave one of the two out")
     # Not imported by those who do not measure: prometheus-client takes 60 ms.
-    from aquilia.sockets.metrics import Metrics
-    from aquilia.sockets.shared_files import multiprocess_problem
+    from aquilia.sockets.metrics.exposition import Metrics
+    from aquilia.sockets.metrics.shared_files import multiprocess_problem
 
     if problem := multiprocess_problem():
         raise BootError([Problem("metrics", problem)])

@@ -12,7 +12,7 @@ from aquilia.sockets.connection import Connection
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_auth_required, ws_forbidden, ws_token_expired
 from aquilia.sockets.guards import SocketGuard
-from aquilia.sockets.handshake import Handshake
+from aquilia.sockets.handshake.request import Handshake
 
 __all__ = ["HandshakeAuthGuard", "MessageAuthGuard", "RoleGuard", "ScopeGuard"]
 

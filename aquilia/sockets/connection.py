@@ -19,12 +19,12 @@ from aquilia.sockets.emits import Emits, emitted
 from aquilia.sockets.envelope import Profile
 from aquilia.sockets.faults import ClientFault, SocketFault, ws_ack_timeout, ws_connection_closed
 from aquilia.sockets.hub_port import HubPort
-from aquilia.sockets.limits import Strikes, require_timeout
+from aquilia.sockets.limits.buckets import Strikes, require_timeout
 from aquilia.sockets.outbound import ConnectionState, DisconnectReason, Outbound, Variant
-from aquilia.sockets.outbox import Outbox, Strategy
+from aquilia.sockets.outbox.queue import Outbox, Strategy
 
 if TYPE_CHECKING:
-    from aquilia.sockets.handshake import Handshake
+    from aquilia.sockets.handshake.request import Handshake
     from aquilia.sockets.transports.base import Transport
 
 __all__ = ["Connection", "ConnectionState", "DisconnectReason", "Variant"]
@@ -114,7 +114,7 @@ class Connection(Outbound):
         clock for it. One of an application's own may change at any time."""
         self.session: Any = handshake.session
         self.resumed = False
-        """Whether it goes on with the session of a former connection: see `aquilia.sockets.resumption`."""
+        """Whether it goes on with the session of a former connection: see `aquilia.sockets.resume.sessions`."""
         self._resumable: Any = None
         self.messages_received = self.bytes_received = 0
         scope = handshake.connection.scope
@@ -123,7 +123,7 @@ class Connection(Outbound):
         self._query: bytes = scope.get("query_string", b"")
         self._subprotocol = handshake.subprotocol
         self._controller = home.controller
-        self._bucket: Any = None  # see `aquilia.sockets.rates`
+        self._bucket: Any = None  # see `aquilia.sockets.limits.rates`
         self._strikes: Strikes | None = None
         self._context: Context = copy_context()
         self._created = hub.clock.time()

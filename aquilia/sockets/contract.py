@@ -31,10 +31,10 @@ from aquilia.sockets.declaration import (
 from aquilia.sockets.emits import Emits
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.guards import CHECK_ARGUMENTS, Check, guard_checks, guard_problems
+from aquilia.sockets.handshake.tickets import Tickets
 from aquilia.sockets.middleware import middleware_problems, span_problem
 from aquilia.sockets.schema import PayloadType, SchemaError, payload_type
 from aquilia.sockets.settings import AppChain, NodeSettings, SettingsError, SocketSettings, socket_settings
-from aquilia.sockets.tickets import Tickets
 from aquilia.source import SourceLocation
 
 __all__ = ["WITHOUT_CONNECTION", "EventContract", "HookContract", "SocketContract", "read_contract"]

@@ -12,8 +12,8 @@ from aquilia.sessions import Session
 from aquilia.sockets.emits import Emits, emitted
 from aquilia.sockets.history import Histories, Position
 from aquilia.sockets.hub_port import HistoryPage, HubPort, Member
-from aquilia.sockets.limits import require_timeout
-from aquilia.sockets.presence import Presence, PresencePage
+from aquilia.sockets.limits.buckets import require_timeout
+from aquilia.sockets.presence.values import Presence, PresencePage
 from aquilia.sockets.revocation import Revocations
 from aquilia.sockets.room_answers import RoomAnswers
 

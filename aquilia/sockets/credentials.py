@@ -11,7 +11,6 @@ from aquilia.auth import Authenticator, Identity, expiry
 from aquilia.faults import Fault, FaultEngine
 from aquilia.sessions import Session
 from aquilia.sockets.answers import ack, close_with, fault_of, internal_error_in_opening
-from aquilia.sockets.authentication import authenticated, require_same, seconds_left
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.envelope import MessageEnvelope
@@ -23,6 +22,7 @@ from aquilia.sockets.faults import (
     ws_token_expired,
     ws_unsupported_event,
 )
+from aquilia.sockets.handshake.authentication import authenticated, require_same, seconds_left
 from aquilia.sockets.tasks import TaskSet, own_error, pass_on
 
 __all__ = ["Credentials"]

@@ -21,7 +21,7 @@ from aquilia.sockets.declaration import (
 from aquilia.sockets.deflate import Compression
 from aquilia.sockets.emits import event_name
 from aquilia.sockets.guards import is_priority
-from aquilia.sockets.presence import Presence
+from aquilia.sockets.presence.values import Presence
 
 __all__ = [
     "AckEvent",

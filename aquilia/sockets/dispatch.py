@@ -23,7 +23,6 @@ from aquilia.sockets.answers import (
     note_fault,
     sender,
 )
-from aquilia.sockets.authentication import Arrival
 from aquilia.sockets.connection import (
     INBOX_LIMIT,
     MESSAGE_OVERHEAD,
@@ -41,15 +40,16 @@ from aquilia.sockets.faults import (
     ws_payload_too_large,
     ws_unsupported_event,
 )
-from aquilia.sockets.figures import OTHER, Meter, Tally
-from aquilia.sockets.handshake import choose_profile
-from aquilia.sockets.hello import HelloExchange
+from aquilia.sockets.handshake.authentication import Arrival
+from aquilia.sockets.handshake.hello import HelloExchange
+from aquilia.sockets.handshake.request import choose_profile
 from aquilia.sockets.idempotence import Promises
-from aquilia.sockets.idle import IdleWatch
 from aquilia.sockets.lifecycle import Ends, Lifecycle
+from aquilia.sockets.limits.idle import IdleWatch
+from aquilia.sockets.limits.rates import over_limit
+from aquilia.sockets.metrics.figures import OTHER, Meter, Tally
 from aquilia.sockets.pump import Pump
-from aquilia.sockets.rates import over_limit
-from aquilia.sockets.resumption import Resumption
+from aquilia.sockets.resume.sessions import Resumption
 from aquilia.sockets.routes import RouteCompiler
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.tasks import TaskSet, own_error, pass_on

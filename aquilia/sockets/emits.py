@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar, get_args
 
 from aquilia.sockets.envelope import MAX_EVENT_LENGTH
 from aquilia.sockets.faults import ws_publish_failed
-from aquilia.sockets.outbox import Key, Strategy
+from aquilia.sockets.outbox.queue import Key, Strategy
 from aquilia.sockets.schema import PayloadType, payload_type
 
 __all__ = ["Emits", "conflation_key", "emitted", "event_name", "key_problem", "strategy_problem"]

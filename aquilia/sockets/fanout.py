@@ -23,7 +23,7 @@ from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_publish_failed
 from aquilia.sockets.identities import Identities
 from aquilia.sockets.outbound import Outbound
-from aquilia.sockets.outbox import Strategy
+from aquilia.sockets.outbox.queue import Strategy
 
 __all__ = ["Audience", "Delivery", "FanOut", "Measure", "Policy", "Tail"]
 

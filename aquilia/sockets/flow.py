@@ -20,7 +20,6 @@ from aquilia.sockets.answers import (
     internal_error_in_opening,
     note_fault,
 )
-from aquilia.sockets.authentication import Arrival
 from aquilia.sockets.connection import Connection, ConnectionState
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.envelope import PLAIN_JSON, Profile
@@ -31,14 +30,15 @@ from aquilia.sockets.faults import (
     ws_payload_too_large,
     ws_rate_limit_exceeded,
 )
-from aquilia.sockets.figures import OTHER, Meter
 from aquilia.sockets.flow_request import FlowRequest
-from aquilia.sockets.handshake import Handshake
+from aquilia.sockets.handshake.authentication import Arrival
+from aquilia.sockets.handshake.request import Handshake
 from aquilia.sockets.idempotence import Promises
-from aquilia.sockets.idle import IdleWatch
-from aquilia.sockets.keeping import saving
 from aquilia.sockets.lifecycle import HANDLER_GRACE, Ends
-from aquilia.sockets.rates import excess
+from aquilia.sockets.limits.idle import IdleWatch
+from aquilia.sockets.limits.rates import excess
+from aquilia.sockets.metrics.figures import OTHER, Meter
+from aquilia.sockets.session_saving import saving
 from aquilia.sockets.settings import NodeSettings
 from aquilia.sockets.tasks import TaskSet
 

@@ -11,8 +11,8 @@ from starlette.datastructures import Address, Headers, QueryParams
 
 from aquilia.sockets.connection import INBOX_LIMIT, MESSAGE_OVERHEAD, Connection, ConnectionState
 from aquilia.sockets.faults import CloseCode, SocketFault, ws_connection_closed, ws_forbidden
-from aquilia.sockets.figures import OTHER
-from aquilia.sockets.handshake import Handshake
+from aquilia.sockets.handshake.request import Handshake
+from aquilia.sockets.metrics.figures import OTHER
 
 __all__ = ["FlowRequest"]
 

@@ -8,10 +8,10 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from aquilia.sockets.faults import ws_forbidden
-from aquilia.sockets.handshake import Handshake, check_origin, origin_problem
+from aquilia.sockets.handshake.request import Handshake, check_origin, origin_problem
 from aquilia.sockets.history import fits
+from aquilia.sockets.limits.rates import ConnectionRate
 from aquilia.sockets.middleware import accepts
-from aquilia.sockets.rates import ConnectionRate
 
 if TYPE_CHECKING:
     from aquilia.sockets.connection import Connection

@@ -11,24 +11,24 @@ from typing import Any
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker, Publication
-from aquilia.sockets.attendance import PRESENCE, Attendance
-from aquilia.sockets.audit_trail import AuditTrail
-from aquilia.sockets.cluster import CONTROL, Cluster
+from aquilia.sockets.audit.trail import AuditTrail
+from aquilia.sockets.broker_losses import losses
+from aquilia.sockets.cluster.membership import CONTROL, Cluster
+from aquilia.sockets.cluster.reach import Reach
 from aquilia.sockets.connection import Connection
-from aquilia.sockets.endings import Endings
 from aquilia.sockets.fanout import Audience, FanOut
-from aquilia.sockets.following import Following
 from aquilia.sockets.history import History, Position
-from aquilia.sockets.home import Home
+from aquilia.sockets.history_following import Following
 from aquilia.sockets.hub_port import HistoryMessage, HistoryPage
-from aquilia.sockets.intake import Intake
-from aquilia.sockets.losses import losses
-from aquilia.sockets.reach import Reach
+from aquilia.sockets.limits.intake import Intake
+from aquilia.sockets.mass_closing import Endings
+from aquilia.sockets.open_namespace import Home
+from aquilia.sockets.outbox.spool import Spool
+from aquilia.sockets.outbox.writing import Writing
+from aquilia.sockets.presence.attendance import PRESENCE, Attendance
 from aquilia.sockets.room_names import require_name
 from aquilia.sockets.rooms import Rooms
 from aquilia.sockets.settings import INBOX_BYTES, OUTBOX_BYTES
-from aquilia.sockets.spool import Spool
-from aquilia.sockets.writing import Writing
 
 __all__ = ["Hub"]
 

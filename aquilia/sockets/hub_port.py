@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from aquilia.clock import Clock
-from aquilia.sockets.audit import AuditLog
+from aquilia.sockets.audit.records import AuditLog
 from aquilia.sockets.history import History, Position
-from aquilia.sockets.presence import PresencePage
+from aquilia.sockets.presence.roster import Kept
+from aquilia.sockets.presence.values import PresencePage
 from aquilia.sockets.room_answers import RoomAnswers
-from aquilia.sockets.roster import Kept
 
 __all__ = ["HistoryMessage", "HistoryPage", "HubPort", "Member", "Namespace", "Recovery"]
 

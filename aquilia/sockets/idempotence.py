@@ -20,7 +20,10 @@ import msgspec
 
 from aquilia.faults import Fault
 from aquilia.sockets.adapters.base import Store
-from aquilia.sockets.claims import (
+from aquilia.sockets.connection import Connection
+from aquilia.sockets.envelope import MessageEnvelope
+from aquilia.sockets.faults import ws_adapter_unavailable, ws_connection_closed
+from aquilia.sockets.idempotence_claims import (
     Claim,
     Step,
     answer_of,
@@ -35,9 +38,6 @@ from aquilia.sockets.claims import (
     running,
     step,
 )
-from aquilia.sockets.connection import Connection
-from aquilia.sockets.envelope import MessageEnvelope
-from aquilia.sockets.faults import ws_adapter_unavailable, ws_connection_closed
 from aquilia.sockets.middleware import Handle
 
 __all__ = ["Promises"]

@@ -17,7 +17,7 @@ from aquilia.sockets.codecs import Codec
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ClientFault, SocketFault, ws_payload_too_large
-from aquilia.sockets.rates import ConnectionRate
+from aquilia.sockets.limits.rates import ConnectionRate
 
 __all__ = [
     "Handle",

@@ -13,11 +13,11 @@ from aquilia.sockets.connection import Connection
 from aquilia.sockets.contract import SocketContract
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.faults import ws_overloaded
-from aquilia.sockets.home import Home
 from aquilia.sockets.hub import Hub
 from aquilia.sockets.hub_port import Namespace
-from aquilia.sockets.presence_hooks import PresenceHook
-from aquilia.sockets.recorder import Recorder
+from aquilia.sockets.metrics.recorder import Recorder
+from aquilia.sockets.open_namespace import Home
+from aquilia.sockets.presence.hooks import PresenceHook
 from aquilia.sockets.revocation import Revocations
 
 __all__ = ["LINGER", "Namespaces"]

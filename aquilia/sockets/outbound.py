@@ -17,7 +17,7 @@ from aquilia.sockets.codecs import Codec
 from aquilia.sockets.envelope import MessageEnvelope, Profile
 from aquilia.sockets.faults import CloseCode, ws_connection_closed, ws_messages_dropped, ws_slow_consumer
 from aquilia.sockets.hub_port import HubPort
-from aquilia.sockets.outbox import Outbox, Strategy
+from aquilia.sockets.outbox.queue import Outbox, Strategy
 
 if TYPE_CHECKING:
     from aquilia.sockets.transports.base import Transport

@@ -16,10 +16,10 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from aquilia.clock import Clock
-from aquilia.sockets.admin import ORDER, PATIENCE_OF_GUESTS
+from aquilia.sockets.admin.operations import ORDER, PATIENCE_OF_GUESTS
+from aquilia.sockets.admin.orders import Broadcast, Order, PublishIdentity, PublishRoom, Report
+from aquilia.sockets.cluster.guest import Guest, guest_at
 from aquilia.sockets.faults import ws_adapter_unavailable, ws_message_invalid
-from aquilia.sockets.guest import Guest, guest_at
-from aquilia.sockets.orders import Broadcast, Order, PublishIdentity, PublishRoom, Report
 
 __all__ = ["Publisher", "SyncPublisher"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Protocol
 
-from aquilia.sockets.resume import RESUME_WINDOW
+from aquilia.sockets.resume.records import RESUME_WINDOW
 
 __all__ = ["Purges"]
 

@@ -20,7 +20,7 @@ from aquilia.clock import Clock
 from aquilia.sessions import Session
 from aquilia.sessions.lifetime import lineage
 from aquilia.sockets.adapters.base import Store
-from aquilia.sockets.audit import AuditLog
+from aquilia.sockets.audit.records import AuditLog
 from aquilia.sockets.faults import ws_auth_required, ws_overloaded
 
 __all__ = [

@@ -23,9 +23,9 @@ from aquilia.sessions import Session
 from aquilia.sockets.adapters.base import Broker, Publication
 from aquilia.sockets.answers import close_with
 from aquilia.sockets.connection import Connection
-from aquilia.sockets.endings import SLICE
 from aquilia.sockets.faults import SocketFault, ws_auth_required
 from aquilia.sockets.hub import Hub
+from aquilia.sockets.mass_closing import SLICE
 from aquilia.sockets.plan import SocketPlan
 from aquilia.sockets.revocation import (
     Revocation,

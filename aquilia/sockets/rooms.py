@@ -14,14 +14,14 @@ from typing import Any
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker
-from aquilia.sockets.attendance import Attendance
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.fanout import Audience, FanOut
 from aquilia.sockets.faults import SocketFault, ws_quota_exceeded, ws_room_full
-from aquilia.sockets.following import Following
 from aquilia.sockets.history import Position
-from aquilia.sockets.home import Home
+from aquilia.sockets.history_following import Following
 from aquilia.sockets.hub_port import Recovery
+from aquilia.sockets.open_namespace import Home
+from aquilia.sockets.presence.attendance import Attendance
 from aquilia.sockets.purges import Purges
 from aquilia.sockets.room_names import require_name, require_text
 

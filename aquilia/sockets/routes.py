@@ -17,11 +17,11 @@ from aquilia.sockets.contract import EventContract, HookContract, SocketContract
 from aquilia.sockets.declaration import Handler
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_overloaded
-from aquilia.sockets.figures import Distribution, Tally
 from aquilia.sockets.guards import Check, guard_checks, judge, passes
 from aquilia.sockets.idempotence import Promises
-from aquilia.sockets.keeping import saving
+from aquilia.sockets.metrics.figures import Distribution, Tally
 from aquilia.sockets.middleware import Handle, wrap
+from aquilia.sockets.session_saving import saving
 from aquilia.source import SourceLocation
 
 __all__ = ["Hook", "Route", "RouteCompiler", "connection_container"]

@@ -24,8 +24,8 @@ from aquilia.manifest import AppManifest
 from aquilia.sessions import Session, SessionEngine
 from aquilia.sessions.life import heard, running
 from aquilia.sockets.adapters.base import Adapter
-from aquilia.sockets.admin import Admin
-from aquilia.sockets.admin_access import AdminAccess
+from aquilia.sockets.admin.access import AdminAccess
+from aquilia.sockets.admin.operations import Admin
 from aquilia.sockets.assembly import (
     adapter_of,
     admin_office_of,
@@ -36,25 +36,25 @@ from aquilia.sockets.assembly import (
     require_disk,
     tickets_of,
 )
-from aquilia.sockets.audit_trail import AuditTrail
+from aquilia.sockets.audit.trail import AuditTrail
 from aquilia.sockets.boot_time import boot_time
-from aquilia.sockets.cluster import Cluster
+from aquilia.sockets.cluster.membership import Cluster
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.drain import Drain
 from aquilia.sockets.endpoints import endpoints
 from aquilia.sockets.faults import ws_handshake_failed, ws_overloaded
+from aquilia.sockets.handshake.opening import Entrance
+from aquilia.sockets.handshake.refusal import note_cookie, refusal, unknown_client
+from aquilia.sockets.handshake.ticket_endpoint import open_ticket_office
 from aquilia.sockets.health import Health
-from aquilia.sockets.home import Home
-from aquilia.sockets.identity_rates import IdentityRates
+from aquilia.sockets.limits.identity_rates import IdentityRates
+from aquilia.sockets.metrics.recorder import Recorder
 from aquilia.sockets.namespaces import Namespaces
-from aquilia.sockets.opening import Entrance
+from aquilia.sockets.open_namespace import Home
 from aquilia.sockets.plan import PROVIDED, SocketPlan
-from aquilia.sockets.recorder import Recorder
-from aquilia.sockets.refusal import note_cookie, refusal, unknown_client
-from aquilia.sockets.resumption import Resumption
+from aquilia.sockets.resume.sessions import Resumption
 from aquilia.sockets.revocation import Revocations
 from aquilia.sockets.tasks import TaskSet
-from aquilia.sockets.ticket_office import open_ticket_office
 
 __all__ = ["AquilaSockets"]
 

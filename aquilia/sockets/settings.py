@@ -47,8 +47,8 @@ from aquilia.sockets.emits import Emits
 from aquilia.sockets.guards import guard_problems
 from aquilia.sockets.history import Histories
 from aquilia.sockets.middleware import middleware_problems
-from aquilia.sockets.outbox import Backpressure
-from aquilia.sockets.presence import Presence
+from aquilia.sockets.outbox.queue import Backpressure
+from aquilia.sockets.presence.values import Presence
 
 __all__ = [
     "INBOX_BYTES",

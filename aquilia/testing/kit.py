@@ -17,7 +17,7 @@ from aquilia.sessions import SessionEngine
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.faults import CloseCode
-from aquilia.sockets.handshake import wants_v1
+from aquilia.sockets.handshake.request import wants_v1
 from aquilia.testing.client import TIMEOUT, Client
 from aquilia.testing.clock import ControlledClock
 from aquilia.testing.handshake import TestIdentities, Upgrade, identified, shake_hands

@@ -18,8 +18,8 @@ import pytest
 import websockets
 from workspaces import AQ, TIMEOUT, Workspace
 
-from aquilia.sockets.audit import AuditRecord
-from aquilia.sockets.audit_chain import Chain
+from aquilia.sockets.audit.chain import Chain
+from aquilia.sockets.audit.records import AuditRecord
 
 MANIFEST = """
 from aquilia import AppManifest, Identity

@@ -13,9 +13,9 @@ from starlette.requests import HTTPConnection
 from aquilia.patterns import PatternError, PatternTable, compile_pattern
 from aquilia.sockets.codecs import CODECS, Codec
 from aquilia.sockets.faults import SocketFault
-from aquilia.sockets.handshake import check_host, check_origin, choose_profile, origin_problem
-from aquilia.sockets.offered import offered_credential
-from aquilia.sockets.resume import Record, Ticket, Tokens
+from aquilia.sockets.handshake.offered_credentials import offered_credential
+from aquilia.sockets.handshake.request import check_host, check_origin, choose_profile, origin_problem
+from aquilia.sockets.resume.records import Record, Ticket, Tokens
 from aquilia.sockets.schema import Schema, payload_type
 from fuzzing.compression import compressed_frames, inflation, offers
 from fuzzing.conversation import anything, first_words

@@ -28,8 +28,8 @@ from typing import Any
 
 from processes import gone
 
-from aquilia.sockets.attendance import TRAVEL
 from aquilia.sockets.drain import reconnection_times
+from aquilia.sockets.presence.attendance import TRAVEL
 
 HERE = Path(__file__).parent
 APP = "rolling_app:manifest"

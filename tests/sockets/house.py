@@ -19,10 +19,10 @@ from aquilia.sockets.connection import Connection
 from aquilia.sockets.envelope import PLAIN_JSON, Profile
 from aquilia.sockets.faults import ws_adapter_unavailable
 from aquilia.sockets.history import History, Position
-from aquilia.sockets.home import Home
 from aquilia.sockets.hub import Hub
-from aquilia.sockets.outbox import Backpressure, Outbox
-from aquilia.sockets.recorder import Counters
+from aquilia.sockets.metrics.recorder import Counters
+from aquilia.sockets.open_namespace import Home
+from aquilia.sockets.outbox.queue import Backpressure, Outbox
 from aquilia.sockets.settings import OUTBOX_BYTES, SocketSettings
 
 

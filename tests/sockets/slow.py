@@ -24,7 +24,7 @@ from aquilia.sockets import (
     SocketController,
     Subscribe,
 )
-from aquilia.sockets.recorder import Counters
+from aquilia.sockets.metrics.recorder import Counters
 
 KIB = 1024
 NOTE = "x" * 20_000

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aquilia.sockets.addresses import AddressRates, address_key
+from aquilia.sockets.limits.addresses import AddressRates, address_key
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from nodes import node
 from ports import reserved_port
 from wire import Client, eventually, serving
 
-from aquilia.sockets.orders import Rooms
+from aquilia.sockets.admin.orders import Rooms
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from wire import serving
 
 from aquilia.aquilary import BootError
 from aquilia.sockets import AquilaSockets
-from aquilia.sockets.orders import Connections, Kick
+from aquilia.sockets.admin.orders import Connections, Kick
 from aquilia.testing import sockets_test
 
 OPERATIONS = ["nodes", "namespaces", "rooms", "connections", "openapi.json"]

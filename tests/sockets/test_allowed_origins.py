@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 
 from aquilia.sockets import SocketFault
 from aquilia.sockets.declaration import SocketDeclaration
-from aquilia.sockets.handshake import check_host, check_origin
+from aquilia.sockets.handshake.request import check_host, check_origin
 from aquilia.sockets.settings import NodeSettings, SettingsError, node_settings, socket_settings
 
 

@@ -26,7 +26,7 @@ from aquilia.controller import GET, Controller, RequestCtx
 from aquilia.sockets import AquilaSockets, Connection, Event, History, Socket, SocketController
 from aquilia.sockets.adapters.nats import NatsAdapter
 from aquilia.sockets.adapters.nats_names import token
-from aquilia.sockets.recorder import Counters
+from aquilia.sockets.metrics.recorder import Counters
 
 
 @Socket("/hall/:name", max_message_size=4096)

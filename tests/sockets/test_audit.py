@@ -20,7 +20,7 @@ from aquilia.sockets import (
     SocketController,
     SocketGuard,
 )
-from aquilia.sockets.audit import safe
+from aquilia.sockets.audit.records import safe
 from aquilia.testing import HandshakeRefused, SocketsTest, sockets_test
 
 pytestmark = pytest.mark.usefixtures("heard")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from aquilia.sockets.audit_chain import FIRST, Chain, Verdict, Verifier
+from aquilia.sockets.audit.chain import FIRST, Chain, Verdict, Verifier
 
 SECRET = b"s" * 32
 Lines = list[bytes]

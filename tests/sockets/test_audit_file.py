@@ -16,11 +16,11 @@ import pytest
 
 from aquilia.aquilary import BootError
 from aquilia.clock import Clock
-from aquilia.sockets import audit_file
-from aquilia.sockets.audit import AuditRecord
-from aquilia.sockets.audit_chain import Verdict, Verifier
-from aquilia.sockets.audit_file import QUEUE, AuditFile, AuditFileError
-from aquilia.sockets.audit_trail import AuditTrail
+from aquilia.sockets.audit import file as audit_file
+from aquilia.sockets.audit.chain import Verdict, Verifier
+from aquilia.sockets.audit.file import QUEUE, AuditFile, AuditFileError
+from aquilia.sockets.audit.records import AuditRecord
+from aquilia.sockets.audit.trail import AuditTrail
 
 NOW = 1_800_000_000.0
 SECRET = b"s" * 32

@@ -21,7 +21,7 @@ from aquilia.manifest import AppManifest
 from aquilia.sockets import AquilaSockets, Connection, Event, History, Socket, SocketController, Subscribe
 from aquilia.sockets.adapters import nats_dial
 from aquilia.sockets.adapters.nats import NatsAdapter
-from aquilia.sockets.recorder import Counters
+from aquilia.sockets.metrics.recorder import Counters
 
 
 @Socket("/hall", history={"log": History(size=100, ttl=60)})

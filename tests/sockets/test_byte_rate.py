@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aquilia.sockets import Connection, Event, Socket, SocketController, SocketFault
-from aquilia.sockets.recorder import Counters
+from aquilia.sockets.metrics.recorder import Counters
 from aquilia.testing import Client, SocketsTest, sockets_test
 
 

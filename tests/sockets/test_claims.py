@@ -25,8 +25,8 @@ from aquilia.sockets import (
     idempotence,
 )
 from aquilia.sockets.adapters.inmemory import InMemoryBroker, InMemoryStore
-from aquilia.sockets.claims import Step, answer_of, done, free, read, running, step
 from aquilia.sockets.faults import ws_adapter_unavailable
+from aquilia.sockets.idempotence_claims import Step, answer_of, done, free, read, running, step
 from aquilia.testing import sockets_test
 
 RUNS: list[Any] = []

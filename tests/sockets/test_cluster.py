@@ -19,10 +19,10 @@ from aquilia.manifest import AppManifest
 from aquilia.sockets import AquilaSockets, Connection, Event, Publication, Socket, SocketController
 from aquilia.sockets.adapters.inmemory import InMemoryBroker, InMemoryStore
 from aquilia.sockets.adapters.stored import decode, encode
-from aquilia.sockets.cluster import CONTROL, Cluster
+from aquilia.sockets.cluster.membership import CONTROL, Cluster
 from aquilia.sockets.faults import ws_adapter_unavailable, ws_room_full
+from aquilia.sockets.metrics.recorder import Counters
 from aquilia.sockets.plan import SocketPlan
-from aquilia.sockets.recorder import Counters
 
 
 @Socket("/hall")

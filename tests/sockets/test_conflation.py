@@ -11,7 +11,7 @@ from test_slow_members import KIB, NOTE, frozen_at, said
 from wire import TRANSPORTS, Client, eventually, serving
 
 from aquilia.sockets import AquilaSockets, Connection, Emits, Event, Socket, SocketController, Subscribe
-from aquilia.sockets.recorder import Counters
+from aquilia.sockets.metrics.recorder import Counters
 
 COUNT = 300
 

@@ -25,8 +25,8 @@ from aquilia.sockets import (
     Subscribe,
 )
 from aquilia.sockets.adapters.nats import NatsAdapter
-from aquilia.sockets.durable import DurableEvent, unseen
 from aquilia.sockets.history import Position
+from aquilia.sockets.resume.durable_events import DurableEvent, unseen
 
 
 @Socket("/bank", history=History())

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from house import House, heard, turns
 
-from aquilia.sockets import following
+from aquilia.sockets import history_following as following
 from aquilia.sockets.adapters.base import Page, Publication
 from aquilia.sockets.adapters.inmemory import InMemoryBroker
 from aquilia.sockets.connection import Connection

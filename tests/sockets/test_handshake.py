@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection
 
 from aquilia.sockets import Handshake, SocketFault
 from aquilia.sockets.envelope import PLAIN_JSON, V1_CBOR, V1_JSON, V1_MSGPACK, Profile
-from aquilia.sockets.handshake import check_host, check_origin, choose_profile, wants_v1
+from aquilia.sockets.handshake.request import check_host, check_origin, choose_profile, wants_v1
 
 
 def connection(*, secure: bool = False, **headers: str) -> HTTPConnection:

@@ -22,7 +22,7 @@ from aquilia.sockets import (
     SocketController,
     Subscribe,
 )
-from aquilia.sockets.recorder import Counters
+from aquilia.sockets.metrics.recorder import Counters
 from aquilia.testing import sockets_test
 
 wires = pytest.mark.parametrize("transport", TRANSPORTS)

@@ -10,8 +10,8 @@ from aquilia import Identity
 from aquilia.clock import Clock
 from aquilia.sockets import Connection, Event, Socket, SocketController, SocketFault
 from aquilia.sockets.adapters.inmemory import InMemoryStore
-from aquilia.sockets.identity_rates import IdentityRate
-from aquilia.sockets.recorder import Counters
+from aquilia.sockets.limits.identity_rates import IdentityRate
+from aquilia.sockets.metrics.recorder import Counters
 from aquilia.sockets.tasks import TaskSet
 from aquilia.testing import Client, SocketsTest, sockets_test
 

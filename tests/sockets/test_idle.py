@@ -8,7 +8,7 @@ import pytest
 
 from aquilia.sockets import Connection, Event, Socket, SocketController
 from aquilia.sockets.envelope import MessageEnvelope
-from aquilia.sockets.recorder import Counters
+from aquilia.sockets.metrics.recorder import Counters
 from aquilia.testing import Client, SocketsTest, sockets_test
 
 

@@ -20,7 +20,7 @@ from wire import TRANSPORTS, Client, eventually, serving
 
 from aquilia.sockets import AckEvent, AquilaSockets, Connection, Event, Socket, SocketController
 from aquilia.sockets.compat import Flow, FlowRequest
-from aquilia.sockets.recorder import Counters
+from aquilia.sockets.metrics.recorder import Counters
 from aquilia.sockets.transports.native import NativeProtocol
 from aquilia.testing import sockets_test
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aquilia.sockets.limits import ByteBucket, Strikes, TokenBucket
+from aquilia.sockets.limits.buckets import ByteBucket, Strikes, TokenBucket
 
 
 def test_a_full_bucket_lets_a_burst_pass_and_then_the_rate() -> None:

@@ -19,7 +19,7 @@ from aquilia.sockets import (
     Socket,
     SocketController,
 )
-from aquilia.sockets.figures import MAX_CODES, MAX_EVENTS
+from aquilia.sockets.metrics.figures import MAX_CODES, MAX_EVENTS
 
 
 async def test_messages_and_bytes_are_counted_each_way_by_pattern_and_event(transport: Any) -> None:

@@ -22,8 +22,8 @@ from aquilia.sockets import (
     Socket,
     SocketController,
 )
-from aquilia.sockets.families import FAMILIES
-from aquilia.sockets.recorder import Counters
+from aquilia.sockets.metrics.families import FAMILIES
+from aquilia.sockets.metrics.recorder import Counters
 
 # Where it is served
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aquilia.sockets.nodes import BEAT, LEASE, MAX_NODES, TOUCH, VERSION, Happening, Node, Nodes
+from aquilia.sockets.cluster.nodes import BEAT, LEASE, MAX_NODES, TOUCH, VERSION, Happening, Node, Nodes
 
 SLACK = 1e-6
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aquilia.sockets.outbox import Backpressure, Outbox
+from aquilia.sockets.outbox.queue import Backpressure, Outbox
 
 STEPS = st.lists(
     st.one_of(

@@ -21,13 +21,13 @@ from aquilia.sockets import (
     Subscribe,
     Unsubscribe,
 )
-from aquilia.sockets.budget import SpoolingBudget
 from aquilia.sockets.envelope import V1_JSON
 from aquilia.sockets.fanout import BACKLOG_BYTES
 from aquilia.sockets.history import Histories
-from aquilia.sockets.outbox import Backpressure, Outbox
-from aquilia.sockets.recorder import Counters
-from aquilia.sockets.spooling import SpoolingOutbox
+from aquilia.sockets.metrics.recorder import Counters
+from aquilia.sockets.outbox.budget import SpoolingBudget
+from aquilia.sockets.outbox.queue import Backpressure, Outbox
+from aquilia.sockets.outbox.spooling import SpoolingOutbox
 from aquilia.testing import Client, SocketsTest, sockets_test
 
 NOTE = "x" * 1000

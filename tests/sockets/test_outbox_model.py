@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aquilia.sockets.outbox import Backpressure, Outbox, Strategy
+from aquilia.sockets.outbox.queue import Backpressure, Outbox, Strategy
 
 ENDING = ["buffer", "disconnect"]
 DROPPING = ["drop_oldest", "drop_newest", "conflate"]

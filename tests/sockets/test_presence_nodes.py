@@ -28,7 +28,7 @@ from aquilia.sockets import (
     SocketController,
 )
 from aquilia.sockets.adapters.nats import NatsAdapter
-from aquilia.sockets.cluster import CONTROL, Cluster
+from aquilia.sockets.cluster.membership import CONTROL, Cluster
 from aquilia.sockets.tasks import TaskSet
 
 APP = """

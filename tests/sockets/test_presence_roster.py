@@ -7,9 +7,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aquilia.sockets.presence import Change, Entry, Presence, Whole
-from aquilia.sockets.resume import packed_presence, unpacked_presence
-from aquilia.sockets.roster import Look, Roster
+from aquilia.sockets.presence.roster import Look, Roster
+from aquilia.sockets.presence.values import Change, Entry, Presence, Whole
+from aquilia.sockets.resume.records import packed_presence, unpacked_presence
 
 IDS = ("ada", "bob", "eve")
 HELD = 2.0

@@ -26,7 +26,7 @@ from aquilia.sockets import (
     SocketController,
     SocketGuard,
 )
-from aquilia.sockets.recorder import Counters
+from aquilia.sockets.metrics.recorder import Counters
 from aquilia.testing import HandshakeRefused, SocketsTest, sockets_test
 
 

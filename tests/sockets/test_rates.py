@@ -22,7 +22,7 @@ from aquilia.sockets import (
     SocketFault,
     SocketGuard,
 )
-from aquilia.sockets.limits import TokenBucket
+from aquilia.sockets.limits.buckets import TokenBucket
 from aquilia.testing import Client as KitClient
 from aquilia.testing import sockets_test
 

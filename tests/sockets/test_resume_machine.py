@@ -8,9 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from aquilia.sockets.direct import DIRECT_SIZE, DIRECT_TTL, DirectLog, DirectLogs
 from aquilia.sockets.history import Position
-from aquilia.sockets.resume import (
+from aquilia.sockets.resume.direct_log import DIRECT_SIZE, DIRECT_TTL, DirectLog, DirectLogs
+from aquilia.sockets.resume.records import (
     MAX_STATE,
     RESUME_WINDOW,
     VERSION,

@@ -19,8 +19,8 @@ from aquilia.sockets.adapters.base import Publication
 from aquilia.sockets.adapters.inmemory import InMemoryBroker, InMemoryStore
 from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.faults import ws_adapter_unavailable
-from aquilia.sockets.recorder import Counters
-from aquilia.sockets.resume import Record
+from aquilia.sockets.metrics.recorder import Counters
+from aquilia.sockets.resume.records import Record
 from aquilia.testing import SocketsTest, sockets_test
 
 V1 = "aquilia.v1.json"

@@ -8,7 +8,7 @@ import pytest
 
 from aquilia.sockets import Compression
 from aquilia.sockets.declaration import SocketDeclaration
-from aquilia.sockets.outbox import Backpressure
+from aquilia.sockets.outbox.queue import Backpressure
 from aquilia.sockets.settings import (
     NodeSettings,
     SettingsError,

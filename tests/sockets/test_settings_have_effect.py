@@ -59,8 +59,8 @@ from aquilia.sockets import (
     History,
     Socket,
 )
-from aquilia.sockets.outbox import Backpressure
-from aquilia.sockets.presence import Presence
+from aquilia.sockets.outbox.queue import Backpressure
+from aquilia.sockets.presence.values import Presence
 from aquilia.sockets.settings import SettingsError, node_settings
 from aquilia.sockets.transports.native import NativeProtocol
 from aquilia.testing import HandshakeRefused, SocketsTest, live_server, sockets_test

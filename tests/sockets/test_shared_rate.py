@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aquilia.sockets.limits import TokenBucket
-from aquilia.sockets.shared_rate import Level, Share
+from aquilia.sockets.limits.buckets import TokenBucket
+from aquilia.sockets.limits.shared_rate import Level, Share
 
 
 class Node:

@@ -19,7 +19,7 @@ from rawsocket import CLOSE, TEXT, RawSocket, frame, handshake
 from wire import TRANSPORTS, Client, eventually, serving
 
 from aquilia.sockets import AquilaSockets, Connection, Event, Socket, SocketController, Subscribe
-from aquilia.sockets.recorder import Counters
+from aquilia.sockets.metrics.recorder import Counters
 
 KIB = 1024
 NOTE = "x" * 20_000

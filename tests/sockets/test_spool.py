@@ -40,7 +40,7 @@ from aquilia.sockets import (
     Socket,
     SocketController,
 )
-from aquilia.sockets.recorder import Counters
+from aquilia.sockets.metrics.recorder import Counters
 from aquilia.testing import sockets_test
 
 

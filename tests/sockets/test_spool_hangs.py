@@ -65,7 +65,7 @@ async def behind(hung: threading.Event) -> AsyncIterator[tuple[SocketsTest, Clie
 async def test_a_controller_without_the_strategy_does_not_wait(
     hung: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aquilia.sockets.spool.PATIENCE", 60.0)
+    monkeypatch.setattr("aquilia.sockets.outbox.spool.PATIENCE", 60.0)
     async with behind(hung) as (t, _):
         client = await t.connect("/beside")
         await client.request("enter")
@@ -78,7 +78,7 @@ async def test_a_controller_without_the_strategy_does_not_wait(
 async def test_publishers_wait_once_until_it_moves(
     hung: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aquilia.sockets.spool.PATIENCE", 0.5)
+    monkeypatch.setattr("aquilia.sockets.outbox.spool.PATIENCE", 0.5)
     async with behind(hung) as (t, ada):
         async with asyncio.timeout(5):
             await ada.request("say", ["tick", [*range(20)]])

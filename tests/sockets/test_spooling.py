@@ -10,10 +10,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aquilia.sockets import spooling
-from aquilia.sockets.blocks import Block, Record
-from aquilia.sockets.outbox import Backpressure, Strategy
-from aquilia.sockets.spooling import SpoolingOutbox
+from aquilia.sockets.outbox import spooling
+from aquilia.sockets.outbox.blocks import Block, Record
+from aquilia.sockets.outbox.queue import Backpressure, Strategy
+from aquilia.sockets.outbox.spooling import SpoolingOutbox
 
 PLENTY = 1 << 20
 SMALL = 20

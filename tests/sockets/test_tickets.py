@@ -25,7 +25,7 @@ from aquilia.clock import Clock
 from aquilia.middleware import CallNext
 from aquilia.sockets import AquilaSockets, Connection, Event, RoleGuard, Socket, SocketController, SocketFault
 from aquilia.sockets.adapters.inmemory import InMemoryStore
-from aquilia.sockets.tickets import PER_IDENTITY, Tickets
+from aquilia.sockets.handshake.tickets import PER_IDENTITY, Tickets
 from aquilia.testing import SocketsTest, sockets_test
 
 SECRET = "a secret of 32 bytes, or of more"

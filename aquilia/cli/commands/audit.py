@@ -10,9 +10,9 @@ from rich.text import Text
 
 from aquilia.cli.commands.audit_show import show_command
 from aquilia.cli.console import count, fail, stdout
-from aquilia.sockets.audit_chain import Verdict, Verifier
-from aquilia.sockets.audit_file import AuditFileError
-from aquilia.sockets.audit_trail import AUDIT_SECRET, audit_secret
+from aquilia.sockets.audit.chain import Verdict, Verifier
+from aquilia.sockets.audit.file import AuditFileError
+from aquilia.sockets.audit.trail import AUDIT_SECRET, audit_secret
 
 __all__ = ["app"]
 

@@ -18,10 +18,10 @@ from rich.text import Text
 
 from aquilia.cli.console import count, fail, note, print_json, stdout
 from aquilia.sockets.accepted import unknown
-from aquilia.sockets.audit import WARNINGS, AuditEvent, safe
-from aquilia.sockets.audit_chain import Line, Verdict, Verifier
-from aquilia.sockets.audit_file import AuditFileError, stamp
-from aquilia.sockets.audit_trail import audit_secret
+from aquilia.sockets.audit.chain import Line, Verdict, Verifier
+from aquilia.sockets.audit.file import AuditFileError, stamp
+from aquilia.sockets.audit.records import WARNINGS, AuditEvent, safe
+from aquilia.sockets.audit.trail import audit_secret
 
 __all__ = ["show_command"]
 

@@ -15,8 +15,7 @@ import typer
 from rich.text import Text
 
 from aquilia.cli.console import columns, count, print_json, print_table, show_error, stderr, stdout
-from aquilia.sockets.audit import safe
-from aquilia.sockets.orders import (
+from aquilia.sockets.admin.orders import (
     Broadcast,
     DrainNode,
     Kick,
@@ -32,6 +31,7 @@ from aquilia.sockets.orders import (
     PurgeRoom,
     Report,
 )
+from aquilia.sockets.audit.records import safe
 
 __all__ = [
     "LOCAL",

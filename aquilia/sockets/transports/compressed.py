@@ -12,7 +12,7 @@ from typing import Any
 
 from aquilia.sockets.deflate import Agreement, InflateError
 from aquilia.sockets.faults import CloseCode
-from aquilia.sockets.figures import Deflated
+from aquilia.sockets.metrics.figures import Deflated
 from aquilia.sockets.transports.fragments import Fragments
 from aquilia.sockets.transports.frames import NativeTransport
 from aquilia.sockets.transports.framing import BINARY, TEXT, frame_header

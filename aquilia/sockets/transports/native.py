@@ -22,8 +22,8 @@ from weakref import WeakKeyDictionary
 
 from aquilia.sockets.deflate import Compression, agree
 from aquilia.sockets.faults import CloseCode
-from aquilia.sockets.figures import Deflated
 from aquilia.sockets.heartbeat import HeartbeatWheel
+from aquilia.sockets.metrics.figures import Deflated
 from aquilia.sockets.transports.base import NATIVE
 from aquilia.sockets.transports.borrowed import Address, ends
 from aquilia.sockets.transports.bridge import ASGIBridge

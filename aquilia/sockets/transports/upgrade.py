@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from aquilia.sockets.deflate import Agreement
-from aquilia.sockets.figures import Deflated
+from aquilia.sockets.metrics.figures import Deflated
 from aquilia.sockets.transports.borrowed import set_receive_buffer
 from aquilia.sockets.transports.compressed import compressed
 from aquilia.sockets.transports.frames import NativeTransport

@@ -1,0 +1,1 @@
+"""The limits: of rates, times and numbers, for connections, addresses and identities."""

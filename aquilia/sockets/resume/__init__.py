@@ -1,0 +1,1 @@
+"""Resumption: sessions that outlive their connections, what was missed, and who may come back to them."""
