@@ -49,6 +49,9 @@ class Measure(Protocol):
     def published(self, event: str, members: int, size: int, seconds: float) -> None:
         """It has gone to so many members, in so many bytes, so long after it came."""
 
+    def ended(self) -> None:
+        """No more comes to the audience."""
+
 
 class Tail(Protocol):
     """The live end of a room with history."""

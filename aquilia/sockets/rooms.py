@@ -254,3 +254,5 @@ class Rooms:
                 await self._broker.unsubscribe(home.namespace.path, audience.name)
             except Exception:
                 logger.exception("the broker could not be told that nobody listens any more")
+        if audience.meter is not None:
+            audience.meter.ended()

@@ -29,7 +29,7 @@ from typing import Any
 from processes import gone
 
 from aquilia.sockets.drain import reconnection_times
-from aquilia.sockets.presence.attendance import TRAVEL
+from aquilia.sockets.presence.peers import TRAVEL
 
 HERE = Path(__file__).parent
 APP = "rolling_app:manifest"

@@ -41,6 +41,14 @@ class _Counting:
         if asked is not None and not asked.done():
             asked.set_result(members)
 
+    def ended(self) -> None:
+        """See `Measure`: what has yet to come goes to nobody."""
+        for asked in list(self._asked.values()):
+            if not asked.done():
+                asked.set_result(0)
+        if self._meter is not None:
+            self._meter.ended()
+
     def _forget(self, id: str) -> None:
         del self._asked[id]
         if not self._asked and self._audience.meter is self:

@@ -155,7 +155,8 @@ class Administered:
         await asyncio.wait([going], timeout=COUNTING)
         if not going.done():
             going.cancel()
-            raise ws_adapter_unavailable("the publication that was to be counted has not come")
+            shown = "it was published, and has not come here yet: to how many it goes is not known"
+            raise ws_adapter_unavailable("the publication that was to be counted has not come", shown)
         return going.result()
 
     def _kick(self, asked: Any) -> int:

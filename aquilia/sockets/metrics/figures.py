@@ -141,6 +141,9 @@ class Meter:
         found.members.observe(members)
         found.seconds.observe(seconds)
 
+    def ended(self) -> None:
+        """An audience is none any more: there is nothing to measure in that."""
+
     def _fanning_out(self, event: str) -> FanOutFigures:
         tally = self.sending(event)
         name = OTHER if tally is self.sent_kinds[OTHER] else event

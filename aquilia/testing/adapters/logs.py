@@ -226,7 +226,8 @@ class SharedLogContract(LogContract):
             await one.publish("end", "r", LONG)
             behind = [n for n, place in enumerate(places) if place > head]
             got = await other.payloads(len(behind) + 1)
-            assert got[-1] == "end"
+            while got[-1] != "end":  # what stands before the head may come as well
+                got = await other.payloads(len(got) + 1)
             assert [payload for payload in got[:-1] if payload in behind] == behind
 
     async def test_of_a_log_a_node_gets_only_what_it_is_subscribed_to(
