@@ -127,7 +127,9 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Presence(msgspec.Struct, frozen=True, kw_only=True):
-    """Who came and went, or just the count in a large room."""
+    """Who came and went, or just the count in a large room. The first behind `Joined` has all who are there, this
+    client included; a count takes the place of all that was known.
+    """
 
     room: str
     joins: dict[str, Any] = {}

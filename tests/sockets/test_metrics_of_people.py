@@ -37,10 +37,12 @@ async def test_who_is_present_is_counted_and_so_are_the_changes() -> None:
         figures = await scraped(base)
         assert figures.get_one("aquilia_presence_members") == 2
         assert figures.get_one("aquilia_presence_changes_total", change="join") == 2
-        assert figures.get_one("aquilia_presence_frames_total") == 1  # bob's client is a plain one
-        await ann.request("exit")
+        assert figures.get_one("aquilia_presence_frames_total") == 0  # ann had both as the state
+        await bob.request("exit")
         await shows(base, "aquilia_presence_entries", 1)
-        assert (await scraped(base)).get_one("aquilia_presence_changes_total", change="leave") == 1
+        figures = await scraped(base)
+        assert figures.get_one("aquilia_presence_changes_total", change="leave") == 1
+        assert figures.get_one("aquilia_presence_frames_total") == 1
 
 
 async def test_what_admins_did_is_counted_by_its_result(monkeypatch: pytest.MonkeyPatch) -> None:

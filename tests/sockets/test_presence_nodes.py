@@ -29,6 +29,7 @@ from aquilia.sockets import (
 )
 from aquilia.sockets.adapters.nats import NatsAdapter
 from aquilia.sockets.cluster.membership import CONTROL, Cluster
+from aquilia.sockets.faults import ws_overloaded
 from aquilia.sockets.tasks import TaskSet
 
 APP = """
@@ -101,17 +102,23 @@ class Member:
         self.count: int | None = None
         self.left: list[str] = []
         self.told = 0
+        self.first: set[str] = set()
+        """Who is in the first frame behind `joined`."""
+        self.anew = True
         client.on(Joined)(self._joined)
         client.on(Presence)(self._told)
 
     def _joined(self, notice: Joined) -> None:
         self.here = {}
+        self.anew = True
 
     def _told(self, notice: Presence) -> None:
         self.count = notice.count
         self.told += 1
         if notice.count is not None:
             self.here = {}
+        if self.anew and notice.count is None:
+            self.anew, self.first = False, set(notice.joins)
         self.here |= notice.joins
         for id in notice.leaves:
             self.left.append(id)
@@ -183,6 +190,33 @@ async def test_members_on_all_nodes_see_each_other_come_and_go(nats_server: Nats
         await eventually_here(ann, "ann")
         assert ann.left == ["cem", "bob"]
         await eventually_told(outside, {"ann": 2})
+
+
+async def test_the_first_frame_has_those_of_all_nodes(nats_server: NatsServer) -> None:
+    async with (
+        town(nats_server.url(), 3) as (one, other, third),
+        member(one, "ann") as ann,
+        member(other, "bob") as bob,
+    ):
+        await eventually_here(ann, "ann", "bob")
+        await eventually_here(bob, "ann", "bob")
+        async with member(third, "cem") as cem:  # where nobody was in the room
+            await eventually(lambda: cem.told == 1)
+            assert cem.first == {"ann", "bob", "cem"}
+
+
+async def test_who_comes_back_to_a_node_that_did_not_know_the_room_sees_all_at_once(
+    nats_server: NatsServer,
+) -> None:
+    async with town(nats_server.url(), 2) as (one, other), member(one, "ann") as ann:
+        async with arriving(one) as client:
+            await client.request("enter")
+            id = client.welcome["connection"]
+            await eventually_here(ann, "ann", id)
+            async with arriving(other, client.welcome["resume"]) as back:
+                await back.expect("resumed")
+                assert (await back.expect("presence"))["payload"] == {"room": "team", "count": 2}
+                assert (await back.expect("presence"))["payload"]["joins"] == {"ann": {}, id: {}}
 
 
 async def test_who_was_on_a_node_that_is_killed_has_left(nats_server: NatsServer, tmp_path: Path) -> None:
@@ -376,10 +410,12 @@ async def test_what_is_missed_while_the_broker_is_away_is_known_once_it_is_back(
 
 
 @contextlib.asynccontextmanager
-async def older(url: str) -> AsyncIterator[Cluster]:
-    """A node of a version that knows nothing of presence."""
+async def older(url: str, *, faulty: bool = False) -> AsyncIterator[Cluster]:
+    """A node of a version that knows nothing of presence, or cannot answer."""
     broker = NatsAdapter(url).broker
     cluster = Cluster(broker, TaskSet(), Clock())
+    if faulty:
+        cluster.on("presence", refusing)
     await broker.start(lambda told: cluster.deliver(told) if told.namespace == CONTROL else None)
     await cluster.start()
     try:
@@ -396,6 +432,22 @@ async def test_a_node_that_knows_no_presence_has_nobody(nats_server: NatsServer)
         async with member(one, "ann") as ann, Client(f"{other}/team") as outside, asyncio.timeout(4):
             await eventually_told(ann.client, {"ann": 1})
             await eventually_told(outside, {"ann": 1})
+
+
+def refusing(asked: Any) -> Any:
+    raise ws_overloaded()
+
+
+async def test_the_first_frame_comes_without_a_node_that_does_not_answer(nats_server: NatsServer) -> None:
+    url = nats_server.url()
+    async with older(url, faulty=True) as cluster, town(url, 1, known=2) as (base,):
+        await eventually(lambda: len(cluster.nodes()) == 2)
+        async with member(base, "ann") as ann, asyncio.timeout(20):
+            assert ann.told == 0  # its join was not held up
+            await eventually_here(ann, "ann")
+            async with member(base, "bob") as bob:
+                await eventually_here(bob, "ann", "bob")
+                assert bob.first == {"ann", "bob"}
 
 
 async def test_a_room_of_ten_thousand_is_counted_on_all_nodes(nats_server: NatsServer) -> None:

@@ -138,10 +138,11 @@ class Attendance:
             room.showing.greet(conn)
 
     def greet(self, conn: Connection, name: str) -> None:
-        """One that has come again has what it missed."""
+        """One that has come again has what it missed: it is told who is there."""
         room = self._rooms.get((conn._home.namespace.path, name))
         if room is not None:
             room.showing.greet(conn, again=True)
+            self._mark(room)
 
     def part(self, conn: Connection, name: str, *, lost: bool) -> None:
         """A connection is in a room no more; if it is `lost`, its client may come back."""
@@ -231,8 +232,7 @@ class Attendance:
             self._due[room.key] = room
 
     async def _look(self, room: AttendedRoom) -> None:
-        joins: dict[str, dict[str, Any]] = {}
-        leaves: dict[str, dict[str, Any]] = {}
+        room.showing.look(self._peers.is_whole(room))
         told = Difference()
         more = True
         while more:
@@ -240,12 +240,6 @@ class Attendance:
             if look.change is not None:
                 await self._peers.tell(room, look.change)
             told.add(look.joins, look.leaves, look.new)
-            # Who was greeted between two parts may have seen somebody that has gone again: members are told of both.
-            for ids, other in ((look.joins, leaves), (look.leaves, joins)):
-                for id in ids:
-                    other.pop(id, None)
-            joins |= look.joins
-            leaves |= look.leaves
             more = look.more
             if more:
                 await asyncio.sleep(0)
@@ -253,7 +247,7 @@ class Attendance:
             await self._peers.tell(room, room.roster.nothing())
         if told and room.home.on_presence:
             self._hooks.tell(room.home, room.key[1], told)
-        said = await room.showing.tell(joins, leaves, self._clock.monotonic())
+        said = await room.showing.tell(told.joins, told.leaves, self._clock.monotonic())
         room.home.recorder.presence(room.home.pattern, *said)
         if room.roster.idle:
             await self._close(room)

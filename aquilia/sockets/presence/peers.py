@@ -209,6 +209,10 @@ class Peers:
 
     # Asking
 
+    def is_whole(self, room: AttendedRoom) -> bool:
+        """Whether the entries of all nodes are known, or were waited for long enough."""
+        return not room.missing or self._clock.monotonic() - room.missing_since >= PATIENCE
+
     async def synced(self, room: AttendedRoom) -> None:
         """Wait until the entries of all nodes are known.
 
@@ -242,6 +246,8 @@ class Peers:
     def _miss(self, room: AttendedRoom, nodes: Iterable[str]) -> None:
         """The entries of these nodes have to be asked for."""
         for node in nodes:
+            if not room.missing:
+                room.missing_since = self._clock.monotonic()
             room.missing.add(node)
             room.synced.clear()
             if node not in self._asking:

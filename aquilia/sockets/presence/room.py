@@ -18,7 +18,9 @@ Key = tuple[str, str]
 class AttendedRoom:
     """What this node knows of the room, and whom it tells."""
 
-    __slots__ = ("home", "key", "lock", "missing", "roster", "showing", "subscribed", "synced", "untold")
+    __slots__ = (
+        "home", "key", "lock", "missing", "missing_since", "roster", "showing", "subscribed", "synced", "untold",
+    )  # fmt: skip
 
     def __init__(self, home: Home, key: Key, roster: Roster, stopwatch: Callable[[], float]) -> None:
         self.home = home
@@ -28,7 +30,9 @@ class AttendedRoom:
         self.lock = asyncio.Lock()
         self.subscribed = False
         self.missing: set[str] = set()
-        """The nodes whose entries are not all known."""
+        """The nodes whose entries are not all known,"""
+        self.missing_since = 0.0
+        """and since when there are any."""
         self.synced = asyncio.Event()
         self.untold = False
         """Whether a change may not have reached the others: they will see a hole."""

@@ -1,14 +1,14 @@
 """What the members of a room here are told of who is present.
 
-Each has the present state first, and from there on what changes. Whoever does not read for a while is left out, and
-has the state anew when it reads again: a `count`, which takes the place of all that it knew, and the entries behind
-that.
+Each has the state with the first look behind its coming, itself included, and from there on what changes. Whoever
+does not read for a while is left out, and has the state anew when it reads again: a `count`, which takes the place of
+all that it knew, and the entries behind that.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -36,15 +36,19 @@ Metas = Mapping[str, Mapping[str, Any]]
 class Showing:
     """The members of one room that are told."""
 
-    __slots__ = ("_counted", "_counted_at", "_entries", "_late", "_members", "_room", "_roster", "_stopwatch")
+    __slots__ = (
+        "_counted", "_counted_at", "_due", "_entries", "_late", "_members", "_room", "_roster", "_stopwatch",
+    )  # fmt: skip
 
     def __init__(self, room: str, roster: Roster, stopwatch: Callable[[], float]) -> None:
         self._room = room
         self._roster = roster
         self._stopwatch = stopwatch
         self._members: dict[Connection, None] = {}
-        self._late: dict[Connection, None] = {}
-        """Those who have to be told the state anew."""
+        self._late: dict[Connection, bool] = {}
+        """Those who have to be told the state, and whether that is in the place of what they knew."""
+        self._due: dict[Connection, bool] = {}
+        """Those of them who are told it with this look."""
         self._counted: int | None = None
         """How many there were when that was told last; None where entries are told."""
         self._counted_at = 0.0
@@ -57,20 +61,19 @@ class Showing:
         return bool(self._late) or self._counted not in (None, len(self._roster.shown))
 
     def greet(self, conn: Connection, *, again: bool = False) -> None:
-        """Tell a member the state, for the first time or in the place of what it knew."""
-        if not conn._profile.v1 or conn._close is not None:
-            return
-        self._members[conn] = None
-        self._late.pop(conn, None)
-        if again or self._counted is not None:
-            conn._push_all([_frame(conn, {"room": self._room, "count": len(self._roster.shown)})])
-        if self._counted is None:
-            conn._push_all(self._state(conn))
+        """A member is to be told the state, for the first time or in the place of what it knew."""
+        if conn._profile.v1 and conn._close is None:
+            self._members[conn] = None
+            self._late[conn] = again
 
     def forget(self, conn: Connection) -> None:
         """It is not there any more."""
-        self._members.pop(conn, None)
-        self._late.pop(conn, None)
+        for members in (self._members, self._late, self._due):
+            members.pop(conn, None)
+
+    def look(self, whole: bool) -> None:
+        """What is told next has all who are in the room now: who waits for the state has it, if it is the `whole`."""
+        self._due = dict(self._late) if whole else {}
 
     async def tell(self, joins: Metas, leaves: Metas, now: float) -> tuple[int, int, int]:
         """Tell the members of a change: of so many that came, and left, in so many frames, but for the state's."""
@@ -81,22 +84,19 @@ class Showing:
             self._counted, self._counted_at = size, now
         if joins or leaves or counted != self._counted:
             self._entries.clear()
-        late, self._late = self._late, {}
-        members = [conn for conn in self._members if conn not in late]
+        members = [conn for conn in self._members if conn not in self._late]
         if self._counted is not None:
             payloads = [] if counted == self._counted else [{"room": self._room, "count": size}]
         elif counted is not None:  # it is small again
-            late |= dict.fromkeys(members)
+            self._late |= dict.fromkeys(members, True)
+            self._due |= dict.fromkeys(members, True)
             payloads = []
         else:
             payloads = list(self._payloads(joins, leaves))
         sent = await self._send(members, payloads) if payloads else 0
-        for conn in late:
-            if conn in self._members:
-                if conn._blocked:
-                    self._late[conn] = None
-                else:
-                    self.greet(conn, again=True)
+        async for conn in self._in_turns(list(self._due)):
+            if conn in self._due and not conn._blocked:
+                conn._push_all(self._state(conn, again=self._late.pop(conn)))
         return len(joins), len(leaves), sent
 
     def _is_worth_telling(self, size: int, counted: int, now: float) -> bool:
@@ -105,16 +105,12 @@ class Showing:
 
     async def _send(self, members: list[Connection], payloads: list[dict[str, Any]]) -> int:
         frames: dict[Variant, list[bytes]] = {}
-        ends = self._stopwatch() + SLICE
         sent = 0
-        for number, conn in enumerate(members):
-            if number % CLOCK_EVERY == CLOCK_EVERY - 1 and self._stopwatch() >= ends:
-                await asyncio.sleep(0)
-                ends = self._stopwatch() + SLICE
-            if conn not in self._members:
+        async for conn in self._in_turns(members):
+            if conn not in self._members or conn in self._late:  # it may have gone, and be back
                 continue
             if conn._blocked:
-                self._late[conn] = None
+                self._late[conn] = True
                 continue
             known = frames.get(conn._variant)
             if known is None:
@@ -123,14 +119,24 @@ class Showing:
             sent += len(known)
         return sent
 
-    def _state(self, conn: Connection) -> list[bytes]:
+    async def _in_turns(self, members: list[Connection]) -> AsyncIterator[Connection]:
+        ends = self._stopwatch() + SLICE
+        for number, conn in enumerate(members):
+            if number % CLOCK_EVERY == CLOCK_EVERY - 1 and self._stopwatch() >= ends:
+                await asyncio.sleep(0)
+                ends = self._stopwatch() + SLICE
+            yield conn
+
+    def _state(self, conn: Connection, *, again: bool) -> list[bytes]:
+        """A count is what all others were told last: so it comes to nobody twice."""
         known = self._entries.get(conn._variant)
         if known is None:
-            payloads = list(self._payloads(self._roster.shown, {})) or [
-                {"room": self._room, "joins": {}, "leaves": {}}
-            ]
+            count = len(self._roster.shown) if self._counted is None else self._counted
+            payloads: list[dict[str, Any]] = [{"room": self._room, "count": count}]
+            if self._counted is None:
+                payloads += self._payloads(self._roster.shown, {})
             known = self._entries[conn._variant] = [_frame(conn, payload) for payload in payloads]
-        return known
+        return known if again or self._counted is not None else known[1:]
 
     def _payloads(self, joins: Metas, leaves: Metas) -> Iterator[dict[str, Any]]:
         """A change, in parts of a bounded size."""
