@@ -168,8 +168,10 @@ class RevokingHub(Hub):
                 return
 
     def _end(self, conn: Connection) -> None:
-        """What waits for it is not for it any more."""
+        """What waits for it is not for it any more, and nobody waits for it."""
         conn._discard()
+        for room in conn._rooms:
+            self.attendance.part(conn, room, lost=False)
         close_with(conn, ws_auth_required(ACCESS_REVOKED))
         if conn._blocked:
             self.show_out(conn)

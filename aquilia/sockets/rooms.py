@@ -16,7 +16,7 @@ from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.fanout import Audience, FanOut
-from aquilia.sockets.faults import SocketFault, ws_quota_exceeded, ws_room_full
+from aquilia.sockets.faults import CloseCode, SocketFault, ws_quota_exceeded, ws_room_full
 from aquilia.sockets.history import Position
 from aquilia.sockets.history_following import Following
 from aquilia.sockets.hub_port import Recovery
@@ -28,6 +28,9 @@ from aquilia.sockets.room_names import require_name, require_text
 __all__ = ["Rooms"]
 
 logger = logging.getLogger("aquilia.sockets")
+
+SHOWN_OUT = frozenset({CloseCode.FORBIDDEN, CloseCode.KICKED, CloseCode.OVER_QUOTA})
+"""Close codes of the server behind which presence waits for nobody. Behind 4401 a client may bring another token."""
 
 
 class Rooms:
@@ -152,12 +155,13 @@ class Rooms:
     def forget(self, conn: Connection) -> Sequence[str]:
         """Take a connection out of its rooms, at once; those that it left empty are for `close_room`."""
         home: Home = conn._home
+        lost = conn._close is None or conn._close.code not in SHOWN_OUT
         emptied = []
         for name in conn._rooms:
             room = home.rooms[name]
             room.remove(conn)
             if room.present:
-                self._attendance.part(conn, name, lost=True)
+                self._attendance.part(conn, name, lost=lost)
             if not len(room):
                 emptied.append(name)
         conn._rooms.clear()
