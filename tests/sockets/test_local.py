@@ -27,7 +27,7 @@ from aquilia.sockets import (
     SocketController,
     SocketFault,
 )
-from aquilia.sockets.adapters import local_server, nats_connection
+from aquilia.sockets.adapters import local_server, nats_open_calls
 from aquilia.sockets.adapters.local import LocalAdapter
 from aquilia.sockets.history import History
 
@@ -182,7 +182,7 @@ async def test_a_server_whose_disk_was_full_takes_publications_when_it_has_room(
 ) -> None:
     monkeypatch.setattr(local_server, "AFTER_FULL", 0.0)
     monkeypatch.setattr(local_server, "ROOM", 1 << 60)
-    monkeypatch.setattr(nats_connection, "OUTAGE", 1.0)
+    monkeypatch.setattr(nats_open_calls, "OUTAGE", 1.0)
     here = adapter(tmp_path / "x")
     await here.broker.start(lambda publication: None)
     await here.broker.publish(publication(0), HISTORY)
@@ -195,7 +195,7 @@ async def test_a_server_whose_disk_was_full_takes_publications_when_it_has_room(
     assert here.broker.server.pid == pid
 
     monkeypatch.setattr(local_server, "ROOM", 0)
-    monkeypatch.setattr(nats_connection, "OUTAGE", 10.0)
+    monkeypatch.setattr(nats_open_calls, "OUTAGE", 10.0)
     await another_server(here, pid)
     await here.broker.publish(publication(2), HISTORY)
     assert await payloads(here) in ([0, 2], [0, 1, 2])

@@ -184,7 +184,7 @@ async def test_a_replica_that_lags_is_asked_until_it_has_what_the_leader_has(
 
     def nothing_so_far(request: Any) -> None:
         asked.append(request.reply)
-        answering = link._client.publish(request.reply, headers={"Status": "404"})
+        answering = link.client.publish(request.reply, headers={"Status": "404"})
         asyncio.get_running_loop().create_task(answering)
 
     subject = await allow_direct(one, False)

@@ -32,10 +32,11 @@ from typing import Any
 
 from aquilia.sockets.adapters.base import Deliver, Page, Publication
 from aquilia.sockets.adapters.jetstream import Failure, refused
-from aquilia.sockets.adapters.nats_connection import RETRY, NatsConnection
+from aquilia.sockets.adapters.nats_connection import NatsConnection
 from aquilia.sockets.adapters.nats_logs import Logs
 from aquilia.sockets.adapters.nats_messages import FORGOTTEN, Messages
 from aquilia.sockets.adapters.nats_names import message_id, token
+from aquilia.sockets.adapters.nats_open_calls import RETRY
 from aquilia.sockets.adapters.signing import Signer
 from aquilia.sockets.faults import ws_adapter_unavailable
 from aquilia.sockets.history import History, Position
