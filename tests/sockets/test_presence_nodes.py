@@ -358,29 +358,6 @@ async def test_who_comes_back_elsewhere_before_its_node_knew_has_its_metadata(
             assert await outside.call("metas") == {id: {"at": 1}}
 
 
-async def test_they_have_not_left_for_a_room_that_was_entered_while_their_node_stopped(
-    nats_server: NatsServer,
-) -> None:
-    url = nats_server.url()
-    staying, stopping = team(url), team(url)
-    async with serving(staying) as base, contextlib.AsyncExitStack() as stack:
-        other = await stack.enter_async_context(serving(stopping))
-        await eventually(lambda: len(stopping.cluster.nodes()) == len(staying.cluster.nodes()) == 2)
-        node = stopping.cluster.id
-        async with member(other, "bob"):
-            stopping.cluster.leave(60.0)  # as it does when it begins to drain
-            await eventually(lambda: staying.cluster.nodes()[node].phase == "leaving")
-            async with member(base, "ann") as ann, member(base, "cem") as cem:
-                await eventually_here(ann, "ann", "bob", "cem")
-                await stack.aclose()
-                assert node not in staying.cluster.nodes()
-                await cem.client.send("drop")
-                async with asyncio.timeout(20):
-                    while not ann.left:
-                        await asyncio.sleep(0.02)
-                assert ann.left == ["cem"]
-
-
 async def test_what_is_missed_while_the_broker_is_away_is_known_once_it_is_back(
     tmp_path: Path,
 ) -> None:
