@@ -55,9 +55,6 @@ GROUPS: dict[int, tuple[str, ...]] = {
     ),
     # values
     1: (
-        "sockets/metrics/__init__.py",
-        "sockets/audit/__init__.py",
-        "sockets/admin/__init__.py",
         "sockets/faults.py",
         "sockets/envelope.py",
         "sockets/declaration.py",
@@ -74,11 +71,6 @@ GROUPS: dict[int, tuple[str, ...]] = {
     ),
     # machines
     2: (
-        "sockets/resume/__init__.py",
-        "sockets/presence/__init__.py",
-        "sockets/outbox/__init__.py",
-        "sockets/limits/__init__.py",
-        "sockets/cluster/__init__.py",
         "sockets/codecs/",
         "sockets/router.py",
         "sockets/limits/buckets.py",
@@ -125,7 +117,6 @@ GROUPS: dict[int, tuple[str, ...]] = {
     ),
     # users, and what runs their controllers
     4: (
-        "sockets/handshake/__init__.py",
         "sockets/connection.py",
         "sockets/outbound.py",
         "sockets/pump.py",
@@ -287,7 +278,8 @@ class Sources:
 
     def __init__(self, package: Path) -> None:
         self.package = package
-        self.files = sorted(path.relative_to(package).as_posix() for path in package.rglob("*.py"))
+        sources = [path for path in package.rglob("*.py") if not _only_says_what_its_folder_is(path)]
+        self.files = sorted(path.relative_to(package).as_posix() for path in sources)
         self._group = {entry: number for number, entries in GROUPS.items() for entry in entries}
         self.imports = cache(self._imports)
 
@@ -348,6 +340,14 @@ class Sources:
                     yield from self._impure(target, (*chain, target))
             elif not _is_pure(target):
                 yield " imports ".join((*chain, target))
+
+
+def _only_says_what_its_folder_is(path: Path) -> bool:
+    """Whether it is an `__init__.py` with a docstring and nothing else: it belongs to no group."""
+    if path.name != "__init__.py":
+        return False
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return len(tree.body) == 1 and ast.get_docstring(tree) is not None
 
 
 def _is_pure(name: str) -> bool:
@@ -490,3 +490,8 @@ def test_impurity_is_found_through_other_modules(tmp_path):
 def test_an_unlisted_file_is_found(tmp_path):
     package = make_package(tmp_path, {"sockets/helpers.py": "", "sockets/hub.py": ""})
     assert package.unlisted() == ["sockets/helpers.py"]
+
+
+def test_the_head_of_a_folder_is_listed_only_if_it_has_code(tmp_path):
+    heads = {"sockets/outbox/__init__.py": '"""What waits."""', "sockets/audit/__init__.py": "import os"}
+    assert make_package(tmp_path, heads).unlisted() == ["sockets/audit/__init__.py"]
