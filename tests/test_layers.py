@@ -175,6 +175,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/outbox/budget.py",
         "sockets/limits/intake.py",
         "sockets/mass_closing.py",
+        "sockets/audience.py",
         "sockets/fanout.py",
         "sockets/history_following.py",
         "sockets/revoking_hub.py",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from aquilia.sockets.adapters.base import Publication
+from aquilia.sockets.audience import Audience, Delivery
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.envelope import MessageEnvelope
-from aquilia.sockets.fanout import Audience, Delivery
 from aquilia.sockets.faults import ws_messages_dropped
 from aquilia.sockets.open_namespace import Home
 from aquilia.sockets.outbound import Outbound

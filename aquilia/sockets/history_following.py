@@ -17,9 +17,10 @@ from functools import partial
 from typing import Any
 
 from aquilia.sockets.adapters.base import Broker, Publication
+from aquilia.sockets.audience import Audience, Delivery, Policy
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.envelope import MessageEnvelope
-from aquilia.sockets.fanout import CLOCK_EVERY, SLICE, Audience, Delivery, FanOut, Policy
+from aquilia.sockets.fanout import CLOCK_EVERY, SLICE, FanOut
 from aquilia.sockets.faults import SocketFault, ws_messages_dropped
 from aquilia.sockets.history import Follower, Gap, History, Position
 from aquilia.sockets.hub_port import Recovery

@@ -11,12 +11,13 @@ from typing import Any
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker, Publication
+from aquilia.sockets.audience import Audience
 from aquilia.sockets.audit.trail import AuditTrail
 from aquilia.sockets.broker_losses import losses
 from aquilia.sockets.cluster.membership import CONTROL, Cluster
 from aquilia.sockets.cluster.reach import Reach
 from aquilia.sockets.connection import Connection
-from aquilia.sockets.fanout import Audience, FanOut
+from aquilia.sockets.fanout import FanOut
 from aquilia.sockets.history import History, Position
 from aquilia.sockets.history_following import Following
 from aquilia.sockets.hub_port import HistoryMessage, HistoryPage

@@ -10,9 +10,9 @@ from aquilia.auth import Authenticator
 from aquilia.di import ScopeContainer
 from aquilia.faults import Fault
 from aquilia.sockets.adapters.base import Publication
+from aquilia.sockets.audience import Audience, Policy
 from aquilia.sockets.connection import Connection
 from aquilia.sockets.emits import Emits, conflation_key
-from aquilia.sockets.fanout import Audience, Policy
 from aquilia.sockets.guards import Check, passes
 from aquilia.sockets.hub_port import Namespace
 from aquilia.sockets.identities import Identities

@@ -14,8 +14,9 @@ from typing import Any
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Broker
+from aquilia.sockets.audience import Audience
 from aquilia.sockets.connection import Connection
-from aquilia.sockets.fanout import Audience, FanOut
+from aquilia.sockets.fanout import FanOut
 from aquilia.sockets.faults import CloseCode, SocketFault, ws_quota_exceeded, ws_room_full
 from aquilia.sockets.history import Position
 from aquilia.sockets.history_following import Following

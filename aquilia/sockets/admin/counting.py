@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aquilia.sockets.fanout import Audience
+from aquilia.sockets.audience import Audience
 
 __all__ = ["watch"]
 
