@@ -124,6 +124,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/decorators.py",
         "sockets/emits.py",
         "sockets/contract.py",
+        "sockets/contract_reading.py",
         "sockets/plan.py",
         "sockets/controller.py",
         "sockets/guards.py",

@@ -11,7 +11,8 @@ from aquilia.auth import Authenticator
 from aquilia.di import Consumer, DIError, Scope, ScopeContainer
 from aquilia.patterns import PatternConflict, PatternTable
 from aquilia.sockets.connection import Connection
-from aquilia.sockets.contract import SocketContract, read_contract
+from aquilia.sockets.contract import SocketContract
+from aquilia.sockets.contract_reading import read_contract
 from aquilia.sockets.controller import SocketController
 from aquilia.sockets.declaration import socket_declaration
 from aquilia.sockets.envelope import MessageEnvelope

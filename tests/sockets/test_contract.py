@@ -25,7 +25,8 @@ from aquilia.sockets import (
     SocketGuard,
     Subscribe,
 )
-from aquilia.sockets.contract import SocketContract, read_contract
+from aquilia.sockets.contract import SocketContract
+from aquilia.sockets.contract_reading import read_contract
 from aquilia.sockets.plan import SocketPlan
 from aquilia.sockets.settings import NodeSettings
 

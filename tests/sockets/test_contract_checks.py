@@ -21,7 +21,8 @@ from aquilia.sockets import (
     SocketController,
     SocketGuard,
 )
-from aquilia.sockets.contract import SocketContract, read_contract
+from aquilia.sockets.contract import SocketContract
+from aquilia.sockets.contract_reading import read_contract
 from aquilia.sockets.guards import guard_checks
 from aquilia.sockets.settings import NodeSettings
 
