@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from nats.errors import ProtocolError
 
 from aquilia.sockets.adapters.nats_client import DemandingClient
 
@@ -59,3 +60,24 @@ async def test_a_cut_anywhere_changes_nothing() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 17])
 async def test_nor_do_many_small_parts(size: int) -> None:
     assert await heard(*(TEXT[at : at + size] for at in range(0, len(TEXT), size))) == HEARD
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"MSG room.a 1 -18\r\n",
+        b"MSG room.a 1 -2\r\n",
+        b"HMSG room.a 1 x 12\r\nNATS/1.0\r\n\r\n\r\n",
+        b"HMSG room.a 1 -5 12\r\nNATS/1.0\r\n\r\n\r\n",
+        b"-ERR \r\n",
+        b"-ERR '\xff'\r\n",
+        b"INFO {bad\r\n",
+        b"INFO \xff\r\n",
+        b"MSG room.a 1\r\n",
+    ],
+)
+async def test_what_no_server_says_is_an_error_of_the_protocol(said: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        await heard(said)
+    with pytest.raises(ProtocolError):
+        await heard(*(said[at : at + 1] for at in range(len(said))))

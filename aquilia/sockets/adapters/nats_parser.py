@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from nats.errors import ProtocolError
 from nats.protocol.parser import AWAITING_MSG_PAYLOAD, Parser
 
 __all__ = ["Message", "QuickParser"]
@@ -33,8 +34,23 @@ class QuickParser(Parser):
     """How often anything has come."""
 
     async def parse(self, data: bytes = b"") -> None:
-        """Read on."""
+        """Read on.
+
+        Raises:
+            ProtocolError: no server says that.
+        """
         self.reads += 1
+        try:
+            await self._parse(data)
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:  # nats-py's own; it ends at them
+            raise ProtocolError(str(error)) from error
+
+    async def _parse(self, data: bytes) -> None:
         at = 0
         while at < len(data):
             if self.state == AWAITING_MSG_PAYLOAD:
@@ -60,13 +76,15 @@ class QuickParser(Parser):
             words = data[at : start - 2].split(b" ")
             try:
                 subscription, end = subscriptions.get(int(words[2])), start + int(words[-1])
+                body = start + int(words[-2]) if headed else start
             except (ValueError, IndexError):
+                return at
+            if not start <= body <= end:
                 return at
             if len(data) < end + 2 or (headed and not data.startswith(HEADERS, start)):
                 return at
             headers = None
             if headed:
-                body = start + int(words[-2])
                 headers = _headers(data[start + len(HEADERS) : body])
                 start = body
             if subscription is not None:
