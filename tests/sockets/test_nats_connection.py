@@ -12,6 +12,7 @@ from loops import on_each_loop
 from aquilia.sockets.adapters import nats_dial
 from aquilia.sockets.adapters.nats_connection import NatsConnection
 from aquilia.sockets.adapters.nats_url import Target
+from aquilia.sockets.faults import SocketFault
 
 INFO = b'INFO {"server_id":"x","version":"2.12.0","proto":1,"headers":true,"max_payload":1048576}\r\n'
 
@@ -31,7 +32,7 @@ class Line:
             words = line.split()
             if words[0] == b"PING":
                 self._writer.write(b"PONG\r\n")
-            elif words[0] == b"SUB":
+            elif words[0] == b"SUB" and not self._inbox:
                 self._inbox = words[-1]
             elif words[0] in (b"PUB", b"HPUB"):
                 await self._reader.readexactly(int(words[-1]) + 2)
@@ -139,3 +140,43 @@ async def test_a_loss_with_more_to_say_leaves_no_traceback_in_the_log(
         await asyncio.wait_for(asyncio.gather(*(say() for _ in range(50))), 20)
 
     assert [record.message for record in caplog.records if record.name.startswith("nats")] == []
+
+
+@on_each_loop
+async def test_who_comes_to_listen_in_the_moment_of_a_loss_listens_on_the_next_connection() -> None:
+    losses = 20
+
+    async def serve(number: int, line: Line) -> None:
+        for _ in range(20 if number < losses else 100_000):
+            _, reply = await line.said()
+            line.answer(reply, b"ok")
+
+    def ignored(message: object) -> None:
+        pass
+
+    raised: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: raised.append(str(context)))
+    async with serving(serve) as connection:
+
+        async def come(subject: str) -> None:
+            await connection.subscribe(subject, ignored)
+            await connection.unsubscribe(subject)
+
+        async def say() -> None:
+            while connection.links <= losses:
+                await connection.call("word", again=True)
+
+        saying = [asyncio.create_task(say()) for _ in range(5)]
+        coming: list[asyncio.Task[None]] = []
+        while connection.links <= losses:
+            if sum(not task.done() for task in coming[-100:]) < 50:
+                coming.append(asyncio.create_task(come(f"room.{len(coming)}")))
+            await asyncio.sleep(0)
+        await asyncio.wait_for(asyncio.gather(*saying), 10)
+        ends = await asyncio.wait_for(asyncio.gather(*coming, return_exceptions=True), 10)
+        loop.set_exception_handler(None)
+
+    strange = [end for end in ends if end is not None and not isinstance(end, SocketFault)]
+    assert strange == []
+    assert raised == []

@@ -135,7 +135,10 @@ class DemandingClient(Client):
         if not self._pending or not self.is_connected:
             return
         transport: Any = self._transport
-        if transport._io_writer.transport.get_write_buffer_size() < SOON:
+        stream = transport._io_writer.transport
+        if stream.is_closing():  # which is noticed in a moment; on uvloop, writing would raise
+            return
+        if stream.get_write_buffer_size() < SOON:
             said, self._pending, self._pending_data_size = self._pending, [], 0
             transport.write(b"".join(said))
         elif self._flush_queue is not None and self._flush_queue.empty():

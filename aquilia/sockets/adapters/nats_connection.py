@@ -167,7 +167,7 @@ class NatsConnection:
         self._calls.require_open()
         self._subscribers[subject] = receive
         try:
-            if self.connected:
+            if self.connected and not self.client.is_closed:  # which is noticed a moment later
                 self._subscriptions[subject] = self.client.listen(subject, receive)
             await self.confirm()
             if denied := self._denied.get(subject.lower()):

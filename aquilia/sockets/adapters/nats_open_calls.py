@@ -290,7 +290,7 @@ class OpenCalls:
                     each.set_result([]) if error is None else each.set_exception(error)
 
         call.future.add_done_callback(heard)
-        if self._line.connected:
+        if self._line.connected and not self._line.client.is_closed:  # which is noticed a moment later
             call.begin()
             self._line.client.say(call.subject, call.reply, call.data)
 
