@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from loops import on_each_loop
 
-from aquilia.sockets.adapters import nats_dial
+from aquilia.sockets.adapters import nats_dial, nats_open_calls
 from aquilia.sockets.adapters.nats_connection import NatsConnection
 from aquilia.sockets.adapters.nats_url import Target
 from aquilia.sockets.faults import SocketFault
@@ -180,3 +181,23 @@ async def test_who_comes_to_listen_in_the_moment_of_a_loss_listens_on_the_next_c
     strange = [end for end in ends if end is not None and not isinstance(end, SocketFault)]
     assert strange == []
     assert raised == []
+
+
+async def test_a_process_that_stood_still_reads_the_answer_before_it_says_that_there_is_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nats_open_calls, "OUTAGE", 0.5)
+
+    async def serve(number: int, line: Line) -> None:
+        while True:
+            _, reply = await line.said()
+            if reply:
+                line.answer(reply, b"ok")
+
+    async with serving(serve) as connection:
+        said = asyncio.create_task(connection.send("plain", b"x"))
+        called = asyncio.create_task(connection.call("word"))
+        await asyncio.sleep(0)
+        time.sleep(1)  # noqa: ASYNC251
+        await said
+        assert [reply.data for reply in await called] == [b"ok"]

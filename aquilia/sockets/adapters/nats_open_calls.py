@@ -64,6 +64,8 @@ class OpenCalls:
         self._watching: asyncio.TimerHandle | None = None
         self._heard = self._silent = 0
         """What had come at the last look, and for how many looks nothing has."""
+        self._look_due = 0.0
+        self._late_look = False
         self._repeating: asyncio.Task[None] | None = None
 
     # The life of the line
@@ -185,14 +187,22 @@ class OpenCalls:
     def _watch(self) -> None:
         """Look after the calls, as long as there are any: one timer for all of them."""
         if self._watching is None:
-            self._watching = asyncio.get_running_loop().call_later(LOOK, self._look)
+            loop = asyncio.get_running_loop()
+            self._look_due = loop.time() + LOOK
+            self._watching = loop.call_later(LOOK, self._look)
+
+    def _excused(self, now: float) -> bool:
+        """Whether this process stood still: then answers may have come that it has not read yet."""
+        self._late_look = not self._late_look and now > self._look_due + LOOK
+        return self._late_look
 
     def _look(self) -> None:
         self._watching = None
         now = asyncio.get_running_loop().time()
+        excused = self._excused(now)
         unanswered = [call for call in self._calls.values() if not call.future.done()]
         for call in unanswered:
-            if now >= call.until:
+            if now >= call.until and not excused:
                 call.fail(self._late(call))
         if self._line.connected and self._repeating is None:
             silent = [call for call in unanswered if call.again and call.sent and now - call.said >= RETRY]
