@@ -365,3 +365,25 @@ async def test_what_is_no_position_or_no_number_is_refused(wrong: dict[str, Any]
     async with sockets_test(Socket("/asks", history=History())(Asks)) as t:
         await (await t.connect("/asks")).request("ask")
     assert told[0].startswith(said)
+
+
+async def test_nothing_is_kept_that_nests_deeper_than_a_client_reads() -> None:
+    def nested(depth: int) -> Any:
+        return "x" if depth == 0 else [nested(depth - 1)] if depth % 2 else {"in": nested(depth - 1)}
+
+    class Deep(SocketController):
+        @Event("enter")
+        async def enter(self, conn: Connection) -> None:
+            await conn.join("hall")
+
+        @Event("say", ack=True)
+        async def say(self, conn: Connection, payload: int) -> None:
+            await self.publish_room("hall", "note", nested(payload))
+
+    async with sockets_test(Socket("/deep", history=History(size=10, ttl=60))(Deep)) as t:
+        client = await t.connect("/deep")
+        await client.request("enter")
+        with pytest.raises(Exception, match="WS_PUBLISH_FAILED"):
+            await client.request("say", 64)
+        await client.request("say", 63)
+        assert (await client.expect("note")).payload == nested(63)

@@ -12,6 +12,7 @@ import msgspec
 
 from aquilia.sockets.adapters.base import Publication
 from aquilia.sockets.codecs.base import WRITE_FAILURES, as_builtins
+from aquilia.sockets.envelope import MAX_NESTING
 from aquilia.sockets.faults import ws_publish_failed
 from aquilia.sockets.history import Position
 
@@ -32,6 +33,8 @@ class _Stored(msgspec.Struct, array_like=True):
     exclude: str | None
 
 
+_NO_CONTAINERS = bytes(byte for byte in range(256) if not (0x80 <= byte < 0xA0 or 0xDC <= byte < 0xE0))
+"""Bytes with which no container begins in MessagePack."""
 _write = msgspec.msgpack.Encoder().encode
 
 
@@ -50,7 +53,7 @@ def encode(publication: Publication) -> bytes:
     """
     told = publication
     try:
-        payload = msgspec.to_builtins(
+        payload: Any = msgspec.to_builtins(
             told.payload, builtin_types=(bytes, bytearray, memoryview), enc_hook=as_builtins
         )
         stored = _Stored(
@@ -64,9 +67,27 @@ def encode(publication: Publication) -> bytes:
             told.identity,
             told.exclude,
         )
-        return _write(stored)
+        data = _write(stored)
     except WRITE_FAILURES as error:
         raise ws_publish_failed(f"{told.event!r} cannot be kept: {error}") from error
+    if len(data) > MAX_NESTING and _too_deep(told, payload, data):
+        raise ws_publish_failed(f"{told.event!r} cannot be kept: its message nests deeper than {MAX_NESTING}")
+    return data
+
+
+def _too_deep(told: Publication, payload: Any, data: bytes) -> bool:
+    """For clients that read it in a message, which is one container more: they end at it, and at each try again."""
+    if len(data.translate(None, _NO_CONTAINERS)) <= MAX_NESTING or told.namespace.startswith("\0"):
+        return False  # what nodes tell one another is no message
+    level = [payload]
+    for _ in range(MAX_NESTING - 1):
+        level = [
+            value
+            for tree in level
+            if isinstance(tree, (dict, list))
+            for value in (tree.values() if isinstance(tree, dict) else tree)
+        ]
+    return any(isinstance(value, (dict, list)) for value in level)
 
 
 def decode(data: bytes, position: Position | None = None, previous: int | None = None) -> Publication:
