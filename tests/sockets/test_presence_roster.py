@@ -393,3 +393,14 @@ def test_what_presence_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(error, match=problem.replace("*", r"\*")):
         Presence(**options)  # type: ignore[arg-type]
+
+
+def test_who_has_come_here_already_is_not_awaited_of_a_node_that_leaves_and_tells_of_it_later() -> None:
+    roster = room()
+    roster.enter("c1", "ada", 1.0)
+    roster.look(1.0)
+    entries = [Entry(id, {}, 0.0, 0.0, 1) for id in ("ada", "bob")]
+    roster.learn("other", Whole(1, 3, entries), until=10.0)
+    assert [(who.id, who.connections) for who in roster.page(9, None).entries] == [("ada", 1), ("bob", 1)]
+    roster.part("c1", 0.0)
+    assert set(roster.look(2.0).leaves) == {"ada"}

@@ -284,8 +284,7 @@ class Peers:
             return False
         for room, whole in zip(rooms, wholes, strict=False):
             if node in self._cluster:
-                room.roster.learn(node, whole)
-                self._await_clients(room, node)
+                room.roster.learn(node, whole, self._leaving.get(node))
             room.knows(node)
             self._changed(room)
         self._hurry()

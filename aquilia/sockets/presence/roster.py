@@ -193,14 +193,23 @@ class Roster:
                 self._touched[id] = None
         return True
 
-    def learn(self, node: str, whole: Whole) -> None:
-        """Another node tells all that it has."""
+    def learn(self, node: str, whole: Whole, until: float | None = None) -> None:
+        """Another node tells all that it has. One that is leaving has those yet who are elsewhere by now; its clients
+        are awaited `until` a moment.
+        """
         told = self._told.get(node)
         if told is not None and (whole.life, whole.number) < (told.life, told.number):
             return
         told = self._begin(node, whole.life)
         told.number = whole.number
         told.entries = {entry.id: entry for entry in whole.entries}
+        if until is not None:
+            told.until = until
+            here = self._by_id.keys() | {
+                id for each in self._told.values() if each.until is None for id in each.entries
+            }
+            for id in told.entries.keys() & here:
+                del told.entries[id]
         self._touched |= dict.fromkeys(told.entries)
         for id in told.entries:
             self._came_back(id, but=node)
