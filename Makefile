@@ -8,8 +8,9 @@ PYTHON ?=
 ARGS ?=
 # COV=1 measures coverage as well.
 COV ?=
-# Two processes, as many tests wait; who is done takes tests from the other. ARGS='-n 0' has none, for a debugger.
-WORKERS := -n 2 --dist worksteal
+# Several processes, as many tests wait; who is done takes tests from the others. ARGS='-n 0' has none, for a debugger.
+# Coverage costs the processor so much that more than two would only be late.
+WORKERS := -n $(if $(COV),2,4) --dist worksteal
 
 SYSTEM_PACKAGES := chromium haproxy nginx-light postgresql python3-venv
 
