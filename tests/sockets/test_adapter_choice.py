@@ -2,43 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from nats_server import NatsServer
-from wire import Client, serving
+from shared_hall import application, heard
 
 from aquilia.aquilary import BootError
-from aquilia.sockets import AquilaSockets, Connection, Event, Socket, SocketController, Subscribe
-
-
-@Socket("/hall")
-class Hall(SocketController):
-    @Subscribe("enter")
-    async def enter(self, conn: Connection) -> str:
-        return "hall"
-
-    @Event("say")
-    async def say(self, conn: Connection, payload: Any) -> None:
-        await self.publish_room("hall", "said", payload)
-
-
-def application(**settings: Any) -> AquilaSockets:
-    return AquilaSockets.from_controllers([Hall], **settings)
-
-
-async def heard(here: AquilaSockets, there: AquilaSockets) -> Any:
-    """What a member of the one application hears of what is said in the other."""
-    async with (
-        serving(here) as one,
-        serving(there) as two,
-        Client.connect(f"{one}/hall", "v1.json") as listener,
-        Client.connect(f"{two}/hall", "v1.json") as speaker,
-    ):
-        for client in (listener, speaker):
-            await client.request("enter")
-        await speaker.request("say", "hello")
-        return (await listener.expect("said"))["payload"]
 
 
 async def test_two_applications_at_one_nats_are_one_hall(nats_server: NatsServer) -> None:

@@ -16,19 +16,13 @@ from typing import Any
 import pytest
 from documents import ROOT, as_module, blocks, sections
 from packages import install_package
+from shared_hall import application, heard
 from wire import Client, serving
 
 from aquilia.aquilary import BootError
 from aquilia.clock import Clock
 from aquilia.sockets import (
-    AquilaSockets,
-    Connection,
-    Emits,
-    Event,
     Publisher,
-    Socket,
-    SocketController,
-    Subscribe,
 )
 from aquilia.sockets.adapters import adapter_for
 
@@ -58,42 +52,11 @@ def shelf(install: Install, tmp_path: Path) -> str:
     return f"shelf://{tmp_path}/said"
 
 
-@Socket("/hall")
-class Hall(SocketController):
-    said = Emits("said", Any)
-
-    @Subscribe("enter")
-    async def enter(self, conn: Connection) -> str:
-        return "hall"
-
-    @Event("say")
-    async def say(self, conn: Connection, payload: Any) -> None:
-        await self.publish_room("hall", self.said, payload)
-
-
-def application(**settings: Any) -> AquilaSockets:
-    return AquilaSockets.from_controllers([Hall], **settings)
-
-
 def refusal(**settings: Any) -> str:
     """All that a program shows which does not catch it."""
     with pytest.raises(BootError) as refused:
         application(**settings)
     return "".join(traceback.format_exception(refused.value))
-
-
-async def heard(here: AquilaSockets, there: AquilaSockets) -> Any:
-    """What a member of the one application hears of what is said in the other."""
-    async with (
-        serving(here) as one,
-        serving(there) as two,
-        Client.connect(f"{one}/hall", "v1.json") as listener,
-        Client.connect(f"{two}/hall", "v1.json") as speaker,
-    ):
-        for client in (listener, speaker):
-            await client.request("enter")
-        await speaker.request("say", "hello")
-        return (await listener.expect("said"))["payload"]
 
 
 async def test_a_url_chooses_it(shelf: str) -> None:
