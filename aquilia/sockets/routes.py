@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from aquilia.di import Injection, Scope, ScopeContainer, Services
 from aquilia.faults import Fault, FaultEngine
@@ -24,9 +24,10 @@ from aquilia.sockets.middleware import Handle, wrap
 from aquilia.sockets.session_saving import saving
 from aquilia.source import SourceLocation
 
-__all__ = ["Hook", "Route", "RouteCompiler", "connection_container"]
+__all__ = ["Hook", "Route", "RouteCompiler", "connection_container", "timed"]
 
-Message = TypeVar("Message")
+Asked = ParamSpec("Asked")
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class RouteCompiler:
         if self._sessions:
             run = saving(run)
         if self._timeout is not None:
-            run = _timed(run, self._timeout, hook.handler.attribute)
+            run = timed(run, self._timeout, hook.handler.attribute)
         return Hook(run, _where(self._contract, hook.handler), hook.handler.location)
 
     def route(self, event: EventContract) -> Route:
@@ -99,7 +100,7 @@ class RouteCompiler:
         if self._sessions:
             handle = saving(handle)
         if self._timeout is not None:
-            handle = _timed(handle, self._timeout, event.handler.attribute)
+            handle = timed(handle, self._timeout, event.handler.attribute)
         if promised:
             handle = self._promises.kept(handle)
         return Route(handle, _where(self._contract, event.handler), event.declaration.ack)
@@ -221,19 +222,21 @@ def _method_check(handler: Handler) -> Check:
     return lambda conn, envelope: function(conn._controller, conn, envelope)
 
 
-def _timed(
-    handle: Callable[[Connection, Message], Awaitable[Any]], seconds: float, name: str
-) -> Callable[[Connection, Message], Awaitable[Any]]:
-    async def timed(conn: Connection, message: Message) -> Any:
+def timed(
+    run: Callable[Asked, Awaitable[Done]], seconds: float, name: str
+) -> Callable[Asked, Awaitable[Done]]:
+    """What runs the method of a controller, in so many seconds at most: beyond them it raises WS_OVERLOADED."""
+
+    async def in_time(*args: Asked.args, **kwargs: Asked.kwargs) -> Done:
         try:
             async with asyncio.timeout(seconds) as timer:
-                return await handle(conn, message)
+                return await run(*args, **kwargs)
         except TimeoutError:
             if not timer.expired():
                 raise
             raise ws_overloaded(f"{name} did not finish within {seconds:g} s") from None
 
-    return timed
+    return in_time
 
 
 def _where(contract: SocketContract, handler: Handler) -> str:

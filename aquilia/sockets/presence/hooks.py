@@ -14,9 +14,10 @@ from aquilia.di import Scope, Services
 from aquilia.faults import FaultEngine
 from aquilia.sockets.answers import label
 from aquilia.sockets.contract import WITHOUT_CONNECTION, HookContract, SocketContract
-from aquilia.sockets.faults import ws_internal_error, ws_overloaded
+from aquilia.sockets.faults import ws_internal_error
 from aquilia.sockets.open_namespace import Home
 from aquilia.sockets.presence.values import Difference, copied
+from aquilia.sockets.routes import timed
 from aquilia.sockets.tasks import own_error, pass_on
 
 __all__ = ["PresenceHook", "PresenceHooks"]
@@ -32,7 +33,7 @@ GRACE = 2.0
 class PresenceHook:
     """One method of a controller, with what it needs; made at boot. Calling it never raises an error of its own."""
 
-    __slots__ = ("_attribute", "_engine", "_injection", "_location", "_method", "_timeout", "_where")
+    __slots__ = ("_engine", "_in_time", "_injection", "_location", "_method", "_where")
 
     def __init__(
         self,
@@ -43,29 +44,20 @@ class PresenceHook:
         timeout: float | None,
         engine: FaultEngine,
     ) -> None:
-        self._attribute, self._method = hook.handler.attribute, hook.handler.function
-        self._where = f"{contract.controller.__qualname__}.{self._attribute}"
+        self._method = hook.handler.function
+        self._where = f"{contract.controller.__qualname__}.{hook.handler.attribute}"
         self._location = hook.handler.location
         self._injection = services.injector(hook.dependencies, Scope.REQUEST, without=WITHOUT_CONNECTION)
-        self._timeout = timeout
+        self._in_time = self._run if timeout is None else timed(self._run, timeout, hook.handler.attribute)
         self._engine = engine
 
     async def __call__(self, home: Home, room: str, told: Difference) -> None:
         """Tell of a change. What goes wrong is logged and counted."""
         try:
-            await self._run_in_time(home, room, told)
+            await self._in_time(home, room, told)
         except (Exception, asyncio.CancelledError) as error:
             self._note(home, own_error(error))
             pass_on(error)
-
-    async def _run_in_time(self, home: Home, room: str, told: Difference) -> None:
-        try:
-            async with asyncio.timeout(self._timeout) as timer:
-                await self._run(home, room, told)
-        except TimeoutError:
-            if not timer.expired():
-                raise
-            raise ws_overloaded(f"{self._attribute} did not finish within {self._timeout:g} s") from None
 
     async def _run(self, home: Home, room: str, told: Difference) -> None:
         joins, leaves = copied(told.joins), copied(told.leaves)
