@@ -64,9 +64,11 @@ async def workers(folder: Path, *, shared: Path | None, run: str | None = None) 
         )
         try:
             async with asyncio.timeout(30):
-                while (folder / "log").read_text().count("Application startup complete") < (
-                    2 if run is None else 1
-                ):
+                # Workers are given a socket that listens; one process listens after its application has started.
+                said, times = (
+                    ("Application startup complete", 2) if run is None else ("Uvicorn running on", 1)
+                )
+                while (folder / "log").read_text().count(said) < times:
                     assert process.returncode is None, (folder / "log").read_text()
                     await asyncio.sleep(0.05)
             yield f"127.0.0.1:{port}"
