@@ -15,7 +15,7 @@ from aquilia.loopback import is_loopback
 from aquilia.server import Booted
 from aquilia.sessions.engine import SESSION_SECRET, SessionEngine
 from aquilia.sockets.adapters import ADAPTER_URL
-from aquilia.sockets.adapters.nats_url import Target
+from aquilia.sockets.adapters.nats.url import Target
 from aquilia.sockets.adapters.signing import BUS_SECRET, BUS_SECRET_FILE
 from aquilia.sockets.audit.trail import AUDIT_SECRET
 from aquilia.sockets.contract import SocketContract

@@ -25,7 +25,7 @@ from workspaces import TIMEOUT, Workspace
 from aquilia import server
 from aquilia.cli import app
 from aquilia.sockets import drain
-from aquilia.sockets.adapters.nats_url import Target
+from aquilia.sockets.adapters.nats.url import Target
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

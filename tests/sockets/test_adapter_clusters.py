@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from nats_server import NatsServer
 
-from aquilia.sockets.adapters.local_host import LocalServers
+from aquilia.sockets.adapters.local.host import LocalServers
 from aquilia.testing.adapters import ClusterContract
 
 

@@ -19,7 +19,7 @@ from shelf import ShelfAdapter
 from aquilia.sockets import AdapterOptions, InMemoryAdapter
 from aquilia.sockets.adapters.inmemory import SLICE, InMemoryStore
 from aquilia.sockets.adapters.local import LocalAdapter
-from aquilia.sockets.adapters.local_host import LocalServers
+from aquilia.sockets.adapters.local.host import LocalServers
 from aquilia.sockets.adapters.nats import NatsAdapter
 from aquilia.testing.adapters import (
     AdapterContract,

@@ -24,8 +24,8 @@ from aquilia.aquilary import Registry
 from aquilia.asgi import Application
 from aquilia.controller import GET, Controller, RequestCtx
 from aquilia.sockets import AquilaSockets, Connection, Event, History, Socket, SocketController
+from aquilia.sockets.adapters.names import token
 from aquilia.sockets.adapters.nats import NatsAdapter
-from aquilia.sockets.adapters.nats_names import token
 from aquilia.sockets.metrics.recorder import Counters
 
 

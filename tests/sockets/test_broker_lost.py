@@ -19,8 +19,7 @@ from wire import Client, eventually, serving
 from aquilia.aquilary import BootError, Registry
 from aquilia.manifest import AppManifest
 from aquilia.sockets import AquilaSockets, Connection, Event, History, Socket, SocketController, Subscribe
-from aquilia.sockets.adapters import nats_dial
-from aquilia.sockets.adapters.nats import NatsAdapter
+from aquilia.sockets.adapters.nats import NatsAdapter, dial
 from aquilia.sockets.metrics.recorder import Counters
 
 
@@ -145,7 +144,7 @@ async def test_a_room_with_history_has_no_gap_and_takes_nothing_that_it_cannot_k
 async def test_a_broker_that_stands_still_fails_what_was_on_its_way_and_then_counts_as_lost(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nats_dial, "PING", 1)
+    monkeypatch.setattr(dial, "PING", 1)
     two.server.kill()
     two.server.start()
     await two.reach(True)

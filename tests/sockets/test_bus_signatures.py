@@ -15,7 +15,7 @@ from wire import eventually
 from aquilia.clock import Clock
 from aquilia.sockets import Publication
 from aquilia.sockets.adapters import adapter_for
-from aquilia.sockets.adapters.nats_names import token
+from aquilia.sockets.adapters.names import token
 from aquilia.sockets.adapters.signing import Signer, bus_signer
 from aquilia.sockets.adapters.stored import encode
 from aquilia.sockets.history import History

@@ -27,8 +27,9 @@ from aquilia.sockets import (
     SocketController,
     SocketFault,
 )
-from aquilia.sockets.adapters import local_server, nats_open_calls
 from aquilia.sockets.adapters.local import LocalAdapter
+from aquilia.sockets.adapters.local import server as local_server
+from aquilia.sockets.adapters.nats import open_calls
 from aquilia.sockets.history import History
 
 HISTORY = History(size=5000, ttl=60)
@@ -148,7 +149,7 @@ async def test_the_log_of_the_server_is_in_ours_at_its_level(
 PARENT = """
 import sys, time
 from pathlib import Path
-from aquilia.sockets.adapters.local_server import LocalServer
+from aquilia.sockets.adapters.local.server import LocalServer
 server = LocalServer(Path(sys.argv[1]))
 server.start()
 print(server.pid, flush=True)
@@ -182,7 +183,7 @@ async def test_a_server_whose_disk_was_full_takes_publications_when_it_has_room(
 ) -> None:
     monkeypatch.setattr(local_server, "AFTER_FULL", 0.0)
     monkeypatch.setattr(local_server, "ROOM", 1 << 60)
-    monkeypatch.setattr(nats_open_calls, "OUTAGE", 1.0)
+    monkeypatch.setattr(open_calls, "OUTAGE", 1.0)
     here = adapter(tmp_path / "x")
     await here.broker.start(lambda publication: None)
     await here.broker.publish(publication(0), HISTORY)
@@ -195,7 +196,7 @@ async def test_a_server_whose_disk_was_full_takes_publications_when_it_has_room(
     assert here.broker.server.pid == pid
 
     monkeypatch.setattr(local_server, "ROOM", 0)
-    monkeypatch.setattr(nats_open_calls, "OUTAGE", 10.0)
+    monkeypatch.setattr(open_calls, "OUTAGE", 10.0)
     await another_server(here, pid)
     await here.broker.publish(publication(2), HISTORY)
     assert await payloads(here) in ([0, 2], [0, 1, 2])

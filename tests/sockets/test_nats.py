@@ -14,7 +14,7 @@ from nats_server import NatsServer
 
 from aquilia.sockets import Publication, SocketFault
 from aquilia.sockets.adapters.nats import NatsAdapter
-from aquilia.sockets.adapters.nats_url import Target
+from aquilia.sockets.adapters.nats.url import Target
 from aquilia.sockets.history import History
 
 HISTORY = History(size=5000, ttl=60)

@@ -13,8 +13,7 @@ from nats_server import NatsServer
 from ports import reserved_port
 
 from aquilia.sockets import Publication, SocketFault
-from aquilia.sockets.adapters import nats_open_calls
-from aquilia.sockets.adapters.nats import NatsAdapter
+from aquilia.sockets.adapters.nats import NatsAdapter, open_calls
 from aquilia.sockets.history import History
 
 HISTORY = History(size=60_000, ttl=60)
@@ -140,7 +139,7 @@ async def test_without_a_majority_plain_rooms_go_on_and_logs_are_refused_until_i
     one, two = nodes
     await two.broker.subscribe("/a", "plain")
     await one.publish(0, "log")
-    monkeypatch.setattr(nats_open_calls, "ELECTION", 2.0)
+    monkeypatch.setattr(open_calls, "ELECTION", 2.0)
     dead = cluster.servers[:2]
     for server in dead:
         server.kill()
@@ -154,7 +153,7 @@ async def test_without_a_majority_plain_rooms_go_on_and_logs_are_refused_until_i
     finally:
         for server in dead:
             server.start()
-    monkeypatch.setattr(nats_open_calls, "ELECTION", 30.0)
+    monkeypatch.setattr(open_calls, "ELECTION", 30.0)
     await one.publish(3, "log")
     assert set(await two.remembered("log", 2)) - {1} == {0, 3}
 

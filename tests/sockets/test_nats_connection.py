@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from loops import on_each_loop
 
-from aquilia.sockets.adapters import nats_dial, nats_open_calls
-from aquilia.sockets.adapters.nats_connection import NatsConnection
-from aquilia.sockets.adapters.nats_url import Target
+from aquilia.sockets.adapters.nats import dial, open_calls
+from aquilia.sockets.adapters.nats.connection import NatsConnection
+from aquilia.sockets.adapters.nats.url import Target
 from aquilia.sockets.faults import SocketFault
 
 INFO = b'INFO {"server_id":"x","version":"2.12.0","proto":1,"headers":true,"max_payload":1048576}\r\n'
@@ -83,7 +83,7 @@ async def serving(serve: Callable[[int, Line], Awaitable[None]]) -> AsyncIterato
 
 @pytest.fixture(autouse=True)
 def no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nats_dial, "CLOSE", 0.1)
+    monkeypatch.setattr(dial, "CLOSE", 0.1)
 
 
 async def test_what_was_said_before_two_losses_is_known_to_be_said_twice() -> None:
@@ -186,7 +186,7 @@ async def test_who_comes_to_listen_in_the_moment_of_a_loss_listens_on_the_next_c
 async def test_a_process_that_stood_still_reads_the_answer_before_it_says_that_there_is_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(nats_open_calls, "OUTAGE", 0.5)
+    monkeypatch.setattr(open_calls, "OUTAGE", 0.5)
 
     async def serve(number: int, line: Line) -> None:
         while True:

@@ -12,8 +12,7 @@ import pytest
 from nats_server import NatsServer
 
 from aquilia.sockets import Publication, SocketFault
-from aquilia.sockets.adapters import nats_open_calls
-from aquilia.sockets.adapters.nats import NatsAdapter
+from aquilia.sockets.adapters.nats import NatsAdapter, open_calls
 from aquilia.sockets.history import History, Position
 
 HISTORY = History(size=5000, ttl=600)
@@ -82,7 +81,7 @@ async def test_what_a_full_disk_does_not_take_fails_and_what_it_took_is_there_wh
     serve: Callable[..., NatsServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve("")
-    monkeypatch.setattr(nats_open_calls, "OUTAGE", 1.5)
+    monkeypatch.setattr(open_calls, "OUTAGE", 1.5)
     async with Node(server.url("app")) as node:
         await node.broker.subscribe("/a", "r")
         await node.publish(0)
@@ -105,7 +104,7 @@ async def test_what_a_full_disk_does_not_take_fails_and_what_it_took_is_there_wh
 
         server.kill()
         server.start()
-        monkeypatch.setattr(nats_open_calls, "OUTAGE", 10.0)
+        monkeypatch.setattr(open_calls, "OUTAGE", 10.0)
         await node.publish(2000)
         assert set(await node.remembered()) - {unknown} == {*acknowledged, 2000}
 

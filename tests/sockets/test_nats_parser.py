@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from nats.errors import ProtocolError
 
-from aquilia.sockets.adapters.nats_client import DemandingClient
+from aquilia.sockets.adapters.nats.client import DemandingClient
 
 SAID = (
     b"MSG room.a 1 5\r\nhello\r\n"

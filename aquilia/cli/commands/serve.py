@@ -39,7 +39,7 @@ from aquilia.server import (
 )
 from aquilia.sessions import MemorySessionStore
 from aquilia.sockets.adapters import WORKERS
-from aquilia.sockets.adapters.local_host import LocalServers
+from aquilia.sockets.adapters.local.host import LocalServers
 from aquilia.sockets.artifact import ArtifactError
 from aquilia.sockets.boot_time import AHEAD, age
 from aquilia.sockets.transports.http import MAX_HEAD

@@ -71,7 +71,7 @@ def _by_default() -> str:
     """
     if LOCAL_HOST not in os.environ:
         return "memory://"
-    from aquilia.sockets.adapters.local_server import missing
+    from aquilia.sockets.adapters.local.server import missing
 
     problem = missing()
     if problem and (workers := _workers()) > 1:

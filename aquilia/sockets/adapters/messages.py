@@ -1,4 +1,4 @@
-"""Publications as NATS carries them: signed, where there is a secret; and what is none of ours, which is ignored."""
+"""Publications as a broker carries them: signed, where there is a secret; what is none of ours is ignored."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from aquilia.sockets.history import Position
 
 __all__ = ["FORGOTTEN", "Messages"]
 
-logger = logging.getLogger("aquilia.sockets.nats")
-
 FORGOTTEN = "\0forgotten"
 """The event of the mark with which a log begins that was emptied; no user's event has such a name."""
 UNSIGNED_EVERY = 60.0
@@ -23,10 +21,12 @@ UNSIGNED_EVERY = 60.0
 
 
 class Messages:
-    """Those of one application, below one prefix."""
+    """Those of one application, below one prefix. `where` is what its operator calls the place that they come by."""
 
-    def __init__(self, prefix: str, signer: Signer | None) -> None:
+    def __init__(self, prefix: str, signer: Signer | None, where: str, logger: logging.Logger) -> None:
         self._prefix = prefix
+        self._where = where
+        self._logger = logger
         self._signer = signer
         self._unsigned = 0
         """Since that was last said."""
@@ -77,16 +77,16 @@ class Messages:
             self._unsigned += 1
             now = asyncio.get_running_loop().time()
             if now - self._unsigned_said >= UNSIGNED_EVERY:
-                logger.warning(
-                    "publications below %s.> on NATS are not signed by our %s, and ignored: %d since this was last "
-                    "said; of the newest, %s",
-                    *(self._prefix, BUS_SECRET, self._unsigned, error),
+                self._logger.warning(
+                    "publications %s are not signed by our %s, and ignored: %d since this was last said; of the "
+                    "newest, %s",
+                    *(self._where, BUS_SECRET, self._unsigned, error),
                 )
                 self._unsigned, self._unsigned_said = 0, now
         elif not self._told:
             self._told = True
-            logger.warning(
-                "something below %s.> on NATS is no publication of ours, and is ignored (said once): %s",
-                self._prefix,
+            self._logger.warning(
+                "something %s is no publication of ours, and is ignored (said once): %s",
+                self._where,
                 error,
             )

@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from aquilia.sockets.adapters.nats_dial import MISSING, DialError, close, dial
-from aquilia.sockets.adapters.nats_open_calls import OpenCalls
-from aquilia.sockets.adapters.nats_url import Target
+from aquilia.sockets.adapters.nats.dial import MISSING, DialError, close, dial
+from aquilia.sockets.adapters.nats.open_calls import OpenCalls
+from aquilia.sockets.adapters.nats.url import Target
 from aquilia.sockets.faults import ws_adapter_unavailable
 
 __all__ = ["NatsConnection"]

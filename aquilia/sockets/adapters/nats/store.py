@@ -19,7 +19,9 @@ from secrets import token_bytes
 from typing import NamedTuple
 
 from aquilia.clock import Clock
-from aquilia.sockets.adapters.jetstream import (
+from aquilia.sockets.adapters.names import token
+from aquilia.sockets.adapters.nats.connection import NatsConnection
+from aquilia.sockets.adapters.nats.jetstream import (
     WRONG_LAST,
     Failure,
     JetStream,
@@ -27,8 +29,6 @@ from aquilia.sockets.adapters.jetstream import (
     persist,
     refused,
 )
-from aquilia.sockets.adapters.nats_connection import NatsConnection
-from aquilia.sockets.adapters.nats_names import token
 from aquilia.sockets.faults import ws_adapter_unavailable
 
 __all__ = ["NatsStore"]

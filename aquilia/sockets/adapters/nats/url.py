@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import unquote
 
-__all__ = ["Target", "options_of"]
+from aquilia.sockets.adapters.urls import options_of, prefix_of, server_of
+
+__all__ = ["Target"]
 
 _TLS = ("ca", "cert", "key")
 _LOGINS = ("creds", "nkey", "token_file", "password_file")
 _OPTIONS = ("replicas", *_TLS, *_LOGINS)
-LONGEST_PREFIX = 100
-"""Characters. JetStream bounds the name of a stream, which begins with it, to 255."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,9 @@ class Target:
             )
         if "@" in query:
             raise ValueError("write ? as %3F and @ as %40 in a login, and @ as %40 in an option")
-        servers = tuple(_server(scheme, host) for host in hosts.split(","))
+        servers = tuple(
+            "{}://{}:{}".format(scheme, *server_of(scheme, host, 4222)) for host in hosts.split(",")
+        )
         if repeated := {server for server in servers if servers.count(server) > 1}:
             raise ValueError(f"{repeated.pop()} is named twice")
         options = options_of(query, _OPTIONS)
@@ -68,7 +69,7 @@ class Target:
         user, password, token = _login(login, files)
         return cls(
             servers,
-            _prefix(path),
+            prefix_of(path.strip("/"), "nats://host/my-app", "the prefix, behind the host,"),
             int(replicas),
             scheme == "tls",
             user,
@@ -79,57 +80,6 @@ class Target:
 
     def __str__(self) -> str:
         return ",".join(self.servers)
-
-
-def options_of(query: str, accepted: tuple[str, ...]) -> dict[str, str]:
-    """The options behind the question mark of an URL, decoded; "+" is a plus.
-
-    Raises:
-        ValueError: one that is not accepted, is empty, or is said twice. Its value is not shown.
-    """
-    options: dict[str, str] = {}
-    for part in filter(None, query.split("&")):
-        name, _, value = part.partition("=")
-        if name not in accepted:
-            near = get_close_matches(name.lower(), accepted, n=1)
-            near += [known for known in accepted if name.startswith(known)]
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"unknown option {name[:40]!r}{hint} (accepted: {', '.join(accepted)})")
-        if name in options:
-            raise ValueError(f"the option {name} is said twice")
-        if not value:
-            raise ValueError(f"the option {name} is empty: write {name}=…")
-        options[name] = unquote(value)
-    return options
-
-
-def _server(scheme: str, host: str) -> str:
-    name, colon, port = host.rpartition(":")
-    if not colon or host.endswith("]"):
-        name, port = host, "4222"
-    if "/" in host or not name or name != "".join(name.split()):
-        raise ValueError("there is no host[:port] where one should be; several are parted by commas")
-    if ":" in name and not (name.startswith("[") and name.endswith("]")):
-        raise ValueError(
-            "host[:port] is needed; an IPv6 address is written in brackets, as in nats://[::1]:4222"
-        )
-    if not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 65536:
-        # It may be a password whose host was forgotten.
-        raise ValueError("the port, behind the host: a number from 1 to 65535 is needed")
-    return f"{scheme}://{name}:{int(port)}"
-
-
-def _prefix(path: str) -> str:
-    prefix = unquote(path.strip("/")) or "aquilia"
-    accepted = "ASCII letters, digits, - and _ are accepted, as in nats://host/my-app"
-    if not all(letter.isascii() and (letter.isalnum() or letter in "-_") for letter in prefix):
-        raise ValueError(f"the prefix, behind the host, is {prefix[:40]!r}: {accepted}")
-    if prefix.startswith("_") or len(prefix) > LONGEST_PREFIX:
-        raise ValueError(
-            f"the prefix, behind the host, is {prefix[:40]!r}: it begins with a letter or digit, and has "
-            f"{LONGEST_PREFIX} characters at most"
-        )
-    return prefix
 
 
 def _require_sense(scheme: str, login: str, files: Mapping[str, Path]) -> None:

@@ -1,4 +1,4 @@
-"""The logs of rooms with history on NATS: all rooms of one `History` share a stream. See `nats_broker.py`.
+"""The logs of rooms with history on NATS: all rooms of one `History` share a stream. See `broker.py`.
 
 A log that is to forget gets a mark, and loses what stands before that. The stream itself does not show that it is
 gone: it moves on by its oldest entry, which may be another room's. While the mark is the oldest of its room, whoever
@@ -17,7 +17,11 @@ from secrets import token_urlsafe
 import msgspec
 
 from aquilia.sockets.adapters.base import Page, Publication
-from aquilia.sockets.adapters.jetstream import (
+from aquilia.sockets.adapters.messages import FORGOTTEN, Messages
+from aquilia.sockets.adapters.names import token
+from aquilia.sockets.adapters.nats.calls import Reply
+from aquilia.sockets.adapters.nats.connection import NatsConnection
+from aquilia.sockets.adapters.nats.jetstream import (
     Failure,
     JetStream,
     Kept,
@@ -26,10 +30,6 @@ from aquilia.sockets.adapters.jetstream import (
     persist,
     refused,
 )
-from aquilia.sockets.adapters.nats_calls import Reply
-from aquilia.sockets.adapters.nats_connection import NatsConnection
-from aquilia.sockets.adapters.nats_messages import FORGOTTEN, Messages
-from aquilia.sockets.adapters.nats_names import token
 from aquilia.sockets.faults import ws_adapter_unavailable
 from aquilia.sockets.history import History, Position
 

@@ -1,4 +1,4 @@
-"""What things are called on NATS: subjects and streams, in which no user's string stands as it is."""
+"""What rooms are called where brokers have them: no user's string stands there as it is."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from aquilia.sockets.adapters import LOCAL_HOST
-from aquilia.sockets.adapters.local_server import LocalServer
+from aquilia.sockets.adapters.local.server import LocalServer
 from aquilia.sockets.faults import SocketFault, ws_adapter_unavailable
 
 __all__ = ["LocalServers", "url_of"]

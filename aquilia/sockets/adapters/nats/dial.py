@@ -10,8 +10,8 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from aquilia.sockets.adapters.nats_login import connect_options
-from aquilia.sockets.adapters.nats_url import Target
+from aquilia.sockets.adapters.nats.login import connect_options
+from aquilia.sockets.adapters.nats.url import Target
 
 __all__ = ["MISSING", "DialError", "abort", "close", "dial"]
 
@@ -86,7 +86,7 @@ def abort(client: Any) -> None:
 async def _connect(
     target: Target, server: str, options: dict[str, Any], on_error: Callable[[Exception], None]
 ) -> Any:
-    from aquilia.sockets.adapters.nats_client import DemandingClient
+    from aquilia.sockets.adapters.nats.client import DemandingClient
 
     client = DemandingClient()
     told: list[Exception] = []
@@ -137,7 +137,7 @@ def _older(version: str) -> bool:
 
 def _refusal(target: Target, server: str, error: Exception, info: dict[str, Any]) -> DialError:
     """What to do about it. `info` is what the server said of itself, if it came to that."""
-    from aquilia.sockets.adapters.nats_client import NoTLSError
+    from aquilia.sockets.adapters.nats.client import NoTLSError
 
     where = f"NATS at {server}"
     words = str(error) or type(error).__name__

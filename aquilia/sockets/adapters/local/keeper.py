@@ -1,6 +1,6 @@
 """Keeps one nats-server alive, and ends it: run as a file, in a process of its own, with the standard library alone.
 
-    python -I local_keeper.py BINARY PORT LOCK
+    python -I keeper.py BINARY PORT LOCK
 
 It stands between the server and the process that wants it, because only a process of its own can end the server when
 that one was killed. Its stdin is a pipe that the other never writes to: when it closes, however that came, the server

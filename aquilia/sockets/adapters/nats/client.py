@@ -13,7 +13,7 @@ from typing import Any
 from nats.aio.client import Client
 from nats.errors import ConnectionClosedError
 
-from aquilia.sockets.adapters.nats_parser import QuickParser
+from aquilia.sockets.adapters.nats.parser import QuickParser
 
 __all__ = ["DemandingClient", "Ear", "NoTLSError"]
 

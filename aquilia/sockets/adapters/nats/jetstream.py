@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from aquilia.sockets.adapters.nats_calls import Reply
-from aquilia.sockets.adapters.nats_connection import NatsConnection
+from aquilia.sockets.adapters.nats.calls import Reply
+from aquilia.sockets.adapters.nats.connection import NatsConnection
 from aquilia.sockets.faults import ws_adapter_unavailable, ws_publish_failed
 
 logger = logging.getLogger("aquilia.sockets.nats")

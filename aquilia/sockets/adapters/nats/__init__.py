@@ -6,11 +6,11 @@ from importlib.util import find_spec
 from typing import Self
 
 from aquilia.clock import Clock
-from aquilia.sockets.adapters.nats_broker import NatsBroker
-from aquilia.sockets.adapters.nats_connection import NatsConnection
-from aquilia.sockets.adapters.nats_dial import MISSING
-from aquilia.sockets.adapters.nats_store import NatsStore
-from aquilia.sockets.adapters.nats_url import Target
+from aquilia.sockets.adapters.nats.broker import NatsBroker
+from aquilia.sockets.adapters.nats.connection import NatsConnection
+from aquilia.sockets.adapters.nats.dial import MISSING
+from aquilia.sockets.adapters.nats.store import NatsStore
+from aquilia.sockets.adapters.nats.url import Target
 from aquilia.sockets.adapters.options import AdapterOptions
 from aquilia.sockets.adapters.signing import Signer
 

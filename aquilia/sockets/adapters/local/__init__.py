@@ -8,15 +8,16 @@ from urllib.parse import unquote
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Adapter, Deliver
-from aquilia.sockets.adapters.local_host import url_of
-from aquilia.sockets.adapters.local_server import LocalServer, missing
+from aquilia.sockets.adapters.local.host import url_of
+from aquilia.sockets.adapters.local.server import LocalServer, missing
 from aquilia.sockets.adapters.nats import NatsAdapter
-from aquilia.sockets.adapters.nats_broker import NatsBroker
-from aquilia.sockets.adapters.nats_connection import NatsConnection
-from aquilia.sockets.adapters.nats_store import NatsStore
-from aquilia.sockets.adapters.nats_url import Target, options_of
+from aquilia.sockets.adapters.nats.broker import NatsBroker
+from aquilia.sockets.adapters.nats.connection import NatsConnection
+from aquilia.sockets.adapters.nats.store import NatsStore
+from aquilia.sockets.adapters.nats.url import Target
 from aquilia.sockets.adapters.options import AdapterOptions
 from aquilia.sockets.adapters.signing import Signer
+from aquilia.sockets.adapters.urls import options_of
 
 __all__ = ["LocalAdapter", "LocalBroker", "local_server"]
 

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_urlsafe
 
-from aquilia.sockets.adapters import local_keeper
+from aquilia.sockets.adapters.local import keeper
 from aquilia.sockets.faults import ws_adapter_unavailable
 
 try:
@@ -107,8 +107,8 @@ class LocalServer:
         except OSError:
             return None
         try:
-            token = _TOKEN.findall((self.folder / local_keeper.CONFIGURATION).read_text())
-            ports = [local_keeper.port_in(file.read_text()) for file in self.folder.glob("*.ports")]
+            token = _TOKEN.findall((self.folder / keeper.CONFIGURATION).read_text())
+            ports = [keeper.port_in(file.read_text()) for file in self.folder.glob("*.ports")]
         except (OSError, ValueError, LookupError):  # it is about to start, or to end
             return None
         return f"nats://{token[0]}@127.0.0.1:{ports[0]}/aquilia" if token and ports else None
@@ -159,7 +159,7 @@ class LocalServer:
         self.folder.chmod(0o700)
         self._lock = _locked(self.folder)
         (self.folder / ".gitignore").write_text("*\n", encoding="ascii")
-        file = self.folder / local_keeper.CONFIGURATION
+        file = self.folder / keeper.CONFIGURATION
         file.unlink(missing_ok=True)
         descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         with open(descriptor, "w", encoding="ascii") as configuration:
@@ -174,7 +174,7 @@ class LocalServer:
         binary = _binary()
         assert binary is not None
         assert self._lock is not None
-        words = [sys.executable, "-I", local_keeper.__file__, binary, str(self._port), str(self._lock)]
+        words = [sys.executable, "-I", keeper.__file__, binary, str(self._port), str(self._lock)]
         self._keeper = subprocess.Popen(
             words,
             cwd=self.folder,
@@ -207,13 +207,13 @@ class LocalServer:
 
     # While it runs
 
-    def _read(self, keeper: subprocess.Popen[bytes], told: queue.SimpleQueue[str]) -> None:
-        assert keeper.stdout is not None
-        with keeper.stdout as lines:
+    def _read(self, process: subprocess.Popen[bytes], told: queue.SimpleQueue[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout as lines:
             for line in lines:
                 text = line.decode("utf-8", "replace").rstrip()
-                if text.startswith(local_keeper.WORD):
-                    text = text.removeprefix(local_keeper.WORD)
+                if text.startswith(keeper.WORD):
+                    text = text.removeprefix(keeper.WORD)
                     self._hear(text)
                     told.put(text)
                 else:

@@ -9,7 +9,7 @@ stream that was deleted and made anew by another node takes nothing that was mea
 Where JetStream promises less than the port asks:
 
 - `History.max_bytes` is kept for a stream as a whole, never for one room: what
-  `nats_logs.py` says is for all its rooms together.
+  `logs.py` says is for all its rooms together.
 - An entry may outlive its `ttl` by moments, and a `ttl` below 0.1 s is 0.1 s.
 - `read` says that it is incomplete where it cannot prove the contrary: when the entry at the position is gone, the
   stream has since let go of others by age or bytes, and this node has not been subscribed all the time.
@@ -24,6 +24,7 @@ Where JetStream promises less than the port asks:
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -31,17 +32,19 @@ from functools import partial
 from typing import Any
 
 from aquilia.sockets.adapters.base import Deliver, Page, Publication
-from aquilia.sockets.adapters.jetstream import Failure, refused
-from aquilia.sockets.adapters.nats_connection import NatsConnection
-from aquilia.sockets.adapters.nats_logs import Logs
-from aquilia.sockets.adapters.nats_messages import FORGOTTEN, Messages
-from aquilia.sockets.adapters.nats_names import message_id, token
-from aquilia.sockets.adapters.nats_open_calls import RETRY
+from aquilia.sockets.adapters.messages import FORGOTTEN, Messages
+from aquilia.sockets.adapters.names import message_id, token
+from aquilia.sockets.adapters.nats.connection import NatsConnection
+from aquilia.sockets.adapters.nats.jetstream import Failure, refused
+from aquilia.sockets.adapters.nats.logs import Logs
+from aquilia.sockets.adapters.nats.open_calls import RETRY
 from aquilia.sockets.adapters.signing import Signer
 from aquilia.sockets.faults import ws_adapter_unavailable
 from aquilia.sockets.history import History, Position
 
 __all__ = ["NatsBroker"]
+
+logger = logging.getLogger("aquilia.sockets.nats")
 
 HELD = 1 << 12
 """Publications that wait, while the way is found again, until the loss before them is told; the oldest go."""
@@ -78,7 +81,9 @@ class NatsBroker:
         self._connection = connection
         self._on_start = on_start
         self._publish_timeout = publish_timeout
-        self._messages = Messages(connection.target.prefix, signer)
+        self._messages = Messages(
+            connection.target.prefix, signer, f"below {connection.target.prefix}.> on NATS", logger
+        )
         self._logs = Logs(connection, self._messages)
         self._prefix = connection.target.prefix
         self._deliver: Deliver | None = None

@@ -10,9 +10,9 @@ from itertools import count
 from secrets import token_hex
 from typing import Any, Protocol
 
-from aquilia.sockets.adapters.nats_calls import Call, Reply
-from aquilia.sockets.adapters.nats_dial import abort
-from aquilia.sockets.adapters.nats_url import Target
+from aquilia.sockets.adapters.nats.calls import Call, Reply
+from aquilia.sockets.adapters.nats.dial import abort
+from aquilia.sockets.adapters.nats.url import Target
 from aquilia.sockets.faults import ws_adapter_unavailable, ws_publish_failed
 
 __all__ = ["RETRY", "OpenCalls"]
