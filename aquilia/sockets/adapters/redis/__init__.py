@@ -1,0 +1,1 @@
+"""The Redis adapter: `redis://host`, for several processes and machines."""
