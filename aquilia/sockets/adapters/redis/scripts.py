@@ -1,0 +1,233 @@
+"""The scripts that Redis runs as one: what stores, numbers and publishes at once, reads a log, and swaps a value.
+
+A room that remembers is a stream, whose ids are the offsets: a log that moves on has no other clock than Redis' own,
+so an offset is the microsecond since 1970 in which it was given, or the one behind the newest. So they increase even
+where all that was known of a room has expired, and behind a failover that lost the newest of them. Each entry knows
+the one before it. Who has one position reads on without a loss if the entry behind it knows that position: there is
+no other way to be complete. So a log whose head went back is found out by whoever has what was lost.
+
+An epoch is that of a share, of all its rooms: its text has the second in which it began, and grows. Beside it stand
+the microsecond of its birth, and the epoch before: entries that are not behind that birth are the former's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+__all__ = ["ALL", "CAS", "FORGET", "HEAD", "PUBLISH", "PUT", "READ", "TAKE", "Script"]
+
+
+class Script(NamedTuple):
+    """What Redis runs, and the name that EVALSHA knows it by."""
+
+    source: bytes
+    digest: bytes
+
+
+def _script(*parts: str) -> Script:
+    source = "\n".join(("#!lua", *parts)).encode()
+    return Script(source, hashlib.sha1(source, usedforsecurity=False).hexdigest().encode())
+
+
+_NOW = """
+local call = redis.call
+local function text(number) return string.format('%.0f', number) end
+local clock = call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+"""
+
+# KEYS[1]: of the epoch; ARGV[1]: four letters by chance.
+_EPOCH = """
+local epoch, birth, former
+local function begin_epoch()
+  former = epoch or ''
+  local second = tonumber(clock[1])
+  if epoch then second = math.max(second, tonumber(string.sub(epoch, 1, 8), 16) + 1) end
+  epoch, birth = string.format('%08x', second) .. ARGV[1], now
+  call('SET', KEYS[1], epoch .. ' ' .. text(birth) .. ' ' .. former)
+end
+local said = call('GET', KEYS[1])
+if said then
+  epoch, birth, former = string.match(said, '^(%S+) (%d+) (%S*)$')
+  birth = tonumber(birth)
+end
+if not birth then begin_epoch() end
+"""
+
+# KEYS: epoch, head, log, ids. ARGV: letters, id, data, size, ttl (ms), max_bytes, remembered (ms), channel.
+# Oldest entries go before the new one comes; it is published first, as that alone may be refused here.
+PUBLISH = _script(
+    _NOW,
+    _EPOCH,
+    """
+local id, data, size, ttl, max_bytes = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local state = call('HMGET', KEYS[2], 'head', 'first', 'count', 'bytes')
+local head, first = tonumber(state[1] or 0), tonumber(state[2] or 0)
+local count, bytes = tonumber(state[3] or 0), tonumber(state[4] or 0)
+local oldest = now - ttl * 1000
+if count > 0 and head <= oldest then
+  call('DEL', KEYS[3], KEYS[4])
+  count, bytes = 0, 0
+end
+local chunk = 2
+while count > 0 and (first <= oldest or count >= size or bytes + #data > max_bytes) do
+  local entries = call('XRANGE', KEYS[3], '-', '+', 'COUNT', chunk)
+  if #entries < chunk then count = #entries end
+  if count == 0 then
+    call('DEL', KEYS[4])
+    bytes = 0
+  end
+  local gone, last = {}, nil
+  for at, entry in ipairs(entries) do
+    first = tonumber(string.match(entry[1], '^%d+'))
+    if first > oldest and count < size and bytes + #data <= max_bytes then break end
+    if at == #entries and count > 1 then break end
+    gone[#gone + 1] = entry[2][4]
+    bytes = bytes - #entry[2][6]
+    count = count - 1
+    last = first
+  end
+  if #gone > 0 then
+    call('XTRIM', KEYS[3], 'MINID', text(last + 1) .. '-0')
+    call('HDEL', KEYS[4], unpack(gone))
+  end
+  chunk = math.min(chunk * 2, 64)
+end
+local known = tonumber(call('HGET', KEYS[4], id) or 0)
+if known > 0 and count > 0 then
+  return {known > birth and epoch or former, text(known)}
+end
+local offset = math.max(head + 1, now, birth + 1)
+local previous = head
+if head == 0 then previous = offset - 1 end
+local at = text(offset)
+call('SPUBLISH', ARGV[8], epoch .. ' ' .. at .. ' ' .. text(previous) .. '\\n' .. data)
+call('XADD', KEYS[3], at .. '-0', 'p', text(previous), 'i', id, 'd', data)
+call('HSET', KEYS[4], id, at)
+if count == 0 then first = offset end
+call('HSET', KEYS[2], 'head', at, 'first', text(first), 'count', count + 1, 'bytes', bytes + #data)
+call('PEXPIRE', KEYS[3], ttl)
+call('PEXPIRE', KEYS[4], ttl)
+call('PEXPIRE', KEYS[2], ARGV[7])
+return {epoch, at}
+""",
+)
+
+# KEYS: epoch, head. ARGV: letters, remembered (ms), and a position that was seen, if any.
+# A head before what was seen went back, and so did an epoch before it.
+HEAD = _script(
+    _NOW,
+    _EPOCH,
+    """
+local seen, behind = ARGV[3] or '', tonumber(ARGV[4] or 0)
+local head = tonumber(call('HGET', KEYS[2], 'head') or 0)
+local lost = head < behind and (head > 0 or behind > now - ARGV[2] * 1000)
+if seen > epoch or (seen == epoch and lost) then begin_epoch() end
+if head == 0 then
+  head = math.max(now, birth + 1)
+  call('HSET', KEYS[2], 'head', text(head))
+end
+call('PEXPIRE', KEYS[2], ARGV[2], 'GT')
+call('PEXPIRE', KEYS[2], ARGV[2], 'NX')
+return {epoch, text(head)}
+""",
+)
+
+# KEYS: epoch, head, log. ARGV: letters, remembered (ms), ttl (ms), limit, and the position to read behind, if any.
+# Answers epoch, head, whether it is complete, the epoch of the entries, and these.
+READ = _script(
+    _NOW,
+    _EPOCH,
+    """
+local oldest, limit, since, behind = now - ARGV[3] * 1000, tonumber(ARGV[4]), ARGV[5] or '', tonumber(ARGV[6] or 0)
+local head = tonumber(call('HGET', KEYS[2], 'head') or 0)
+if head == 0 then
+  head = math.max(now, birth + 1)
+  call('HSET', KEYS[2], 'head', text(head))
+  call('PEXPIRE', KEYS[2], ARGV[2])
+end
+local function answer(complete, of, entries) return {epoch, text(head), complete, of, entries} end
+if since == '' then
+  local found, start = {}, math.max(oldest, birth)
+  if limit > 0 then found = call('XREVRANGE', KEYS[3], '+', '(' .. text(start) .. '-0', 'COUNT', limit) end
+  local entries = {}
+  for at = #found, 1, -1 do entries[#entries + 1] = found[at] end
+  return answer(1, epoch, entries)
+end
+local function from(start, stop)
+  return call('XRANGE', KEYS[3], '(' .. text(math.max(start, oldest)) .. '-0', stop, 'COUNT', limit)
+end
+if since == epoch and behind > head then return answer(0, epoch, {}) end
+if since == epoch and behind > birth then
+  local entries = from(behind, '+')
+  local before = entries[1] and tonumber(entries[1][2][2]) or head
+  if before == behind then return answer(1, epoch, entries) end
+elseif since == epoch then
+  local entries = from(birth, '+')
+  if entries[1] and tonumber(entries[1][2][2]) <= birth then return answer(1, epoch, entries) end
+elseif since == former and behind < birth then
+  local entries = from(behind, text(birth) .. '-0')
+  if entries[1] and tonumber(entries[1][2][2]) == behind then return answer(1, former, entries) end
+end
+return answer(0, epoch, {})
+""",
+)
+
+# KEYS: head, log, ids. ARGV: ttl (ms), remembered (ms).
+FORGET = _script(
+    _NOW,
+    """
+local oldest, count = now - ARGV[1] * 1000, 0
+local first = call('XRANGE', KEYS[2], '(' .. text(oldest) .. '-0', '+', 'COUNT', 1)
+if first[1] then
+  call('XTRIM', KEYS[2], 'MINID', first[1][1])
+  count = call('XLEN', KEYS[2])
+end
+call('DEL', KEYS[2], KEYS[3])
+if call('EXISTS', KEYS[1]) == 1 then
+  call('HSET', KEYS[1], 'count', 0, 'bytes', 0)
+  call('PEXPIRE', KEYS[1], ARGV[2])
+end
+return count
+""",
+)
+
+# A value begins with one letter, "v", or "t" where it was taken, and twelve bytes that name who wrote it: what was
+# said again, since its answer was lost, is told what came of it.
+_VALUE = """
+local call = redis.call
+local found = call('GET', KEYS[1])
+local kind, writer = found and string.sub(found, 1, 1), found and string.sub(found, 2, 13)
+local function set(value, ttl)
+  if ttl == '' then call('SET', KEYS[1], value) else call('SET', KEYS[1], value, 'PX', ttl) end
+end
+"""
+
+# ARGV: writer, value, ttl (ms, or nothing).
+PUT = _script(_VALUE, "set('v' .. ARGV[1] .. ARGV[2], ARGV[3])", "return 1")
+
+# ARGV: writer, value, ttl, and what is expected, if a value is.
+CAS = _script(
+    _VALUE,
+    """
+if kind == 'v' and writer == ARGV[1] then return 1 end
+local now = kind == 'v' and string.sub(found, 14) or nil
+if now ~= ARGV[4] then return 0 end
+set('v' .. ARGV[1] .. ARGV[2], ARGV[3])
+return 1
+""",
+)
+
+# ARGV: writer, and for how long (ms) it is remembered who took it.
+TAKE = _script(
+    _VALUE,
+    """
+if kind == 't' and writer == ARGV[1] then return string.sub(found, 14) end
+if kind ~= 'v' then return false end
+set('t' .. ARGV[1] .. string.sub(found, 14), ARGV[2])
+return string.sub(found, 14)
+""",
+)
+
+ALL = (PUBLISH, HEAD, READ, FORGET, PUT, CAS, TAKE)
