@@ -20,6 +20,7 @@ from aquilia.sockets.adapters.redis.dial import Address, DialError, dial, shown
 from aquilia.sockets.adapters.redis.link import Link, Refusal, packed
 from aquilia.sockets.adapters.redis.login import Login, login_of
 from aquilia.sockets.adapters.redis.open_calls import OpenCalls
+from aquilia.sockets.adapters.redis.posture import look_at
 from aquilia.sockets.adapters.redis.scripts import ALL, Script
 from aquilia.sockets.adapters.redis.topology import owners
 from aquilia.sockets.adapters.redis.url import Target
@@ -100,6 +101,8 @@ class RedisConnection:
             await self._align()
             if not self._settled():
                 raise DialError(f"the connection to {self.where} was lost again")
+            for address, link in self._links.items():
+                await look_at(self.target, address, link)
         except BaseException as error:
             await self.stop()
             if isinstance(error, DialError | ConnectionError | Refusal):
