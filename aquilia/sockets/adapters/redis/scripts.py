@@ -55,16 +55,28 @@ end
 if not birth then begin_epoch() end
 """
 
+# Where a log ends and begins, what it holds, and when its keys were last given time: five numbers in one text.
+_STATE = """
+local function state_of(key)
+  local said = call('GET', key)
+  if not said then return 0, 0, 0, 0, 0 end
+  local head, first, count, bytes, renewed = string.match(said, '(%d+) (%d+) (%d+) (%d+) (%d+)')
+  return tonumber(head), tonumber(first), tonumber(count), tonumber(bytes), tonumber(renewed)
+end
+local function state(...)
+  return string.format('%.0f %.0f %.0f %.0f %.0f', ...)
+end
+"""
+
 # KEYS: epoch, head, log, ids. ARGV: letters, id, data, size, ttl (ms), max_bytes, remembered (ms), channel.
-# Oldest entries go before the new one comes; it is published first, as that alone may be refused here.
+# Oldest entries go before the new one comes. It is published before it is stored, as that alone may be refused here.
 PUBLISH = _script(
     _NOW,
     _EPOCH,
+    _STATE,
     """
 local id, data, size, ttl, max_bytes = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local state = call('HMGET', KEYS[2], 'head', 'first', 'count', 'bytes')
-local head, first = tonumber(state[1] or 0), tonumber(state[2] or 0)
-local count, bytes = tonumber(state[3] or 0), tonumber(state[4] or 0)
+local head, first, count, bytes, renewed = state_of(KEYS[2])
 local oldest = now - ttl * 1000
 if count > 0 and head <= oldest then
   call('DEL', KEYS[3], KEYS[4])
@@ -94,22 +106,30 @@ while count > 0 and (first <= oldest or count >= size or bytes + #data > max_byt
   end
   chunk = math.min(chunk * 2, 64)
 end
-local known = tonumber(call('HGET', KEYS[4], id) or 0)
-if known > 0 and count > 0 then
-  return {known > birth and epoch or former, text(known)}
-end
 local offset = math.max(head + 1, now, birth + 1)
-local previous = head
-if head == 0 then previous = offset - 1 end
 local at = text(offset)
-call('SPUBLISH', ARGV[8], epoch .. ' ' .. at .. ' ' .. text(previous) .. '\\n' .. data)
-call('XADD', KEYS[3], at .. '-0', 'p', text(previous), 'i', id, 'd', data)
-call('HSET', KEYS[4], id, at)
-if count == 0 then first = offset end
-call('HSET', KEYS[2], 'head', at, 'first', text(first), 'count', count + 1, 'bytes', bytes + #data)
-call('PEXPIRE', KEYS[3], ttl)
-call('PEXPIRE', KEYS[4], ttl)
-call('PEXPIRE', KEYS[2], ARGV[7])
+if call('HSETNX', KEYS[4], id, at) == 0 then
+  if count > 0 then
+    local known = call('HGET', KEYS[4], id)
+    return {tonumber(known) > birth and epoch or former, known}
+  end
+  call('DEL', KEYS[4])
+  call('HSET', KEYS[4], id, at)
+end
+local previous = text(head == 0 and offset - 1 or head)
+local said = redis.pcall('SPUBLISH', ARGV[8], epoch .. ' ' .. at .. ' ' .. previous .. '\\n' .. data)
+if type(said) == 'table' and said.err then
+  call('HDEL', KEYS[4], id)
+  return said
+end
+call('XADD', KEYS[3], at .. '-0', 'p', previous, 'i', id, 'd', data)
+if count == 0 then first, renewed = offset, 0 end
+if now - renewed > ttl * 100 then
+  renewed = now
+  call('PEXPIRE', KEYS[3], text(ttl * 1.1 + 1))
+  call('PEXPIRE', KEYS[4], text(ttl * 1.1 + 1))
+end
+call('SET', KEYS[2], state(offset, first, count + 1, bytes + #data, renewed), 'PX', ARGV[7])
 return {epoch, at}
 """,
 )
@@ -119,17 +139,17 @@ return {epoch, at}
 HEAD = _script(
     _NOW,
     _EPOCH,
+    _STATE,
     """
 local seen, behind = ARGV[3] or '', tonumber(ARGV[4] or 0)
-local head = tonumber(call('HGET', KEYS[2], 'head') or 0)
+local head = state_of(KEYS[2])
 local lost = head < behind and (head > 0 or behind > now - ARGV[2] * 1000)
 if seen > epoch or (seen == epoch and lost) then begin_epoch() end
 if head == 0 then
   head = math.max(now, birth + 1)
-  call('HSET', KEYS[2], 'head', text(head))
+  call('SET', KEYS[2], state(head, 0, 0, 0, 0), 'PX', ARGV[2])
 end
 call('PEXPIRE', KEYS[2], ARGV[2], 'GT')
-call('PEXPIRE', KEYS[2], ARGV[2], 'NX')
 return {epoch, text(head)}
 """,
 )
@@ -139,13 +159,13 @@ return {epoch, text(head)}
 READ = _script(
     _NOW,
     _EPOCH,
+    _STATE,
     """
 local oldest, limit, since, behind = now - ARGV[3] * 1000, tonumber(ARGV[4]), ARGV[5] or '', tonumber(ARGV[6] or 0)
-local head = tonumber(call('HGET', KEYS[2], 'head') or 0)
+local head = state_of(KEYS[2])
 if head == 0 then
   head = math.max(now, birth + 1)
-  call('HSET', KEYS[2], 'head', text(head))
-  call('PEXPIRE', KEYS[2], ARGV[2])
+  call('SET', KEYS[2], state(head, 0, 0, 0, 0), 'PX', ARGV[2])
 end
 local function answer(complete, of, entries) return {epoch, text(head), complete, of, entries} end
 if since == '' then
@@ -177,6 +197,7 @@ return answer(0, epoch, {})
 # KEYS: head, log, ids. ARGV: ttl (ms), remembered (ms).
 FORGET = _script(
     _NOW,
+    _STATE,
     """
 local oldest, count = now - ARGV[1] * 1000, 0
 local first = call('XRANGE', KEYS[2], '(' .. text(oldest) .. '-0', '+', 'COUNT', 1)
@@ -185,10 +206,8 @@ if first[1] then
   count = call('XLEN', KEYS[2])
 end
 call('DEL', KEYS[2], KEYS[3])
-if call('EXISTS', KEYS[1]) == 1 then
-  call('HSET', KEYS[1], 'count', 0, 'bytes', 0)
-  call('PEXPIRE', KEYS[1], ARGV[2])
-end
+local head = state_of(KEYS[1])
+if head > 0 then call('SET', KEYS[1], state(head, 0, 0, 0, 0), 'PX', ARGV[2]) end
 return count
 """,
 )
