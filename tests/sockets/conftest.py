@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from door import Complaints, listening
 from nats_server import NatsServer
+from redis_cluster import RedisCluster
+from redis_servers import RedisServer, debian_redis
 from wire import TRANSPORTS, serving
 
 from aquilia.sockets import AquilaSockets
@@ -39,3 +41,23 @@ def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer
     server = NatsServer(tmp_path_factory.mktemp("nats"))
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_70(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The oldest that is tested: that of Debian 12."""
+    with RedisServer(tmp_path_factory.mktemp("redis"), executable=debian_redis()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """Three masters, which nobody replaces: so they may be slow to answer each other."""
+    with RedisCluster(tmp_path_factory.mktemp("redis"), replicas=0, node_timeout=15_000) as cluster:
+        yield cluster
