@@ -21,7 +21,6 @@ import aquilia.sockets.faults
 import aquilia.testing
 from aquilia.cli import main
 from aquilia.sockets import Socket, SocketController
-from aquilia.sockets.declaration import SocketDeclaration
 from aquilia.sockets.faults import SocketFault
 from aquilia.sockets.metrics.families import FAMILIES
 from aquilia.sockets.outbox.queue import Backpressure
@@ -29,11 +28,7 @@ from aquilia.sockets.settings import (
     NodeSettings,
     SettingsError,
     node_settings,
-    socket_settings,
 )
-
-PLANNED = {"redis_url", "store_url"}
-"""Settings that are known by name, and refused."""
 
 
 def value(cell: str) -> Any:
@@ -58,9 +53,9 @@ def keys(rows: list[dict[str, str]], where: str) -> set[str]:
 
 
 def test_the_settings_of_the_guide_are_those_of_the_code() -> None:
-    rows = [*table("Settings", "key", "where", "default"), *table("Settings", "key", "where", "accepted")]
+    rows = table("Settings", "key", "where", "default")
 
-    assert keys(rows, "manifest") == known_manifest_settings() | PLANNED
+    assert keys(rows, "manifest") == known_manifest_settings()
     assert keys(rows, "@Socket") | {"guards", "middleware"} == set(inspect.signature(Socket).parameters) - {
         "path"
     }
@@ -89,29 +84,6 @@ def test_the_backpressure_of_the_guide_is_that_of_the_code() -> None:
 
     assert Backpressure(**documented) == Backpressure()
     assert set(documented) == set(Backpressure.__dataclass_fields__)
-
-
-@pytest.mark.parametrize(
-    ("key", "where", "accepted"),
-    [
-        (key, where, row["accepted"])
-        for row in table("Settings", "key", "where", "accepted")
-        for where in ("manifest", "@Socket")
-        if row["where"] in (where, "both")
-        for key in row["key"].split(", ")
-    ],
-)
-def test_a_setting_that_is_not_in_this_version_is_refused(key: str, where: str, accepted: str) -> None:
-    def settings(value: Any) -> object:
-        if where == "manifest":
-            return node_settings({key: value}, "here")
-        return socket_settings(SocketDeclaration("/", **{key: value}), NodeSettings(), "here")
-
-    for refused in (True, "x", {"a": 1}):
-        with pytest.raises(SettingsError, match=key):
-            settings(refused)
-    if accepted != "nothing":
-        settings(ast.literal_eval(accepted))
 
 
 def test_the_faults_of_the_guide_are_those_of_the_code() -> None:

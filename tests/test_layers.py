@@ -210,6 +210,7 @@ GROUPS: dict[int, tuple[str, ...]] = {
         "sockets/drain.py",
         "sockets/endpoints.py",
         "sockets/health.py",
+        "sockets/store_needs.py",
         "sockets/handshake/ticket_endpoint.py",
         "sockets/runtime.py",
         "sockets/handshake/opening.py",

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from aquilia.cli.posture import Posture
+from aquilia.cli.posture import AdapterPosture, Posture
 from aquilia.forwarded import UNIX
 from aquilia.loopback import is_loopback
 from aquilia.sockets.adapters.signing import BUS_SECRET
@@ -139,19 +139,26 @@ def _proxies(posture: Posture) -> Iterator[_Found]:
 
 @_check("adapter", "error")
 def _adapter(posture: Posture) -> Iterator[_Found]:
-    adapter = posture.adapter
-    missing = [word for word, there in (("TLS", adapter.tls), ("login", adapter.login)) if not there]
-    if adapter.host and not adapter.loopback and missing:
+    adapter, store = posture.adapter, posture.store
+    if missing := _open_way(adapter):
         does = "reads all messages, and writes what is stored"
-        advice = "use tls://, and a login by a file, such as ?creds=FILE"
+        advice = adapter.advice
         if not adapter.signed:
             does = "reads and writes all messages, and nobody signs them"
             advice += f"; set {BUS_SECRET} too"
         yield _Found(
-            "adapter_url",
-            f"{adapter.host} is asked without {' and '.join(missing)}: who reaches it {does}",
-            advice,
+            adapter.where, f"{adapter.host} is asked without {missing}: who reaches it {does}", advice
         )
+    if missing := _open_way(store):
+        does = "reads and writes what is stored: sessions to come back to, and answers"
+        yield _Found(
+            store.where, f"{store.host} is asked without {missing}: who reaches it {does}", store.advice
+        )
+
+
+def _open_way(adapter: AdapterPosture) -> str:
+    missing = [word for word, there in (("TLS", adapter.tls), ("login", adapter.login)) if not there]
+    return " and ".join(missing) if adapter.host and not adapter.loopback else ""
 
 
 @_check("hosts", "warning")

@@ -14,8 +14,10 @@ from aquilia.jwt import KEY_VARIABLE, JWTAuthManager
 from aquilia.loopback import is_loopback
 from aquilia.server import Booted
 from aquilia.sessions.engine import SESSION_SECRET, SessionEngine
-from aquilia.sockets.adapters import ADAPTER_URL
-from aquilia.sockets.adapters.nats.url import Target
+from aquilia.sockets.adapters.choice import Choice, chosen, chosen_store
+from aquilia.sockets.adapters.nats.url import Target as NatsTarget
+from aquilia.sockets.adapters.redis.url import Target as RedisTarget
+from aquilia.sockets.adapters.schemes import adapter_of_scheme
 from aquilia.sockets.adapters.signing import BUS_SECRET, BUS_SECRET_FILE
 from aquilia.sockets.audit.trail import AUDIT_SECRET
 from aquilia.sockets.contract import SocketContract
@@ -59,12 +61,15 @@ class SecretPosture(msgspec.Struct, frozen=True, kw_only=True):
 class AdapterPosture(msgspec.Struct, frozen=True, kw_only=True):
     """Where the broker is. `host` is empty for one that is not reached over the network."""
 
+    where: str = "adapter_url"
+    """The setting or variable that says where it is."""
     host: str = ""
     loopback: bool = True
     tls: bool = False
     login: bool = False
     signed: bool = False
     """Whether nodes sign what they say to one another."""
+    advice: str = "use tls://, and a login by a file, such as ?creds=FILE"
 
 
 class Posture(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +87,8 @@ class Posture(msgspec.Struct, frozen=True, kw_only=True):
     audit: str | None = "artifacts/audit.crous"
     audit_secret: bool = True
     adapter: AdapterPosture = AdapterPosture()
+    store: AdapterPosture = AdapterPosture(where="store_url")
+    """Where the store is, if it is apart from the broker."""
     secrets: tuple[SecretPosture, ...] = ()
     address: str = "127.0.0.1"
     """Where `aq serve` is to listen: `--host`, or `unix` with `--uds`."""
@@ -98,7 +105,6 @@ def posture_of(booted: Booted, root: Path) -> Posture:
     """The posture of a workspace, with the secrets of this environment."""
     plan = booted.application.sockets.plan
     node = plan.node
-    url = os.environ.get(ADAPTER_URL) or node.adapter_url
     signed = bool(os.environ.get(BUS_SECRET) or os.environ.get(BUS_SECRET_FILE))
     problems = booted.application.registry.boot_problems()
     return Posture(
@@ -112,7 +118,8 @@ def posture_of(booted: Booted, root: Path) -> Posture:
         health=node.health,
         audit=node.audit,
         audit_secret=bool(os.environ.get(AUDIT_SECRET)),
-        adapter=msgspec.structs.replace(adapter_posture(url), signed=signed),
+        adapter=_adapter(chosen(node.adapter, node.adapter_url, node.redis_url), signed),
+        store=_adapter(chosen_store(node.store_url), signed),
         trusted_proxies=node.trusted_proxies,
         door=node.handshake_rate is not None or node.max_connections_per_address is not None,
         takes_back=node.revocation
@@ -141,11 +148,22 @@ def _socket(contract: SocketContract) -> SocketPosture:
     )
 
 
+def _adapter(choice: Choice | None, signed: bool) -> AdapterPosture:
+    where, url = choice or ("adapter_url", None)
+    return msgspec.structs.replace(adapter_posture(url), where=where, signed=signed)
+
+
 def adapter_posture(url: str | None) -> AdapterPosture:
     """What an adapter's URL says of its safety. It is not kept: it may hold a password."""
-    if url is None or not url.startswith(("nats://", "tls://")):
-        return AdapterPosture()
-    target = Target.parse(url)
+    match adapter_of_scheme((url or "").partition("://")[0]):
+        case "nats":
+            return _nats_posture(NatsTarget.parse(url or ""))
+        case "redis":
+            return _redis_posture(RedisTarget.parse(url or ""))
+    return AdapterPosture()
+
+
+def _nats_posture(target: NatsTarget) -> AdapterPosture:
     names = [urlsplit(server).hostname or "" for server in target.servers]
     return AdapterPosture(
         host=", ".join(names),
@@ -153,6 +171,17 @@ def adapter_posture(url: str | None) -> AdapterPosture:
         tls=target.tls or not target.files.keys().isdisjoint({"ca", "cert"}),
         login=bool(target.user or target.token)
         or not target.files.keys().isdisjoint({"creds", "nkey", "token_file", "password_file", "cert"}),
+    )
+
+
+def _redis_posture(target: RedisTarget) -> AdapterPosture:
+    names = [name.strip("[]") for name, _ in target.hosts]
+    return AdapterPosture(
+        host=", ".join(names),
+        loopback=all(is_loopback(name) for name in names),
+        tls=target.tls,
+        login=target.password is not None or not target.files.keys().isdisjoint({"password_file", "cert"}),
+        advice="use rediss://, and a login by a file: rediss://user@host?password_file=FILE",
     )
 
 

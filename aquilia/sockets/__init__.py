@@ -5,6 +5,7 @@ from __future__ import annotations
 from aquilia.sockets.adapters.base import Adapter, Broker, Publication, Store
 from aquilia.sockets.adapters.inmemory import InMemoryAdapter
 from aquilia.sockets.adapters.options import AdapterOptions
+from aquilia.sockets.adapters.redis import RedisAdapter
 from aquilia.sockets.auth_guards import HandshakeAuthGuard, MessageAuthGuard, RoleGuard, ScopeGuard
 from aquilia.sockets.connection import Connection, ConnectionState, DisconnectReason
 from aquilia.sockets.controller import SocketController
@@ -80,6 +81,7 @@ __all__ = [
     "Publisher",
     "RateLimitGuard",
     "RateLimitMiddleware",
+    "RedisAdapter",
     "Revocations",
     "RoleGuard",
     "RoomAnswers",

@@ -13,7 +13,14 @@ from os import PathLike, fsencode, fspath
 from typing import Any
 
 from aquilia.forwarded import TrustedProxies
-from aquilia.sockets.adapters.schemes import PLANNED, adapter_names, entry_point_of, url_of
+from aquilia.sockets.adapters.schemes import (
+    PLANNED,
+    adapter_names,
+    adapter_of_scheme,
+    entry_point_of,
+    url_of,
+    urls_of,
+)
 from aquilia.sockets.deflate import Compression
 from aquilia.sockets.emits import key_problem, strategy_problem
 from aquilia.sockets.handshake.offered_credentials import TICKET_PARAMETER
@@ -42,11 +49,11 @@ __all__ = [
     "not_negative",
     "or_none",
     "origins",
-    "planned",
     "positive",
     "presence",
     "proxies",
     "query_token",
+    "redis_url",
     "remembering",
     "role",
     "subprotocols",
@@ -231,6 +238,13 @@ def adapter_url(place: Place, value: Any) -> str:
     return _require_adapter(place, value if isinstance(value, str) else "")
 
 
+def redis_url(place: Place, value: Any) -> str:
+    """Where the server of the Redis adapter is."""
+    if not isinstance(value, str) or adapter_of_scheme(value.partition("://")[0]) != "redis":
+        raise place.error(f"a URL of Redis is needed: {urls_of('redis')}")
+    return _require_adapter(place, value)
+
+
 def _require_adapter(place: Place, url: str) -> str:
     try:
         entry_point_of(url)
@@ -277,16 +291,6 @@ def _can_be_named(path: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def planned(feature: str) -> Rule:
-    """A setting whose feature is not there yet: nothing but None."""
-
-    def refuse(place: Place, value: Any) -> None:
-        if value is not None:
-            raise place.error(f"{feature} is planned, and not in this version yet; leave it out")
-
-    return refuse
 
 
 def history(place: Place, value: Any) -> Histories:

@@ -14,7 +14,11 @@ from aquilia.faults import FaultEngine
 from aquilia.manifest import AppManifest
 from aquilia.middleware import split
 from aquilia.sockets.adapters import adapter_for
+from aquilia.sockets.adapters.apart import has_store, with_store
 from aquilia.sockets.adapters.base import Adapter, Broker, Store
+from aquilia.sockets.adapters.choice import chosen_store
+from aquilia.sockets.adapters.options import AdapterOptions
+from aquilia.sockets.adapters.signing import bus_signer
 from aquilia.sockets.admin.access import AdminAccess
 from aquilia.sockets.admin.endpoints import AdminOffice
 from aquilia.sockets.admin.operations import Admin
@@ -38,6 +42,7 @@ from aquilia.sockets.resume.sessions import Resumption
 from aquilia.sockets.revocation import Revocations
 from aquilia.sockets.revoking_hub import RevokingHub, watch
 from aquilia.sockets.settings import NodeSettings
+from aquilia.sockets.store_needs import store_needs, without_store
 from aquilia.sockets.tasks import TaskSet
 
 if TYPE_CHECKING:
@@ -83,16 +88,32 @@ def _misplaced(app: App, where: str) -> list[Problem]:
     return problems
 
 
-def adapter_of(node: NodeSettings, clock: Clock) -> Adapter:
-    """The adapter of the settings.
+def adapter_of(plan: SocketPlan, clock: Clock, given: Adapter | None = None) -> Adapter:
+    """The adapter of the settings, or the `given` one; with the store that the settings name.
 
     Raises:
-        BootError: its URL is wrong, or what it needs is not installed.
+        BootError: its URL is wrong, what it needs is not installed, or it has no store and one is needed.
     """
+    node = plan.node
+    store = chosen_store(node.store_url)
     try:
-        return adapter_for(node.adapter, node.adapter_url, clock, publish_timeout=node.publish_timeout)
+        if given is None:
+            adapter = adapter_for(
+                node.adapter,
+                node.adapter_url,
+                clock,
+                redis_url=node.redis_url,
+                store=store,
+                publish_timeout=node.publish_timeout,
+            )
+        else:
+            options = AdapterOptions(clock=clock, signer=bus_signer())
+            adapter = given if store is None else with_store(given, store, options)
     except ValueError as error:
         raise BootError([Problem("adapter", str(error))]) from error
+    if not has_store(adapter) and (needs := list(store_needs(plan))):
+        raise BootError([Problem("adapter", without_store(needs))])
+    return adapter
 
 
 def recorder_of(

@@ -19,7 +19,7 @@ from aquilia.sockets.envelope import MessageEnvelope
 from aquilia.sockets.hub_port import Namespace
 from aquilia.sockets.middleware import MetricsMiddleware
 from aquilia.sockets.revocation import Revocations
-from aquilia.sockets.settings import NodeSettings, SettingsError, node_settings, spools
+from aquilia.sockets.settings import TWO_URLS, NodeSettings, SettingsError, node_settings, spools
 
 __all__ = ["PROVIDED", "SocketPlan"]
 
@@ -52,12 +52,7 @@ class SocketPlan:
         table: PatternTable[SocketContract] = PatternTable()
         for app in registry.apps:
             where = f"manifest {app.manifest.name!r}"
-            sound = _sound_settings(app.manifest.websockets, where, problems)
-            try:
-                node = node_settings(sound, where)
-            except SettingsError as error:  # of two that are sound alone
-                problems.append(Problem(where, f"websockets: {error.key}: {error.problem}"))
-                node = node_settings({key: sound[key] for key in sound if key != error.key}, where)
+            sound, node = _sound_settings(app.manifest.websockets, where, problems)
             _agree(said, node, _of_process(sound), where, problems)
             plan._read_auth(app, where, problems)
             if node.admin_role is not None:
@@ -82,6 +77,8 @@ class SocketPlan:
 
     def _unmet(self) -> Iterator[Problem]:
         """Settings that mean nothing without others, or beside them."""
+        if self.node.redis_url is not None and self.node.adapter_url is not None:
+            yield Problem("redis_url", f"in another manifest, {TWO_URLS}")
         if self.node.ping_timeout is not None and self.node.ping_timeout < self.node.heartbeat:
             least = f"at least the heartbeat is needed, {self.node.heartbeat:g} seconds"
             yield Problem("ping_timeout", f"{least}, not {self.node.ping_timeout:g}: pings come no sooner")
@@ -159,11 +156,18 @@ _OF_PROCESS = NodeSettings.__dataclass_fields__.keys() - {"sockets", "chain"}
 def _of_process(sound: Mapping[str, Any]) -> list[str]:
     """The settings of the process that a manifest says; an adapter's URL says which adapter."""
     keys = [key for key in sound if key in _OF_PROCESS]
-    return [*keys, "adapter"] if "adapter_url" in keys else keys
+    urls = [key for key in ("adapter_url", "redis_url") if sound.get(key) is not None]
+    return [*keys, "adapter"] if urls else keys
 
 
-def _sound_settings(websockets: Mapping[str, Any], where: str, problems: list[Problem]) -> dict[str, Any]:
-    """The settings of one manifest that can be honoured."""
+_SECRET = ("adapter_url", "redis_url", "store_url")
+"""Settings that may hold a password."""
+
+
+def _sound_settings(
+    websockets: Mapping[str, Any], where: str, problems: list[Problem]
+) -> tuple[dict[str, Any], NodeSettings]:
+    """The settings of one manifest that can be honoured: as they were written, and read."""
     sound = {}
     for key, value in websockets.items():
         try:
@@ -171,7 +175,12 @@ def _sound_settings(websockets: Mapping[str, Any], where: str, problems: list[Pr
             sound[key] = value
         except SettingsError as error:
             problems.append(Problem(where, f"websockets: {error.key}: {error.problem}"))
-    return sound
+    while True:
+        try:
+            return sound, node_settings(sound, where)
+        except SettingsError as error:  # of two that are sound alone
+            problems.append(Problem(where, f"websockets: {error.key}: {error.problem}"))
+            del sound[error.key]
 
 
 def _agree(
@@ -182,8 +191,8 @@ def _agree(
         value = getattr(node, key)
         other = said.setdefault(key, value)
         if other != value:
-            told = "one" if key == "adapter_url" else repr(value)  # it may hold a password
-            others = "another" if key == "adapter_url" else repr(other)
+            told = "one" if key in _SECRET else repr(value)
+            others = "another" if key in _SECRET else repr(other)
             problems.append(
                 Problem(where, f"websockets: {key} is {told} here, and {others} in another manifest")
             )

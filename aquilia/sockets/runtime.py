@@ -109,7 +109,7 @@ class AquilaSockets:
         )
         """Who is told of what happens; and what serves the figures, if any are kept."""
         clock = Clock.current()
-        self._adapter = adapter or adapter_of(self.plan.node, clock)
+        self._adapter = adapter_of(self.plan, clock, adapter)
         self._engine = engine or FaultEngine()
         self.audit = AuditTrail(clock, self.plan.node.audit)
         """Is told what touches security: see `AuditLog.note`."""
@@ -162,6 +162,8 @@ class AquilaSockets:
             # A host without a lifespan starts it at the first client.
             trouble=lambda: self.cluster.trouble if self._started else None,
             connections=lambda: self._entrance.connections,
+            store_trouble=lambda: self.cluster.store_trouble if self._started else None,
+            store_asked=self.plan.node.revocation,
         )
         """Answers whether new clients should be sent here: an ASGI application."""
         tickets = tickets_of(self.plan, self._adapter.store, clock, self.revocations)

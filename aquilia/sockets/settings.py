@@ -30,11 +30,11 @@ from aquilia.sockets.accepted import (
     not_negative,
     or_none,
     origins,
-    planned,
     positive,
     presence,
     proxies,
     query_token,
+    redis_url,
     remembering,
     role,
     subprotocols,
@@ -53,6 +53,7 @@ from aquilia.sockets.presence.values import Presence
 __all__ = [
     "INBOX_BYTES",
     "OUTBOX_BYTES",
+    "TWO_URLS",
     "AppChain",
     "NodeSettings",
     "SettingsError",
@@ -112,6 +113,10 @@ class NodeSettings:
     adapter: str = "inmemory"
     adapter_url: str | None = field(default=None, repr=False)
     """Where its server is. It may hold a password."""
+    redis_url: str | None = field(default=None, repr=False)
+    """The same, of the adapter "redis"."""
+    store_url: str | None = field(default=None, repr=False)
+    """Whose store is taken, where that is not the broker's own."""
     publish_timeout: float | None = None
     """How long what goes into a room with history waits for a broker; None: as the adapter has it."""
     max_connections: int = 10_000
@@ -159,6 +164,9 @@ class NodeSettings:
     chain: AppChain = field(default_factory=AppChain)
 
 
+TWO_URLS = "adapter_url says where the broker is, too: leave one of the two out"
+
+
 def node_settings(websockets: Mapping[str, Any], where: str) -> NodeSettings:
     """The settings of one manifest.
 
@@ -169,7 +177,7 @@ def node_settings(websockets: Mapping[str, Any], where: str) -> NodeSettings:
     sockets: dict[str, Any] = {}
     chain: dict[str, Any] = {}
     for key, value in websockets.items():
-        rule = _RULES.get(key) or _PLANNED.get(key)
+        rule = _RULES.get(key)
         if rule is None:
             raise SettingsError(where, key, _mistaken(key) or unknown("setting", key, _RULES))
         checked = rule(Place(where, key), value)
@@ -179,12 +187,14 @@ def node_settings(websockets: Mapping[str, Any], where: str) -> NodeSettings:
             chain[key] = checked
         elif key in _NODE_KEYS:
             values[key] = checked
-    if "adapter_url" in values:
-        told = adapter_of_scheme(values["adapter_url"].partition("://")[0])
-        if values.setdefault("adapter", told) != told:
-            raise SettingsError(
-                where, "adapter_url", f"it is that of {told!r}, and adapter says {values['adapter']!r}"
-            )
+    for key in ("adapter_url", "redis_url"):
+        if (url := values.get(key)) is not None:
+            told = adapter_of_scheme(url.partition("://")[0])
+            if values.setdefault("adapter", told) != told:
+                problem = f"it is that of {told!r}, and adapter says {values['adapter']!r}"
+                raise SettingsError(where, key, problem)
+    if values.get("redis_url") is not None and "adapter_url" in values:
+        raise SettingsError(where, "redis_url", TWO_URLS)
     return NodeSettings(**values, sockets=SocketSettings(**sockets), chain=AppChain(**chain))
 
 
@@ -232,6 +242,8 @@ _NODE_KEYS = frozenset(NodeSettings.__dataclass_fields__)
 _RULES: dict[str, Rule] = {
     "adapter": adapter,
     "adapter_url": adapter_url,
+    "redis_url": or_none(redis_url),
+    "store_url": or_none(adapter_url),
     "publish_timeout": or_none(not_negative),
     "max_connections": count,
     "max_connections_per_address": or_none(count),
@@ -272,11 +284,6 @@ _RULES: dict[str, Rule] = {
     "metrics": endpoint("/metrics", "/internal/metrics", also="collect"),
     "guards": chain_of(_guard_problems, "guards: "),
     "message_middleware": chain_of(middleware_problems, "middleware: "),
-}
-
-_PLANNED: dict[str, Rule] = {
-    "redis_url": planned("the Redis adapter"),
-    "store_url": planned("a store apart from the adapter"),
 }
 
 

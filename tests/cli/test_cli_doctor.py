@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from documents import table
 from workspaces import Workspace
@@ -29,6 +30,11 @@ def adapter(**changed: Any) -> AdapterPosture:
     return AdapterPosture(
         **{"host": "nats.example", "loopback": False, "tls": True, "login": True, **changed}
     )
+
+
+def redis(**changed: Any) -> AdapterPosture:
+    advice = "use rediss://, and a login by a file: rediss://user@host?password_file=FILE"
+    return adapter(advice=advice, **changed)
 
 
 def test_what_is_safe_is_left_in_peace() -> None:
@@ -97,14 +103,42 @@ def test_every_check_is_shown_here_and_in_the_guide() -> None:
         ("nats://127.0.0.1:4222/app", AdapterPosture(host="127.0.0.1")),
         ("nats://localhost,[::1]", AdapterPosture(host="localhost, ::1")),
         ("nats://a.example", adapter(host="a.example", tls=False, login=False)),
-        ("tls://me:word@a.example,127.0.0.1", adapter(host="a.example, 127.0.0.1")),
+        ("tls://me:s3cret@a.example,127.0.0.1", adapter(host="a.example, 127.0.0.1")),
         ("nats://a.example?creds=/f", adapter(host="a.example", tls=False)),
         ("nats://127.example.com", adapter(host="127.example.com", tls=False, login=False)),
+        ("redis://127.0.0.1/1", redis(host="127.0.0.1", loopback=True, tls=False, login=False)),
+        (
+            "redis+cluster://[::1],localhost",
+            redis(host="::1, localhost", loopback=True, tls=False, login=False),
+        ),
+        ("redis://a.example", redis(host="a.example", tls=False, login=False)),
+        ("redis://:s3cret@a.example", redis(host="a.example", tls=False)),
+        ("rediss+sentinel://me:s3cret@a.example,b?service=s", redis(host="a.example, b")),
+        ("rediss://me@a.example?password_file=/f", redis(host="a.example")),
     ],
 )
 def test_an_adapters_url_is_read_without_its_password(url: str | None, expected: AdapterPosture) -> None:
     assert adapter_posture(url) == expected
-    assert "word" not in repr(adapter_posture(url))
+    assert "s3cret" not in repr(adapter_posture(url))
+
+
+def test_a_redis_without_tls_is_told_by_what_names_it() -> None:
+    posture = adapter_posture("redis://:s3cret@a.example")
+    [told] = findings(Posture(**{**SAFE, "adapter": msgspec.structs.replace(posture, where="redis_url")}))
+    assert (told.check, told.where) == ("adapter", "redis_url")
+    assert told.problem.startswith("a.example is asked without TLS: ")
+    assert told.remedy.startswith("use rediss://, and a login by a file")
+
+
+def test_a_store_apart_from_the_broker_is_looked_at_too() -> None:
+    store = msgspec.structs.replace(adapter_posture("redis://:s3cret@a.example"), where="store_url")
+    [told] = findings(Posture(**{**SAFE, "store": store}))
+    assert (told.check, told.where) == ("adapter", "store_url")
+    assert told.problem == (
+        "a.example is asked without TLS: who reaches it reads and writes what is stored: sessions to come back to, "
+        "and answers"
+    )
+    assert found(store=adapter()) == []
 
 
 UNSAFE_MANIFEST = """
@@ -175,6 +209,7 @@ def test_proxies_are_those_of_the_setting_or_of_the_option(echo: Workspace) -> N
 def test_secrets_of_the_environment_are_looked_at_and_missing_ones_are_told(echo: Workspace) -> None:
     sound = UNSAFE_MANIFEST.replace('"kq3Vt8-Zp1xYw7RmB2nD5sHc9LfGj0Ua"', '"' + "9" * 40 + '"')
     sound = sound.replace('"changeme-changeme-changeme-changeme"', "")
+    echo.environment["AQ_WS_STORE_URL"] = "redis://:hidden@redis.example"
     echo.write("modules/echo/manifest.py", sound)
     told = json.loads(echo.aq("doctor", "--json").stdout)["findings"]
     assert "AQ_SESSION_SECRET" in next(each["problem"] for each in told if each["check"] == "start")

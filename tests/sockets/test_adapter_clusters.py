@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from nats_server import NatsServer
+from redis_cluster import RedisCluster
+from redis_servers import RedisServer
 
 from aquilia.sockets.adapters.local.host import LocalServers
 from aquilia.testing.adapters import ClusterContract
@@ -16,6 +18,18 @@ class TestNats(ClusterContract):
     @pytest.fixture
     def adapter_url(self, nats_server: NatsServer) -> str:
         return nats_server.url("cluster")
+
+
+class TestRedis(ClusterContract):
+    @pytest.fixture
+    def adapter_url(self, redis_server: RedisServer) -> str:
+        return redis_server.url("cluster")
+
+
+class TestRedisCluster(ClusterContract):
+    @pytest.fixture
+    def adapter_url(self, redis_cluster: RedisCluster) -> str:
+        return redis_cluster.url("cluster")
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,11 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 from nats_server import NatsServer
+from redis_cluster import RedisCluster
+from redis_servers import RedisServer
 from shelf import ShelfAdapter
 
-from aquilia.sockets import AdapterOptions, InMemoryAdapter
+from aquilia.sockets import AdapterOptions, InMemoryAdapter, RedisAdapter
 from aquilia.sockets.adapters.inmemory import SLICE, InMemoryStore
 from aquilia.sockets.adapters.local import LocalAdapter
 from aquilia.sockets.adapters.local.host import LocalServers
@@ -43,6 +45,29 @@ class TestNats(AdapterContract):
     def make_adapter(self, nats_server: NatsServer) -> MakeAdapter:
         url = nats_server.url("contract")
         return lambda: NatsAdapter(url)
+
+
+class TestRedis(AdapterContract):
+    @pytest.fixture
+    def make_adapter(self, redis_server: RedisServer) -> MakeAdapter:
+        url = redis_server.url("contract")
+        return lambda: RedisAdapter(url)
+
+
+class TestRedis70(AdapterContract):
+    """The oldest that it supports."""
+
+    @pytest.fixture
+    def make_adapter(self, redis_70: RedisServer) -> MakeAdapter:
+        url = redis_70.url("contract")
+        return lambda: RedisAdapter(url)
+
+
+class TestRedisCluster(AdapterContract):
+    @pytest.fixture
+    def make_adapter(self, redis_cluster: RedisCluster) -> MakeAdapter:
+        url = redis_cluster.url("contract")
+        return lambda: RedisAdapter(url)
 
 
 @pytest.fixture(scope="module")

@@ -37,13 +37,26 @@ def test_the_defaults() -> None:
     ("key", "value", "told"),
     [
         ("adaptor", "inmemory", "did you mean 'adapter'"),
-        ("adapter", "redis", "planned, and not in this version yet; choose 'inmemory', 'local' or 'nats'"),
+        (
+            "adapter",
+            "kafka",
+            "planned, and not in this version yet; choose 'inmemory', 'local', 'nats' or 'redis'",
+        ),
+        ("adapter", "rediss", "did you mean 'redis'"),
         ("adapter", "inmemry", "did you mean 'inmemory'"),
-        ("adapter_url", "redis://h", "redis:// is planned"),
+        ("adapter_url", "kafka://h", "kafka:// is planned"),
+        ("adapter_url", "redis+clustr://h", "did you mean redis+cluster://?"),
         ("adapter_url", "nat://h", "did you mean nats://?"),
         ("adapter_url", "h", "an URL is needed"),
-        ("redis_url", "redis://h", "planned"),
-        ("store_url", "redis://h", "planned"),
+        (
+            "redis_url",
+            "nats://h",
+            "a URL of Redis is needed: redis://host:6379, rediss://host:6379, redis+cluster://",
+        ),
+        ("redis_url", "localhost:6379", "a URL of Redis is needed"),
+        ("redis_url", 6379, "a URL of Redis is needed"),
+        ("store_url", "reddis://h", "did you mean redis://?"),
+        ("store_url", 7, "an URL is needed"),
         ("max_connections", 0, "at least 1"),
         ("max_connections", True, "at least 1"),
         ("max_namespaces", "many", "at least 1"),
@@ -74,13 +87,38 @@ def test_what_cannot_be_honoured_is_refused_by_name(key: str, value: Any, told: 
     assert told in str(refused.value)
 
 
-def test_an_unknown_setting_names_only_what_is_accepted() -> None:
-    for wrong in ("adaptor", "redis_uri"):
-        with pytest.raises(SettingsError) as refused:
-            node_settings({wrong: "x"}, "m")
-        assert "adapter_url" in refused.value.problem
-        assert "redis_url" not in refused.value.problem
-        assert "store_url" not in refused.value.problem
+@pytest.mark.parametrize(("wrong", "meant"), [("adaptor", "adapter"), ("redis_uri", "redis_url")])
+def test_an_unknown_setting_is_told_what_is_accepted(wrong: str, meant: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        node_settings({wrong: "x"}, "m")
+    assert f"did you mean '{meant}'?" in refused.value.problem
+    for known in ("adapter_url", "redis_url", "store_url"):
+        assert known in refused.value.problem
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "told"),
+    [
+        ({"adapter": "nats", "redis_url": "redis://h"}, "redis_url", "of 'redis', and adapter says 'nats'"),
+        ({"adapter": "inmemory", "redis_url": "rediss://h"}, "redis_url", "and adapter says 'inmemory'"),
+        ({"adapter_url": "nats://h", "redis_url": "redis://h"}, "redis_url", "and adapter says 'nats'"),
+        ({"adapter_url": "redis://h", "redis_url": "redis://h"}, "redis_url", "adapter_url says where"),
+    ],
+    ids=["of-nats", "of-memory", "two-adapters", "said-twice"],
+)
+def test_two_settings_that_disagree_are_refused_by_name(settings: Any, key: str, told: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        node_settings(settings, "m")
+    assert refused.value.key == key
+    assert told in refused.value.problem
+
+
+def test_a_redis_url_names_the_adapter() -> None:
+    for said in ({}, {"adapter": "redis"}):
+        taken = node_settings({**said, "redis_url": "redis+cluster://a,b"}, "m")
+        assert (taken.adapter, taken.adapter_url, taken.redis_url) == ("redis", None, "redis+cluster://a,b")
+    assert "s3cret" not in repr(node_settings({"redis_url": "redis://:s3cret@a"}, "m"))
+    assert "s3cret" not in repr(node_settings({"store_url": "redis://:s3cret@a"}, "m"))
 
 
 def test_every_key_is_taken() -> None:
@@ -89,6 +127,7 @@ def test_every_key_is_taken() -> None:
             "adapter": "nats",
             "adapter_url": "nats://h",
             "redis_url": None,
+            "store_url": "redis://h",
             "max_connections": 5,
             "max_namespaces": 6,
             "message_rate_limit": 7,
@@ -104,7 +143,7 @@ def test_every_key_is_taken() -> None:
         },
         "m",
     )
-    assert (taken.adapter, taken.adapter_url) == ("nats", "nats://h")
+    assert (taken.adapter, taken.adapter_url, taken.store_url) == ("nats", "nats://h", "redis://h")
     assert (taken.max_connections, taken.max_namespaces) == (5, 6)
     assert (taken.heartbeat, taken.handshake_timeout, taken.handler_timeout) == (10, 11, 12)
     assert taken.allowed_hosts == ("a.example",)

@@ -127,6 +127,8 @@ ELSEWHERE = {
     ("query_token", "manifest"),
     ("inbox_bytes", "manifest"),
     ("publish_timeout", "manifest"),
+    ("redis_url", "manifest"),
+    ("store_url", "manifest"),
     ("spool_dir", "manifest"),
     ("spool_bytes", "manifest"),
     ("spool_total_bytes", "manifest"),
@@ -309,10 +311,8 @@ async def test_a_message_has_so_many_frames_at_most(where: str) -> None:
 # What this version refuses
 
 REFUSED = [
-    ("redis_url", "manifest", "redis://localhost:6379", "leave it out"),
-    ("store_url", "manifest", "redis://localhost:6379", "leave it out"),
-    ("adapter", "manifest", "redis", "choose 'inmemory', 'local' or 'nats'"),
-    ("adapter_url", "manifest", "redis://localhost", "choose memory://"),
+    ("adapter", "manifest", "kafka", "choose 'inmemory', 'local', 'nats' or 'redis'"),
+    ("adapter_url", "manifest", "kafka://localhost", "choose memory://"),
 ]
 
 
@@ -340,8 +340,7 @@ def test_every_setting_is_shown_here() -> None:
     shown = {(key, place) for key, where in shown for place in places(where)} | ELSEWHERE
 
     on_socket = inspect.signature(Socket).parameters.keys() - {"path"}
-    in_manifest = {*manifest_keys(), "redis_url", "store_url"}  # those two are known by name, and refused
-    assert shown == {(key, "manifest") for key in in_manifest} | {(key, "@Socket") for key in on_socket}
+    assert shown == {(key, "manifest") for key in manifest_keys()} | {(key, "@Socket") for key in on_socket}
     assert PARTS.keys() | {"key"} == Backpressure.__dataclass_fields__.keys()  # that one: test_conflation.py
 
 

@@ -167,10 +167,21 @@ def inspect_live(url: str, adapter_url: str | None, *, insecure: bool, json: boo
 
     nodes, namespaces, silent = _through(url, adapter_url, insecure, look)
     if json:
-        content = {"nodes": nodes.items, "broker": nodes.broker, "namespaces": namespaces, "silent": silent}
+        content = {
+            "nodes": nodes.items,
+            "broker": nodes.broker,
+            "store": nodes.store,
+            "namespaces": namespaces,
+            "silent": silent,
+        }
         print_json(msgspec.json.format(msgspec.json.encode(content)).decode())
     else:
         _show_live(nodes.items, namespaces)
+    if nodes.store not in ("connected", nodes.broker):
+        told = f"the store is {nodes.store} from the node that was asked: what it keeps is neither read nor written"
+        stderr.print(told, soft_wrap=True)
+        if nodes.broker == "connected" and not silent:
+            raise typer.Exit(WRONG)
     if nodes.broker != "connected":
         told = f"the broker is {nodes.broker} from the node that was asked: it says what it knew last of the others"
         stderr.print(told, soft_wrap=True)

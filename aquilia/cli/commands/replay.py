@@ -133,7 +133,8 @@ def _log(namespace: str, room: str, app: str | None) -> _Log:
     try:
         with redirect_stdout(sys.stderr):  # what it prints while it is imported is no result
             plan = boot(Path.cwd(), app, to_run=False).application.sockets.plan
-        adapter = adapter_for(plan.node.adapter, plan.node.adapter_url, Clock())
+        node = plan.node
+        adapter = adapter_for(node.adapter, node.adapter_url, Clock(), redis_url=node.redis_url)
     except BootError as error:
         show_problems(error.problems, Path.cwd())
         raise typer.Exit(1) from None
@@ -150,7 +151,7 @@ def _log(namespace: str, room: str, app: str | None) -> _Log:
         fail(
             "the in-memory adapter keeps a log in the process that serves it, and it dies with that: nothing can be "
             f"read from here. Set {ADAPTER_URL}, or adapter_url in the manifest, to local:// on one machine, or to "
-            "nats://HOST:PORT"
+            "nats://HOST:PORT or redis://HOST:PORT"
         )
     if isinstance(adapter, LocalAdapter) and (url := adapter.broker.server.running()) is not None:
         adapter = NatsAdapter(url, signer=bus_signer())  # who serves this workspace has the server

@@ -6,7 +6,9 @@ import logging
 import os
 
 from aquilia.clock import Clock
+from aquilia.sockets.adapters.apart import with_store
 from aquilia.sockets.adapters.base import Adapter
+from aquilia.sockets.adapters.choice import ADAPTER_URL, Choice, chosen
 from aquilia.sockets.adapters.making import made
 from aquilia.sockets.adapters.options import AdapterOptions
 from aquilia.sockets.adapters.schemes import entry_point_of, url_of
@@ -16,8 +18,6 @@ logger = logging.getLogger("aquilia.sockets")
 
 __all__ = ["ADAPTER_URL", "LOCAL_HOST", "WORKERS", "adapter_for"]
 
-ADAPTER_URL = "AQ_WS_ADAPTER_URL"
-"""The variable of the environment whose URL wins over the settings: it may hold a password."""
 LOCAL_HOST = "AQ_WS_LOCAL_HOST"
 """The variable that `aq serve` sets for its children: port and secret of the process that has servers for local://."""
 WORKERS = "AQ_WS_WORKERS"
@@ -29,22 +29,23 @@ def adapter_for(
     url: str | None,
     clock: Clock,
     *,
+    redis_url: str | None = None,
+    store: Choice | None = None,
     publish_timeout: float | None = None,
     where: str | None = None,
     joining: bool = False,
 ) -> Adapter:
-    """The adapter that the settings `adapter` and `adapter_url` name, unless the environment names another.
+    """The adapter that the settings `adapter`, `adapter_url` and `redis_url` name, unless the environment does.
 
-    `where` says who else names the URL: then neither setting nor environment does. The other words are those of
-    `AdapterOptions`.
+    `store` names the one whose store is taken, if that is another. `where` says who else names the URL: then neither
+    setting nor environment does. The other words are those of `AdapterOptions`.
 
     Raises:
         ValueError: the URL is wrong, a secret of the bus is, or what is needed is not installed. No password and no
             secret is shown.
     """
-    said = os.environ.get(ADAPTER_URL) if where is None else None
-    where = where or (ADAPTER_URL if said else "adapter_url")
-    url = said or url or (_by_default() if name == "inmemory" else url_of(name))
+    choice = chosen(name, url, redis_url) if where is None else Choice(where, url or url_of(name))
+    where, url = choice or ("adapter_url", _by_default() if name == "inmemory" else url_of(name))
     signer = bus_signer()
     options = AdapterOptions(clock=clock, publish_timeout=publish_timeout, signer=signer, joining=joining)
     try:
@@ -54,9 +55,9 @@ def adapter_for(
     if (workers := _workers()) > 1 and getattr(adapter.broker, "alone", False):
         raise ValueError(
             f"{where}: {url.partition('://')[0]}:// is the memory of one process, and each of the {workers} workers "
-            "would have rooms of its own: take local:// or nats://host:4222, or --workers 1"
+            "would have rooms of its own: take local://, nats://host:4222 or redis://host:6379, or --workers 1"
         )
-    return adapter
+    return adapter if store is None or store.url == url else with_store(adapter, store, options)
 
 
 def _workers() -> int:

@@ -22,7 +22,9 @@ What a broker promises:
 
 A broker that no other process can reach may say so by an attribute `alone`, which is True: then its node does not
 look for others. One that cannot be reached may say why by an attribute `trouble`: `unreachable`, or `refused`, where
-somebody has to change a login, a certificate or a version; then its log says which. It is None otherwise.
+somebody has to change a login, a certificate or a version; then its log says which. It is None otherwise. An adapter
+that has no store says so by an attribute `has_store`, which is False; its `store` is then a `NoStore` of
+`adapters.apart`.
 
 A room with history is a log. Of it, a broker promises more:
 

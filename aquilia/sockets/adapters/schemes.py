@@ -23,11 +23,12 @@ __all__ = [
     "is_own",
     "package_of",
     "url_of",
+    "urls_of",
 ]
 
 GROUP = "aquilia.sockets.adapters"
 """That of the entry points."""
-PLANNED = ("redis", "rediss", "kafka")
+PLANNED = ("kafka",)
 """Schemes that will be Aquilia's own."""
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 """RFC 3986 section 3.1, in small letters."""
@@ -48,8 +49,18 @@ _OWN = {
     "local": _Own("local", "local://…", f"{_MODULES}.local:LocalAdapter.from_url"),
     "nats": _Own("nats", "nats://host:4222/prefix", f"{_MODULES}.nats:NatsAdapter.from_url"),
     "tls": _Own("nats", "tls://host:4222/prefix", f"{_MODULES}.nats:NatsAdapter.from_url"),
+    **{
+        f"{base}{kind}": _Own("redis", f"{base}{kind}://{hosts}", f"{_MODULES}.redis:RedisAdapter.from_url")
+        for kind, hosts in (("", "host:6379"), ("+cluster", "host,…"), ("+sentinel", "host,…?service=name"))
+        for base in ("redis", "rediss")
+    },
 }
-_URLS = {"inmemory": "memory://", "local": "local://", "nats": "nats://127.0.0.1:4222"}
+_URLS = {
+    "inmemory": "memory://",
+    "local": "local://",
+    "nats": "nats://127.0.0.1:4222",
+    "redis": "redis://127.0.0.1:6379",
+}
 
 
 def is_own(scheme: str) -> bool:
@@ -60,6 +71,11 @@ def is_own(scheme: str) -> bool:
 def adapter_names() -> tuple[str, ...]:
     """What the setting `adapter` accepts: our names, then the schemes that packages bring."""
     return (*_URLS, *_brought())
+
+
+def urls_of(adapter: str) -> str:
+    """The URLs that one of our adapters accepts, as words."""
+    return _listed([own.accepted for own in _OWN.values() if own.adapter == adapter])
 
 
 def adapter_of_scheme(scheme: str) -> str:
@@ -125,5 +141,8 @@ def _brought() -> list[str]:
 
 
 def _accepted() -> str:
-    urls = [own.accepted for own in _OWN.values()] + [f"{scheme}://…" for scheme in _brought()]
+    return _listed([own.accepted for own in _OWN.values()] + [f"{scheme}://…" for scheme in _brought()])
+
+
+def _listed(urls: list[str]) -> str:
     return ", ".join(urls[:-1]) + f" or {urls[-1]}"

@@ -143,7 +143,8 @@ class Admin:
         """Who lives, this node among them."""
         nodes = sorted(self._cluster.nodes().values(), key=lambda node: (node.started, node.id))
         items = [msgspec.convert(node, NodeRecord, from_attributes=True) for node in nodes]
-        return NodesPage(items=items, broker=self._cluster.trouble or "connected")
+        broker, store = self._cluster.trouble, self._cluster.store_trouble
+        return NodesPage(items=items, broker=broker or "connected", store=store or "connected")
 
     async def namespaces(self, order: Namespaces) -> NamespacesPage:
         """The namespaces that are open on any node."""

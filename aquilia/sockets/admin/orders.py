@@ -178,6 +178,8 @@ class NodesPage(Struct, frozen=True, kw_only=True):
     items: list[NodeRecord]
     broker: str = "connected"
     """To the node that was asked; or `unreachable` or `refused`: then the others are as it knew them last."""
+    store: str = "connected"
+    """Likewise; it may be apart from the broker."""
 
 
 class NamespacesPage(Struct, frozen=True, kw_only=True):

@@ -178,6 +178,12 @@ class Cluster:
         return getattr(self._broker, "trouble", None) or "unreachable"
 
     @property
+    def store_trouble(self) -> str | None:
+        """The same of the store, which may be apart from the broker."""
+        trouble: str | None = getattr(self._broker, "store_trouble", self.trouble)
+        return trouble
+
+    @property
     def alone(self) -> bool:
         """Whether no other node is known."""
         return not self._nodes

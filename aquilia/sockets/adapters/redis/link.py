@@ -16,8 +16,6 @@ __all__ = ["ENDED", "Answered", "Link", "Refusal", "Word", "packed"]
 
 Answered = Callable[[Any], None]
 """Called with what the server answered, which may be a `Refusal`; with `ENDED`, if the link has ended before."""
-Refusal = hiredis.ReplyError
-"""What Redis answers in the place of a result: a code in capitals, and words."""
 Word = bytes | str | int
 packed: Callable[[tuple[Word, ...]], bytes] = cast("Any", hiredis.pack_command)
 """A command's words as bytes on the wire."""
@@ -25,11 +23,15 @@ packed: Callable[[tuple[Word, ...]], bytes] = cast("Any", hiredis.pack_command)
 _SUBSCRIBE, _UNSUBSCRIBE = b"ssubscribe", b"sunsubscribe"
 
 
+class Refusal(Exception):
+    """What Redis answers in the place of a result: a code in capitals, and words."""
+
+
 class Link(asyncio.Protocol):
     """See the head of this module."""
 
     def __init__(self) -> None:
-        self._reader = hiredis.Reader(notEnoughData=_MORE)
+        self._reader = hiredis.Reader(notEnoughData=_MORE, replyError=Refusal)
         self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._turn: asyncio.Handle | None = None
