@@ -14,7 +14,6 @@ from typing import Any
 
 from aquilia.forwarded import TrustedProxies
 from aquilia.sockets.adapters.schemes import (
-    PLANNED,
     adapter_names,
     adapter_of_scheme,
     entry_point_of,
@@ -224,9 +223,6 @@ def proxies(place: Place, value: Any) -> tuple[str, ...]:
 def adapter(place: Place, value: Any) -> str:
     """Which broker and store."""
     names = adapter_names()
-    if value in PLANNED:
-        choices = ", ".join(map(repr, names[:-1])) + f" or {names[-1]!r}"
-        raise place.error(f"{value!r} is planned, and not in this version yet; choose {choices}")
     if value not in names:
         raise place.error(unknown(f"adapter {value!r}", value, names))
     _require_adapter(place, url_of(value))

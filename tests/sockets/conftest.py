@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from door import Complaints, listening
+from kafka_server import KafkaServer
 from nats_server import NatsServer
 from redis_cluster import RedisCluster
 from redis_servers import RedisServer, debian_redis
@@ -61,3 +62,10 @@ def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisClu
     """Three masters, which nobody replaces: so they may be slow to answer each other."""
     with RedisCluster(tmp_path_factory.mktemp("redis"), replicas=0, node_timeout=15_000) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[KafkaServer]:
+    server = KafkaServer()
+    yield server
+    server.close()

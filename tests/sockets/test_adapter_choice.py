@@ -36,7 +36,7 @@ async def test_the_environment_wins_over_the_settings(
     ("url", "told"),
     [
         ("nat://ada:s3cret@h", "did you mean nats://"),
-        ("kafka://", "kafka:// is planned"),
+        ("kafka://", "there is no host"),
         ("redis://", "there is no host"),
         ("redis://:s3/cret@h", "%2F"),
         ("redis://h/app", "the option prefix"),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
+from kafka_server import KafkaServer
 from nats_server import NatsServer
 from redis_cluster import RedisCluster
 from redis_servers import RedisServer
@@ -20,6 +21,7 @@ from shelf import ShelfAdapter
 
 from aquilia.sockets import AdapterOptions, InMemoryAdapter, RedisAdapter
 from aquilia.sockets.adapters.inmemory import SLICE, InMemoryStore
+from aquilia.sockets.adapters.kafka import KafkaAdapter
 from aquilia.sockets.adapters.local import LocalAdapter
 from aquilia.sockets.adapters.local.host import LocalServers
 from aquilia.sockets.adapters.nats import NatsAdapter
@@ -28,11 +30,14 @@ from aquilia.testing.adapters import (
     BrokerContract,
     LogContract,
     MakeAdapter,
+    NamespaceOrderContract,
+    SharedBrokerContract,
+    SharedLogContract,
     StoreContract,
 )
 
 
-class TestInMemory(BrokerContract, LogContract, StoreContract):
+class TestInMemory(BrokerContract, NamespaceOrderContract, LogContract, StoreContract):
     """One process: what several nodes would share is none of its promises."""
 
     @pytest.fixture
@@ -40,21 +45,21 @@ class TestInMemory(BrokerContract, LogContract, StoreContract):
         return InMemoryAdapter
 
 
-class TestNats(AdapterContract):
+class TestNats(AdapterContract, NamespaceOrderContract):
     @pytest.fixture
     def make_adapter(self, nats_server: NatsServer) -> MakeAdapter:
         url = nats_server.url("contract")
         return lambda: NatsAdapter(url)
 
 
-class TestRedis(AdapterContract):
+class TestRedis(AdapterContract, NamespaceOrderContract):
     @pytest.fixture
     def make_adapter(self, redis_server: RedisServer) -> MakeAdapter:
         url = redis_server.url("contract")
         return lambda: RedisAdapter(url)
 
 
-class TestRedis70(AdapterContract):
+class TestRedis70(AdapterContract, NamespaceOrderContract):
     """The oldest that it supports."""
 
     @pytest.fixture
@@ -77,16 +82,25 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield tmp_path_factory.mktemp("local")
 
 
-class TestLocal(AdapterContract):
+class TestLocal(AdapterContract, NamespaceOrderContract):
     @pytest.fixture
     def make_adapter(self, folder: Path) -> MakeAdapter:
         return lambda: LocalAdapter(f"local://{folder}")
 
 
-class TestAnAdapterOfSomebodyElse(AdapterContract):
+class TestAnAdapterOfSomebodyElse(AdapterContract, NamespaceOrderContract):
     @pytest.fixture
     def make_adapter(self, tmp_path: Path) -> MakeAdapter:
         return lambda: ShelfAdapter(f"shelf://{tmp_path}/shelf", AdapterOptions())
+
+
+class TestKafka(SharedBrokerContract, SharedLogContract):
+    """It has no store, and keeps the order of each room alone."""
+
+    @pytest.fixture
+    def make_adapter(self, kafka_server: KafkaServer) -> MakeAdapter:
+        url = kafka_server.url("contract")
+        return lambda: KafkaAdapter(url)
 
 
 def test_who_imports_the_test_kit_alone_needs_no_pytest() -> None:

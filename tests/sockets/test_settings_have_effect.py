@@ -127,13 +127,16 @@ ELSEWHERE = {
     ("query_token", "manifest"),
     ("inbox_bytes", "manifest"),
     ("publish_timeout", "manifest"),
+    ("adapter", "manifest"),
+    ("adapter_url", "manifest"),
     ("redis_url", "manifest"),
     ("store_url", "manifest"),
     ("spool_dir", "manifest"),
     ("spool_bytes", "manifest"),
     ("spool_total_bytes", "manifest"),
 }
-"""Shown by tests of their own, below, and in test_admin_http.py, test_admin_role.py, test_audit.py,
+"""Shown by tests of their own, below, and in test_adapter_choice.py, test_store_apart.py, test_admin_http.py,
+test_admin_role.py, test_audit.py,
 test_broker_lost.py, test_drain.py, test_intake.py, test_metrics_serving.py, test_spool.py and test_tickets.py."""
 
 
@@ -308,24 +311,6 @@ async def test_a_message_has_so_many_frames_at_most(where: str) -> None:
             assert await raw.closed() == 1009
 
 
-# What this version refuses
-
-REFUSED = [
-    ("adapter", "manifest", "kafka", "choose 'inmemory', 'local', 'nats' or 'redis'"),
-    ("adapter_url", "manifest", "kafka://localhost", "choose memory://"),
-]
-
-
-@pytest.mark.parametrize(("key", "where", "value", "told"), REFUSED, ids=[row[0] for row in REFUSED])
-def test_what_is_not_in_this_version_is_refused_by_name(key: str, where: str, value: Any, told: str) -> None:
-    for place in ("manifest", "@Socket") if where == "both" else (where,):
-        both: dict[str, Any] = {"manifest": {}, "@Socket": {}, place: {key: value}}
-        with pytest.raises(BootError) as refusal:
-            AquilaSockets.from_controllers([hall(**both["@Socket"])], **both["manifest"])
-        assert f"{key}: " in str(refusal.value)
-        assert told in str(refusal.value)
-
-
 # Nothing is left out
 
 
@@ -336,7 +321,7 @@ def manifest_keys() -> Sequence[str]:
 
 
 def test_every_setting_is_shown_here() -> None:
-    shown = {(row.key, row.where) for row in ROWS} | {(key, where) for key, where, *_ in REFUSED}
+    shown = {(row.key, row.where) for row in ROWS}
     shown = {(key, place) for key, where in shown for place in places(where)} | ELSEWHERE
 
     on_socket = inspect.signature(Socket).parameters.keys() - {"path"}

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 __all__ = [
     "GROUP",
-    "PLANNED",
     "adapter_names",
     "adapter_of_scheme",
     "entry_point_of",
@@ -28,8 +27,6 @@ __all__ = [
 
 GROUP = "aquilia.sockets.adapters"
 """That of the entry points."""
-PLANNED = ("kafka",)
-"""Schemes that will be Aquilia's own."""
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 """RFC 3986 section 3.1, in small letters."""
 _LONGEST_SHOWN = 20
@@ -54,18 +51,21 @@ _OWN = {
         for kind, hosts in (("", "host:6379"), ("+cluster", "host,…"), ("+sentinel", "host,…?service=name"))
         for base in ("redis", "rediss")
     },
+    "kafka": _Own("kafka", "kafka://host:9092/prefix", f"{_MODULES}.kafka:KafkaAdapter.from_url"),
+    "kafka+ssl": _Own("kafka", "kafka+ssl://host:9092/prefix", f"{_MODULES}.kafka:KafkaAdapter.from_url"),
 }
 _URLS = {
     "inmemory": "memory://",
     "local": "local://",
     "nats": "nats://127.0.0.1:4222",
     "redis": "redis://127.0.0.1:6379",
+    "kafka": "kafka://127.0.0.1:9092",
 }
 
 
 def is_own(scheme: str) -> bool:
-    """Whether it is, or will be, one of Aquilia's."""
-    return scheme in _OWN or scheme in PLANNED
+    """Whether it is one of Aquilia's."""
+    return scheme in _OWN
 
 
 def adapter_names() -> tuple[str, ...]:
@@ -102,8 +102,6 @@ def entry_point_of(url: str) -> EntryPoint:
         raise ValueError(
             f"{scheme}:// is Aquilia's own, and {_packages(found)} has it too: uninstall that one"
         )
-    if scheme in PLANNED:
-        raise ValueError(f"{scheme}:// is planned, and not in this version yet; choose {_accepted()}")
     if scheme in _OWN:
         return EntryPoint(scheme, _OWN[scheme].factory, GROUP)
     if len({(point.value, package_of(point)) for point in found}) > 1:

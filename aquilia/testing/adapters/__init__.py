@@ -14,7 +14,11 @@ What your adapter does not promise is what your class does not inherit. They nee
 
 from __future__ import annotations
 
-from aquilia.testing.adapters.brokers import BrokerContract, SharedBrokerContract
+from aquilia.testing.adapters.brokers import (
+    BrokerContract,
+    NamespaceOrderContract,
+    SharedBrokerContract,
+)
 from aquilia.testing.adapters.cluster import ClusterContract
 from aquilia.testing.adapters.contract import MakeAdapter
 from aquilia.testing.adapters.logs import LogContract, SharedLogContract
@@ -26,6 +30,7 @@ __all__ = [
     "ClusterContract",
     "LogContract",
     "MakeAdapter",
+    "NamespaceOrderContract",
     "SharedBrokerContract",
     "SharedLogContract",
     "SharedStoreContract",
