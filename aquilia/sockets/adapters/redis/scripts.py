@@ -47,43 +47,44 @@ local function begin_epoch()
   epoch, birth = string.format('%08x', second) .. ARGV[1], now
   call('SET', KEYS[1], epoch .. ' ' .. text(birth) .. ' ' .. former)
 end
-local said = call('GET', KEYS[1])
-if said then
-  epoch, birth, former = string.match(said, '^(%S+) (%d+) (%S*)$')
-  birth = tonumber(birth)
+local function open_epoch(said)
+  if said then
+    epoch, birth, former = string.match(said, '^(%S+) (%d+) (%S*)$')
+    birth = tonumber(birth)
+  end
+  if not birth then begin_epoch() end
 end
-if not birth then begin_epoch() end
 """
 
-# Where a log ends and begins, what it holds, and when its keys were last given time: five numbers in one text.
+# Where a log ends and begins, what it holds, and when its keys were last given time: five numbers.
 _STATE = """
-local function state_of(key)
-  local said = call('GET', key)
-  if not said then return 0, 0, 0, 0, 0 end
-  local head, first, count, bytes, renewed = string.match(said, '(%d+) (%d+) (%d+) (%d+) (%d+)')
-  return tonumber(head), tonumber(first), tonumber(count), tonumber(bytes), tonumber(renewed)
+local function state_of(said)
+  if not said or #said ~= 40 then return 0, 0, 0, 0, 0 end
+  return struct.unpack('<ddddd', said)
 end
-local function state(...)
-  return string.format('%.0f %.0f %.0f %.0f %.0f', ...)
-end
+local function state(...) return struct.pack('<ddddd', ...) end
 """
 
 # KEYS: epoch, head, log, ids. ARGV: letters, id, data, size, ttl (ms), max_bytes, remembered (ms), channel.
-# Oldest entries go before the new one comes. It is published before it is stored, as that alone may be refused here.
+# Oldest entries go before the new one comes, many at once where it may hold many: up to a sixteenth more than `size`.
+# It is published before it is stored, as that alone may be refused here.
 PUBLISH = _script(
     _NOW,
     _EPOCH,
     _STATE,
     """
 local id, data, size, ttl, max_bytes = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local head, first, count, bytes, renewed = state_of(KEYS[2])
-local oldest = now - ttl * 1000
+local said = call('MGET', KEYS[1], KEYS[2])
+open_epoch(said[1])
+local head, first, count, bytes, renewed = state_of(said[2])
+local oldest, most = now - ttl * 1000, size + math.floor(size / 16)
 if count > 0 and head <= oldest then
   call('DEL', KEYS[3], KEYS[4])
   count, bytes = 0, 0
 end
 local chunk = 2
-while count > 0 and (first <= oldest or count >= size or bytes + #data > max_bytes) do
+if count >= most then most, chunk = size, math.min(64, 2 + most - size) end
+while count > 0 and (first <= oldest or count >= most or bytes + #data > max_bytes) do
   local entries = call('XRANGE', KEYS[3], '-', '+', 'COUNT', chunk)
   if #entries < chunk then count = #entries end
   if count == 0 then
@@ -93,7 +94,7 @@ while count > 0 and (first <= oldest or count >= size or bytes + #data > max_byt
   local gone, last = {}, nil
   for at, entry in ipairs(entries) do
     first = tonumber(string.match(entry[1], '^%d+'))
-    if first > oldest and count < size and bytes + #data <= max_bytes then break end
+    if first > oldest and count < most and bytes + #data <= max_bytes then break end
     if at == #entries and count > 1 then break end
     gone[#gone + 1] = entry[2][4]
     bytes = bytes - #entry[2][6]
@@ -117,10 +118,10 @@ if call('HSETNX', KEYS[4], id, at) == 0 then
   call('HSET', KEYS[4], id, at)
 end
 local previous = text(head == 0 and offset - 1 or head)
-local said = redis.pcall('SPUBLISH', ARGV[8], epoch .. ' ' .. at .. ' ' .. previous .. '\\n' .. data)
-if type(said) == 'table' and said.err then
+local told = redis.pcall('SPUBLISH', ARGV[8], epoch .. ' ' .. at .. ' ' .. previous .. '\\n' .. data)
+if type(told) == 'table' and told.err then
   call('HDEL', KEYS[4], id)
-  return said
+  return told
 end
 call('XADD', KEYS[3], at .. '-0', 'p', previous, 'i', id, 'd', data)
 if count == 0 then first, renewed = offset, 0 end
@@ -142,7 +143,8 @@ HEAD = _script(
     _STATE,
     """
 local seen, behind = ARGV[3] or '', tonumber(ARGV[4] or 0)
-local head = state_of(KEYS[2])
+open_epoch(call('GET', KEYS[1]))
+local head = state_of(call('GET', KEYS[2]))
 local lost = head < behind and (head > 0 or behind > now - ARGV[2] * 1000)
 if seen > epoch or (seen == epoch and lost) then begin_epoch() end
 if head == 0 then
@@ -162,7 +164,8 @@ READ = _script(
     _STATE,
     """
 local oldest, limit, since, behind = now - ARGV[3] * 1000, tonumber(ARGV[4]), ARGV[5] or '', tonumber(ARGV[6] or 0)
-local head = state_of(KEYS[2])
+open_epoch(call('GET', KEYS[1]))
+local head = state_of(call('GET', KEYS[2]))
 if head == 0 then
   head = math.max(now, birth + 1)
   call('SET', KEYS[2], state(head, 0, 0, 0, 0), 'PX', ARGV[2])
@@ -206,7 +209,7 @@ if first[1] then
   count = call('XLEN', KEYS[2])
 end
 call('DEL', KEYS[2], KEYS[3])
-local head = state_of(KEYS[1])
+local head = state_of(call('GET', KEYS[1]))
 if head > 0 then call('SET', KEYS[1], state(head, 0, 0, 0, 0), 'PX', ARGV[2]) end
 return count
 """,
