@@ -20,7 +20,7 @@ import asyncio
 import logging
 from collections import deque
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from secrets import token_urlsafe
 from typing import Any
 
@@ -76,6 +76,8 @@ class RedisBroker:
         self._connection = connection
         self._publish_timeout = publish_timeout
         self._prefix = connection.target.prefix
+        self._letters = token_urlsafe(3)
+        """What tells an epoch from one that another node begins in the same second."""
         self._messages = Messages(self._prefix, signer, f"in the channels {self._prefix}:* of Redis", logger)
         self._deliver: Deliver | None = None
         self._listening: dict[tuple[str, str | None], _Listening] = {}
@@ -169,7 +171,7 @@ class RedisBroker:
                 raise
         if logged is None:
             return None
-        words = _letters(), _remembered(logged)
+        words = self._letters, _remembered(logged)
         keys = (listening.place.epoch, listening.place.head)
         head = _position(await self._connection.run(HEAD, listening.place.share, keys, *words))
         if listening.seen is None or head > listening.seen:
@@ -233,7 +235,12 @@ class RedisBroker:
             await asyncio.gather(
                 *(
                     self._connection.run_now(
-                        HEAD, place.share, (place.epoch, place.head), _letters(), _remembered(history), *seen
+                        HEAD,
+                        place.share,
+                        (place.epoch, place.head),
+                        self._letters,
+                        _remembered(history),
+                        *seen,
                     )
                     for place, history, seen in known
                 )
@@ -272,13 +279,10 @@ class RedisBroker:
                 PUBLISH,
                 place.share,
                 (place.epoch, place.head, place.log, place.ids),
-                _letters(),
+                self._letters,
                 publication.id.encode("utf-8", "surrogatepass"),
                 self._messages.write(publication, logged=True),
-                history.size,
-                _milliseconds(history.ttl),
-                history.max_bytes,
-                _remembered(history),
+                *_bounds(history),
                 place.channel,
                 until=self._publish_deadline(),
                 synced=True,
@@ -315,7 +319,7 @@ class RedisBroker:
     ) -> Page:
         """See `Broker`."""
         place = place_of(self._prefix, namespace, room)
-        words: list[Word] = [_letters(), _remembered(history), _milliseconds(history.ttl), limit]
+        words: list[Word] = [self._letters, _remembered(history), _milliseconds(history.ttl), limit]
         if since is not None:
             words += [since.epoch.encode("utf-8", "surrogatepass"), min(max(since.offset, 0), 1 << 53)]
         keys = (place.epoch, place.head, place.log)
@@ -341,14 +345,15 @@ def _nobody(publication: Publication) -> None:
     """Nobody is served yet."""
 
 
-def _letters() -> str:
-    """What tells an epoch from one that another node begins in the same second."""
-    return token_urlsafe(3)
-
-
 def _position(reply: Any) -> Position:
     epoch, offset = reply
     return Position(epoch.decode(), int(offset))
+
+
+@lru_cache(maxsize=256)
+def _bounds(history: History) -> tuple[bytes, ...]:
+    words = history.size, _milliseconds(history.ttl), history.max_bytes, _remembered(history)
+    return tuple(b"%d" % word for word in words)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -61,8 +61,7 @@ class OpenCalls:
     ) -> Any:
         """What a script answers; it is one that may be run again. The same faults as `send`."""
         command = packed((b"EVALSHA", script.digest, len(keys), *keys, *arguments))
-        until = self.deadline() if until is None else until
-        return await self._call(Call(share, command, until, again=True, synced=synced))
+        return await self._call(Call(share, command, until or self.deadline(), again=True, synced=synced))
 
     async def repeat(self, share: int, *words: bytes | int | str) -> Any:
         """The answer to a command that may be said again. The same faults as `send`."""
