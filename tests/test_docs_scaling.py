@@ -39,6 +39,10 @@ TESTED = {
     "The broker refuses the login, or has another certificate": (
         "sockets/test_faults_broker.py::test_a_broker_with_another_password_is_told_from_one_that_is_away"
     ),
+    "A [store apart](BROKERS.md#a-store-apart-from-the-broker) from the broker is killed, or refuses connections": (
+        "sockets/test_store_apart.py::"
+        "test_what_needs_the_store_fails_while_it_is_away_and_works_again_afterwards"
+    ),
     "One of three servers of a NATS cluster is killed": (
         "sockets/test_nats_cluster.py::test_nothing_acknowledged_is_lost_or_doubled_when_the_leader_is_killed"
     ),

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 import websockets
+from session_servers import redis
 
 AQ = Path(sys.executable).with_name("aq")
 TIMEOUT = 20.0
@@ -248,15 +249,39 @@ async def test_those_in_the_room_hear_each_other_and_other_namespaces_do_not(wor
         assert (await eve.receive())["payload"] == {"text": "Hello!"}  # her own is the first that she hears
 
 
-def test_an_adapter_of_later_versions_is_refused_by_name(workspace: Workspace) -> None:
+async def test_with_the_redis_of_the_manifest_two_servers_are_one_chat(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = MANIFEST.replace("import ChatSocket", "import LobbySocket").replace(
+        "[ChatSocket]", "[LobbySocket]"
+    )
+    workspace.write(controllers=CONTROLLER + LOBBY, manifest=manifest, adapter="redis")
+    workspace.compile()
+
+    with redis() as broker:
+        monkeypatch.setenv("REDIS_URL", broker.url())
+        async with (
+            workspace.serving() as one,
+            workspace.serving() as other,
+            connected(f"{one.url}/lobby/acme") as ann,
+            connected(f"{other.url}/lobby/acme") as bob,
+        ):
+            for client in (ann, bob):
+                assert await client.receive() == event("welcome", {"msg": "Hi!"})
+            await ann.send(HELLO)
+            for client in (ann, bob):
+                assert await client.receive() == event("message.receive", {"text": "Hello!"}, room="general")
+
+
+def test_a_redis_that_is_not_there_is_told_when_it_is_served(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workspace.write(adapter="redis")
-
-    said = workspace.refused("compile")
-
-    assert "adapter" in said
-    assert "'redis' is planned" in said
-    assert "choose 'inmemory'" in said
-    assert not (workspace.root / "artifacts").exists()
+    workspace.compile()
+    monkeypatch.setenv("REDIS_URL", "redis://:s3cret@127.0.0.1:1")
+    said = workspace.refused("serve", "--port", "0")
+    assert "Redis at 127.0.0.1:1 cannot be reached" in said
+    assert "s3cret" not in said
 
 
 def test_an_adapter_that_never_was_is_refused_with_the_nearest(workspace: Workspace) -> None:

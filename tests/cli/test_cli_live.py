@@ -175,7 +175,7 @@ async def test_over_http_with_the_token_of_who_has_the_role(workspace: Workspace
         (["--url", "http://127.0.0.1:x"], "no host and port"),
         (["--url", "http://127.0.0.1:1"], "cannot be reached"),
         (["--adapter-url", "memory://"], "reaches nobody else"),
-        (["--adapter-url", "redis://u:secret@h"], "redis:// is planned"),
+        (["--adapter-url", "redis://u:secret@h/app"], "the option prefix"),
         (["--identity", "ann"], "give the id of a connection, or --identity"),
     ],
 )

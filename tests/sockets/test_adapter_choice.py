@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from nats_server import NatsServer
-from session_servers import redis
+from redis_servers import RedisServer
 from shared_hall import Hall, application, heard
 
 from aquilia import AppManifest
 from aquilia.aquilary import BootError, Registry
 from aquilia.sockets import AquilaSockets
-
-
-@pytest.fixture(scope="module")
-def redis_port() -> Iterator[int]:
-    with redis() as server:
-        yield server.port
 
 
 async def test_two_applications_at_one_nats_are_one_hall(nats_server: NatsServer) -> None:
@@ -71,17 +63,17 @@ def test_an_adapter_and_an_url_that_disagree_are_refused() -> None:
     assert "s3cret" not in str(refused.value)
 
 
-async def test_two_applications_at_one_redis_are_one_hall(redis_port: int) -> None:
-    url = f"redis://127.0.0.1:{redis_port}/1?prefix=one"
+async def test_two_applications_at_one_redis_are_one_hall(redis_server: RedisServer) -> None:
+    url = f"redis://127.0.0.1:{redis_server.port}/1?prefix=one"
     ways = [{"adapter": "redis", "redis_url": url}, {"redis_url": url}, {"adapter_url": url}]
     for way in ways:
         assert await heard(application(**ways[0]), application(**way)) == "hello"
 
 
 async def test_the_redis_of_a_hosting_platform_is_taken_where_nothing_else_says_which(
-    redis_port: int, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    url = f"redis://127.0.0.1:{redis_port}"
+    url = f"redis://127.0.0.1:{redis_server.port}"
     monkeypatch.setenv("REDIS_URL", url)
     assert await heard(application(adapter="redis"), application(redis_url=url)) == "hello"
     monkeypatch.setenv("REDIS_URL", "nats://not.there")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
-from session_servers import redis
+from redis_servers import RedisServer
 
 from aquilia import Identity, JWTAuthManager
 from aquilia.sockets import (
@@ -64,16 +63,10 @@ def chat(**settings: Any) -> type[SocketController]:
     return Socket("/chat/:namespace", **settings)(type("ChatSocket", (Chat,), {}))
 
 
-@pytest.fixture(scope="module")
-def redis_url() -> Iterator[str]:
-    with redis() as server:
-        yield f"redis://127.0.0.1:{server.port}"
-
-
 @pytest.fixture(autouse=True)
-def redis_of_the_example(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def redis_of_the_example(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis is elsewhere than at the port of the example, which somebody else may have."""
-    monkeypatch.setitem(MANIFEST, "redis_url", redis_url)
+    monkeypatch.setitem(MANIFEST, "redis_url", redis_server.url())
 
 
 def example(where: Where, keys: set[str]) -> tuple[type[SocketController], dict[str, Any]]:

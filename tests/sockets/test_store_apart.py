@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import httpx
 import pytest
 from door import Complaints
 from nats_server import NatsServer
-from session_servers import redis
+from redis_servers import RedisServer
 from shared_hall import Hall, application, heard
 from wire import Client, eventually, serving
 
@@ -108,13 +110,17 @@ async def test_an_application_that_is_alone_may_keep_what_it_stores(keeper: Nats
         assert await came_back(one, two)
 
 
-async def test_a_redis_keeps_what_a_nats_does_not(nats_server: NatsServer) -> None:
-    url = nats_server.url()
-    with redis() as server:
-        kept = f"redis://127.0.0.1:{server.port}"
-        nodes = [application(adapter_url=url, store_url=kept) for _ in range(2)]
-        async with serving(nodes[0]) as one, serving(nodes[1]) as two:
-            assert await came_back(one, two)
+@pytest.mark.parametrize("around", [False, True], ids=["a-redis-for-a-nats", "a-nats-for-a-redis"])
+async def test_the_two_may_be_of_two_kinds(
+    nats_server: NatsServer, redis_server: RedisServer, around: bool
+) -> None:
+    url, kept = nats_server.url(), redis_server.url()
+    if around:
+        url, kept = kept, url
+    nodes = [application(adapter_url=url, store_url=kept) for _ in range(2)]
+    assert await heard(*nodes) == "hello"
+    async with serving(nodes[0]) as one, serving(nodes[1]) as two:
+        assert await came_back(one, two)
 
 
 async def test_the_environment_wins_over_the_setting(
@@ -275,6 +281,28 @@ async def test_a_store_that_is_away_keeps_nobody_out_and_is_told(
     assert complaints.take()
 
 
+async def test_what_needs_the_store_fails_while_it_is_away_and_works_again_afterwards(
+    nats_server: NatsServer, keeper: NatsServer, complaints: Complaints
+) -> None:
+    settings = {"adapter_url": nats_server.url(), "store_url": keeper.url()}
+    app = AquilaSockets.from_controllers([Hall, Once], **settings)
+    async with serving(app) as base, Client.connect(f"{base}/once", "v1.json") as payer:
+        async with Client.connect(f"{base}/hall", "v1.json") as ann:
+            token = ann.welcome["payload"]["resume"]
+        keeper.kill()
+        await eventually(lambda: app.cluster.store_trouble == "unreachable")
+        answer = await payer.request("pay", 1)
+        assert answer["error"]["code"] == "WS_ADAPTER_UNAVAILABLE"
+        async with Client.connect(f"{base}/hall", "v1.json", hello=False) as again:
+            await again.send("hello", {"resume": {"token": token}}, type="control")
+            assert (await again.closed())[0] == 1013
+        keeper.start()
+        await eventually(lambda: app.cluster.store_trouble is None)
+        assert (await payer.request("pay", 2))["data"] == 2
+        assert await came_back(base, base)
+    complaints.take()
+
+
 async def test_where_new_clients_are_looked_up_in_it_none_are_sent_while_it_is_away(
     nats_server: NatsServer, keeper: NatsServer, complaints: Complaints
 ) -> None:
@@ -305,18 +333,33 @@ async def test_a_broker_that_is_away_is_told_as_ever(
 
 
 async def test_an_admin_sees_which_of_the_two_is_away(
-    nats_server: NatsServer, keeper: NatsServer, complaints: Complaints
+    nats_server: NatsServer,
+    keeper: NatsServer,
+    complaints: Complaints,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    from aquilia.sockets.admin.orders import Nodes
+    monkeypatch.setenv("AQ_ADMIN_SECRET", "the-secret-of-an-admin-of-32-bytes")
+    app = application(adapter_url=nats_server.url(), store_url=keeper.url(), admin=True)
 
-    app = application(adapter_url=nats_server.url(), store_url=keeper.url())
-    async with serving(app):
-        page = await app.admin.nodes(Nodes())
-        assert (page.broker, page.store) == ("connected", "connected")
+    async def inspected(base: str) -> tuple[int, dict[str, Any], str]:
+        url = base.replace("ws://", "http://")
+        pipe = asyncio.subprocess.PIPE
+        command = ["-m", "aquilia.cli", "ws", "inspect", "--live", "--url", url, "--json"]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, cwd=tmp_path, stdout=pipe, stderr=pipe
+        )
+        shown, told = await process.communicate()
+        return process.returncode or 0, json.loads(shown), told.decode()
+
+    async with serving(app) as base:
+        code, shown, told = await inspected(base)
+        assert (code, shown["broker"], shown["store"], told) == (0, "connected", "connected", "")
         keeper.kill()
         await eventually(lambda: app.cluster.store_trouble == "unreachable")
-        page = await app.admin.nodes(Nodes())
-        assert (page.broker, page.store) == ("connected", "unreachable")
+        code, shown, told = await inspected(base)
+        assert (code, shown["broker"], shown["store"]) == (2, "connected", "unreachable")
+        assert told.startswith("the store is unreachable from the node that was asked")
         keeper.start()
         await eventually(lambda: app.cluster.store_trouble is None)
     complaints.take()
