@@ -81,7 +81,7 @@ async def test_processes_that_serve_share_it_and_are_reached_by_it(hall: Workspa
 
 def test_where_its_package_is_not_installed_aq_says_so(hall: Workspace) -> None:
     told = hall.refused("compile")
-    assert "adapter: unknown adapter 'shelf' (accepted: inmemory, local, nats" in told
+    assert "adapter: unknown adapter 'shelf' (accepted: inmemory, kafka, local, nats, redis)" in told
     hall.edit("modules/hall/manifest.py", '{"adapter": "shelf"}', '{"adapter_url": "shelf:///said"}')
     assert "another one needs its package to be installed" in hall.refused("serve")
 
