@@ -15,6 +15,7 @@ from aquilia.loopback import is_loopback
 from aquilia.server import Booted
 from aquilia.sessions.engine import SESSION_SECRET, SessionEngine
 from aquilia.sockets.adapters.choice import Choice, chosen, chosen_store
+from aquilia.sockets.adapters.kafka.url import Target as KafkaTarget
 from aquilia.sockets.adapters.nats.url import Target as NatsTarget
 from aquilia.sockets.adapters.redis.url import Target as RedisTarget
 from aquilia.sockets.adapters.schemes import adapter_of_scheme
@@ -160,6 +161,8 @@ def adapter_posture(url: str | None) -> AdapterPosture:
             return _nats_posture(NatsTarget.parse(url or ""))
         case "redis":
             return _redis_posture(RedisTarget.parse(url or ""))
+        case "kafka":
+            return _kafka_posture(KafkaTarget.parse(url or ""))
     return AdapterPosture()
 
 
@@ -182,6 +185,17 @@ def _redis_posture(target: RedisTarget) -> AdapterPosture:
         tls=target.tls,
         login=target.password is not None or not target.files.keys().isdisjoint({"password_file", "cert"}),
         advice="use rediss://, and a login by a file: rediss://user@host?password_file=FILE",
+    )
+
+
+def _kafka_posture(target: KafkaTarget) -> AdapterPosture:
+    names = [name.strip("[]") for name, _ in target.servers]
+    return AdapterPosture(
+        host=", ".join(names),
+        loopback=all(is_loopback(name) for name in names),
+        tls=target.tls,
+        login=target.user is not None or "cert" in target.files,
+        advice="use kafka+ssl://, and a login by a file: kafka+ssl://user@host?password_file=FILE",
     )
 
 

@@ -32,6 +32,11 @@ def adapter(**changed: Any) -> AdapterPosture:
     )
 
 
+def kafka(**changed: Any) -> AdapterPosture:
+    advice = "use kafka+ssl://, and a login by a file: kafka+ssl://user@host?password_file=FILE"
+    return msgspec.structs.replace(redis(**changed), advice=advice)
+
+
 def redis(**changed: Any) -> AdapterPosture:
     advice = "use rediss://, and a login by a file: rediss://user@host?password_file=FILE"
     return adapter(advice=advice, **changed)
@@ -115,6 +120,10 @@ def test_every_check_is_shown_here_and_in_the_guide() -> None:
         ("redis://:s3cret@a.example", redis(host="a.example", tls=False)),
         ("rediss+sentinel://me:s3cret@a.example,b?service=s", redis(host="a.example, b")),
         ("rediss://me@a.example?password_file=/f", redis(host="a.example")),
+        ("kafka://127.0.0.1,[::1]:9093", kafka(host="127.0.0.1, ::1", loopback=True, tls=False, login=False)),
+        ("kafka://me:s3cret@a.example,b", kafka(host="a.example, b", tls=False)),
+        ("kafka+ssl://a.example", kafka(host="a.example", login=False)),
+        ("kafka+ssl://a.example?cert=/f", kafka(host="a.example")),
     ],
 )
 def test_an_adapters_url_is_read_without_its_password(url: str | None, expected: AdapterPosture) -> None:

@@ -22,12 +22,12 @@ _prefixes = itertools.count()
 class KafkaServer:
     """One broker; it may be ended, and started again on the same port."""
 
-    def __init__(self, *options: str, advertised: int | None = None) -> None:
+    def __init__(self, *options: str) -> None:
         self._held = ExitStack()
         self.port = self._held.enter_context(reserved_port())
+        self.advertised = self.port
+        """The port that clients are told to use from the next start on: that of a proxy, if there is one."""
         self._options = options
-        self._advertised = advertised or self.port
-        """The port that clients are told to use: that of a proxy, if there is one before it."""
         self._process: subprocess.Popen[bytes] | None = None
         self.start()
 
@@ -38,7 +38,7 @@ class KafkaServer:
             "--listener-url",
             f"tcp://127.0.0.1:{self.port}",
             "--advertised-listener-url",
-            f"tcp://127.0.0.1:{self._advertised}",
+            f"tcp://127.0.0.1:{self.advertised}",
             "--storage-engine",
             "memory://tansu/",
             *self._options,
@@ -71,4 +71,4 @@ class KafkaServer:
     def url(self, prefix: str | None = None, login: str = "", options: str = "") -> str:
         """Its URL, with a prefix of its own unless one is given."""
         prefix = prefix or f"k{next(_prefixes)}"
-        return f"kafka://{login}127.0.0.1:{self.port}/{prefix}{'?' if options else ''}{options}"
+        return f"kafka://{login}127.0.0.1:{self.advertised}/{prefix}{'?' if options else ''}{options}"

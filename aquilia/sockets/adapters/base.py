@@ -7,7 +7,8 @@ What a broker promises:
 
 - Delivery: in plain rooms a publication reaches every node that is subscribed when it is published at most once;
   while the broker is up and the node keeps pace, exactly once.
-- Order: what one node publishes to one namespace arrives in the order of its `publish` calls.
+- Order: what one node publishes to one namespace arrives in the order of its `publish` calls. An adapter that keeps
+  it for each room alone says so; and keeps it in namespaces that begin with "\\0", where nodes speak to each other.
 - `subscribe` has taken effect when it returns: what is published afterwards, anywhere, arrives.
 - While the broker cannot be reached, `connected` is false, and stays so until `on_lost` has been called: nothing that
   comes by the new way is delivered before that. In that time the hub does not call `publish` for what goes to a

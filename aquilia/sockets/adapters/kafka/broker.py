@@ -17,14 +17,13 @@ import asyncio
 import logging
 from collections.abc import Callable
 from secrets import token_urlsafe
-from typing import Any
 
 from aquilia.clock import Clock
 from aquilia.sockets.adapters.base import Deliver, Page, Publication
 from aquilia.sockets.adapters.kafka.connection import CALL, KafkaConnection
 from aquilia.sockets.adapters.kafka.dial import PLAIN
 from aquilia.sockets.adapters.kafka.logs import Logs
-from aquilia.sockets.adapters.kafka.partition import Partition
+from aquilia.sockets.adapters.kafka.partition import Expectation, Partition
 from aquilia.sockets.adapters.kafka.plain import PlainRooms
 from aquilia.sockets.adapters.kafka.records import Records, key_of, partition_of
 from aquilia.sockets.adapters.kafka.replay import Kept, Part
@@ -114,8 +113,7 @@ class KafkaBroker:
         """See `Broker`."""
         until = self._connection.deadline()
         if history is None or room is None:
-            await self._connection.ready(until)
-            self._plain.listen(namespace, room)
+            await self._plain.listen(namespace, room, until)
             return None
         key = key_of(namespace, room)
         part = self._part(namespace, room, history)
@@ -160,7 +158,10 @@ class KafkaBroker:
             return
         publication = self._publication(entry, entry.data, room, life)
         if publication is not None:
-            self._deliver(publication)
+            try:
+                self._deliver(publication)
+            except Exception:  # it would end the reading
+                logger.exception("a publication from Kafka could not be delivered")
 
     def _publication(
         self, entry: Kept, data: bytes | None, room: tuple[str, str], life: str
@@ -218,7 +219,7 @@ class KafkaBroker:
             while True:
                 put = self._writer.put(self._logs.topic, part.number, key, data)
                 offset = await self._stored(put, until)
-                await self._logs.opened(part, until)
+                until = await self._logs.opened(part, until)
                 outcome = await self._outcome(part, expectation, offset, until)
                 if outcome is not None:
                     await self._logs.opened(part, until)
@@ -226,10 +227,12 @@ class KafkaBroker:
         finally:
             part.dismiss(key, id, expectation)
 
-    async def _outcome(self, part: Partition, expectation: Any, offset: int, until: float) -> int | None:
+    async def _outcome(
+        self, part: Partition, expectation: Expectation, offset: int, until: float
+    ) -> int | None:
         """What became of a record at this offset; None: the log has lost it."""
         if offset in expectation.outcomes:
-            return int(expectation.outcomes[offset])
+            return expectation.outcomes[offset]
         if offset < part.next:  # which we have passed: the log is another one
             if (link := self._connection.link) is not None:
                 link.end(f"the topic {self._logs.topic} has lost records")
@@ -238,15 +241,11 @@ class KafkaBroker:
         expectation.future = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout_at(until):
-                return int(await expectation.future)
+                return await expectation.future
         except TimeoutError:
             raise ws_adapter_unavailable(
                 f"the topic {self._logs.topic} on Kafka does not answer in time"
             ) from None
-        except asyncio.CancelledError:
-            if expectation.future.cancelled() and not _is_cancelled():
-                return None
-            raise
 
     # Logs
 
@@ -306,8 +305,3 @@ class KafkaBroker:
         return await self._through_log(
             part, key, id.encode(), self._records.mark(key, id), self._connection.deadline()
         )
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from aquilia.sockets.adapters.kafka.dial import LOG, MISSING, PLAIN, DialError, dial
+from aquilia.sockets.adapters.kafka.dial import DENIED, LOG, MISSING, PLAIN, DialError, allow, dial
 from aquilia.sockets.adapters.kafka.url import Target
 from aquilia.sockets.faults import ws_adapter_unavailable
 
@@ -28,6 +28,8 @@ PULSE = 1.0
 """Seconds between two questions to each broker whether it is there."""
 SILENCE = 3.0
 """Seconds after which a broker that leaves one without answer is given up."""
+READING = 0.1
+"""Seconds in which an answer is read that has come."""
 CALL = 5.0
 """Seconds that a call waits for a broker that is lost."""
 
@@ -151,8 +153,10 @@ class KafkaConnection:
                 await reader.prepare(link, away)
             if broken:
                 raise ConnectionError(broken[0])
-        except BaseException:
+        except BaseException as error:
             await link.close()
+            if getattr(error, "code", None) in DENIED:
+                raise DialError(f"Kafka at {self.target}: {error}: {allow(self.target)}", 3) from error
             raise
         self.link = link
         self.trouble = None
@@ -168,20 +172,27 @@ class KafkaConnection:
         self.spawn(self._watch(link))
 
     async def _watch(self, link: Any) -> None:
-        """Whether all brokers that have something of ours are there."""
+        """Whether all brokers that have something of ours are there.
+
+        They are asked by a connection of its own: on another one the answer would come behind others.
+        """
         places = [
             (self.target.topic(name), number)
             for name in (PLAIN, LOG)
             for number in range(self.target.partitions)
         ]
         while link.broken is None:
+            pulse = asyncio.get_running_loop().create_task(link.offsets(places, -1, "pulse"))
             try:
-                async with asyncio.timeout(SILENCE):
-                    await link.offsets(places, -1)
-            except TimeoutError:
-                link.end("no answer in time")
-            except Exception as error:
-                link.end(str(error))
+                await asyncio.wait([pulse], timeout=SILENCE)
+                if not pulse.done():  # this process may have stood still, and has yet to read the answer
+                    await asyncio.sleep(READING)
+                if not pulse.done():
+                    link.end("no answer in time")
+                elif (error := pulse.exception()) is not None:
+                    link.end(str(error))
+            finally:
+                pulse.cancel()
             await asyncio.sleep(PULSE)
 
     def _lost(self, link: Any, reason: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from aquilia.sockets.adapters.kafka.login import connect_options
 from aquilia.sockets.adapters.kafka.url import Target
 
-__all__ = ["EPOCHS", "LOG", "MISSING", "PLAIN", "DialError", "dial"]
+__all__ = ["DENIED", "EPOCHS", "LOG", "MISSING", "PLAIN", "DialError", "allow", "dial"]
 
 logger = logging.getLogger("aquilia.sockets.kafka")
 
@@ -24,7 +24,8 @@ CONNECT = 5.0
 PLAIN_RETENTION = 600
 """Seconds that the topic of plain rooms is made to keep: longer than any node that is not lost lags behind."""
 _EXISTS, _UNKNOWN = 36, 3
-_DENIED = (29, 30, 31)
+DENIED = (29, 30, 31)
+"""Errors of what a login may not do."""
 _NOT_YET = (3, 5, 6)
 _SECRET = (
     "give user and password in the adapter's URL, kafka://user:password@host, or user@host?password_file=FILE"
@@ -46,6 +47,8 @@ async def dial(target: Target, on_broken: Callable[[Any, str], None]) -> Any:
         DialError: it cannot be made.
         ImportError: aiokafka is not installed.
     """
+    from aiokafka.errors import IncompatibleBrokerVersion
+
     from aquilia.sockets.adapters.kafka.link import Link, LinkBrokenError
 
     try:
@@ -59,6 +62,11 @@ async def dial(target: Target, on_broken: Callable[[Any, str], None]) -> Any:
             await _open_topics(target, link)
     except BaseException as error:
         await link.close()
+        if isinstance(error, (IncompatibleBrokerVersion, NotImplementedError)):
+            raise DialError(
+                f"Kafka at {target} does not speak what Aquilia needs ({error}): Kafka 1.0 or later is needed",
+                3,
+            ) from error
         if isinstance(error, (LinkBrokenError, TimeoutError)):
             words = str(error) or "no answer in time"
             raise DialError(f"Kafka at {target} cannot be used: {words}") from error
@@ -74,11 +82,8 @@ async def _bootstrap(target: Target, link: Any) -> None:
         try:
             async with asyncio.timeout(CONNECT / len(target.servers)):
                 await link.bootstrap(host, port)
-        except (IncompatibleBrokerVersion, NotImplementedError) as error:
-            raise DialError(
-                f"Kafka at {host}:{port} does not speak what Aquilia needs ({error}): Kafka 1.0 or later is needed",
-                3,
-            ) from error
+        except IncompatibleBrokerVersion:
+            raise
         except (
             KafkaError,
             OSError,
@@ -107,8 +112,6 @@ def _refusal(target: Target, where: str, error: Exception) -> DialError:
             f"{where} does not take a login by {target.mechanism}: name another one, as in ?mechanism=SCRAM-SHA-512",
             3,
         )
-    if isinstance(error, (SaslAuthenticationFailed, AssertionError, ValueError, KeyError)):
-        return DialError(f"{where} refuses the login of {target.user!r} by {target.mechanism}: {_SECRET}", 3)
     if isinstance(error, ssl.SSLCertVerificationError):
         if ca := target.files.get("ca"):
             return DialError(
@@ -121,13 +124,16 @@ def _refusal(target: Target, where: str, error: Exception) -> DialError:
         )
     if isinstance(error, ssl.SSLError):
         return DialError(f"{where}: TLS fails ({words}): is that a port with TLS?", 2)
+    if target.user and isinstance(error, (SaslAuthenticationFailed, AssertionError, ValueError, KeyError)):
+        return DialError(f"{where} refuses the login of {target.user!r} by {target.mechanism}: {_SECRET}", 3)
     if isinstance(error, TimeoutError):
-        words = "no answer in time"
+        words = "no answer in time" + ("; is that a port with TLS?" if target.tls else "")
     elif "closed" in words:
         asked = [] if target.tls else ["for TLS: write kafka+ssl://"]
-        asked += [] if target.user else ["for a login: " + _SECRET]
-        hint = f"; it may ask {', or '.join(asked)}" if asked else ""
-        return DialError(f"{where} ends the connection{hint}", 1)
+        asked.append(
+            f"for another login than by {target.mechanism}" if target.user else f"for a login: {_SECRET}"
+        )
+        return DialError(f"{where} ends the connection; it may ask {', or '.join(asked)}")
     return DialError(f"{where} cannot be reached ({words}): is the broker running, and the URL right?")
 
 
@@ -160,13 +166,16 @@ def _wanted(target: Target, name: str) -> int:
 
 
 def _require_allowed(target: Target, errors: dict[str, int]) -> None:
-    denied = [name for name, code in errors.items() if code in _DENIED]
+    denied = [name for name, code in errors.items() if code in DENIED]
     if denied:
         raise DialError(
-            f"Kafka at {target} does not allow this login to use the topic {denied[0]}: allow it to read, write, "
-            f"describe and create the topics that begin with {target.prefix}.",
-            3,
+            f"Kafka at {target} does not allow this login to use the topic {denied[0]}: {allow(target)}", 3
         )
+
+
+def allow(target: Target) -> str:
+    """What a login has to be allowed."""
+    return f"allow it to read, write, describe and create the topics that begin with {target.prefix}."
 
 
 def _require_partitions(target: Target, link: Any, names: list[str]) -> None:
@@ -203,7 +212,7 @@ async def _make_topics(target: Target, link: Any, missing: list[str]) -> None:
         (name, _wanted(target, name), replicas, [], list(configs[name.rpartition(".")[2]].items()))
         for name in missing
     ]
-    node = link.controller if link.controller in link.brokers else next(iter(link.brokers))
+    node = link.controller if link.controller in link.brokers else link.any_broker()
     told = await link.ask(node, "say", CreateTopicsRequest(asked, 4000, False))
     for name, code, *words in told.topic_errors:
         if code and code != _EXISTS:
@@ -221,7 +230,7 @@ async def _check_log(target: Target, link: Any) -> None:
     from aiokafka.protocol.admin import DescribeConfigsRequest
 
     name = target.topic(LOG)
-    told = await link.ask(next(iter(link.brokers)), "say", DescribeConfigsRequest([(2, name, None)], False))
+    told = await link.ask(link.any_broker(), "say", DescribeConfigsRequest([(2, name, None)], False))
     ((code, words, _, _, entries),) = told.resources
     if code:
         logger.warning("how the topic %s is set cannot be read: %s", name, words or f"error {code}")

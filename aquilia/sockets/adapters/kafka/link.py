@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka.conn import create_conn
-from aiokafka.errors import KafkaError, for_code
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
@@ -31,20 +32,23 @@ from aquilia.sockets.adapters.kafka.records import Record
 
 __all__ = ["EARLIEST", "LATEST", "Fetched", "Link", "LinkBrokenError", "RefusedError"]
 
-ANSWER = 4.0
-"""Seconds that an answer may take."""
+ANSWER = 8.0
+"""Seconds that an answer may take. That a broker says nothing at all is noticed before, by `connection.py`."""
 LATEST, EARLIEST = -1, -2
 """What `offsets` may be asked for in the place of a time."""
 BATCH = 900_000
 """Bytes of records in one batch, if it is more than one. Kafka accepts 1 MiB by default."""
-FETCH = 8 << 20
-"""Bytes that one answer has of records, about; of one partition, a quarter of that."""
+FETCH = 2 << 20
+"""Bytes that one answer has of records, about; of one partition, a quarter of that. It is taken apart in one go."""
 AT_ONCE = 2
 """Milliseconds."""
 OUT_OF_RANGE, TOO_LARGE, LIST_TOO_LARGE = 1, 10, 18
 NOT_ENOUGH_REPLICAS, TOO_FEW_AFTER = 19, 20
 _MOVED = (3, 5, 6, 7, 8, 9, 13, 14, 56, 72, 74, 75, 76)
 """Errors of a partition that is elsewhere, or not there now: the brokers have to be asked anew."""
+
+_NEEDED = ((ProduceRequest, 3), (FetchRequest, 4), (OffsetRequest, 1), (MetadataRequest, 4))
+"""The versions with record batches, and without topics that are made by asking for them."""
 
 Place = tuple[str, int]
 """A topic and one of its partitions."""
@@ -101,6 +105,7 @@ class Link:
         """
         connection = await self._dial(host.strip("[]"), port)
         try:
+            _require_versions(connection._versions)
             told = await connection.send(MetadataRequest([], False))
         finally:
             connection.close()
@@ -110,9 +115,13 @@ class Link:
         self.brokers = {broker[0]: (broker[1], broker[2]) for broker in told.brokers}
         self.controller = told.controller_id
 
+    def any_broker(self) -> int:
+        """One by chance: one that has just died may still be named."""
+        return random.choice(list(self.brokers))
+
     async def describe(self, topics: Sequence[str]) -> dict[str, int]:
         """Find out who leads the partitions of topics. Their errors, 0 if there is none."""
-        told = await self.ask(next(iter(self.brokers)), "say", MetadataRequest(list(topics), False))
+        told = await self.ask(self.any_broker(), "say", MetadataRequest(list(topics), False))
         self._learn(told)
         errors: dict[str, int] = {}
         for error, topic, _, partitions in told.topics:
@@ -215,14 +224,14 @@ class Link:
         if code:
             raise RefusedError(code, f"the topic {place[0]}")
 
-    async def offsets(self, places: Iterable[Place], when: int) -> dict[Place, int]:
+    async def offsets(self, places: Iterable[Place], when: int, purpose: str = "say") -> dict[Place, int]:
         """The offsets of the first records at or behind a time, in milliseconds; -1 where there is none."""
         asked: dict[int, dict[str, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
         for topic, partition in places:
             asked[self.leaders[topic, partition]][topic].append((partition, when))
 
         async def ask(node: int, topics: dict[str, list[tuple[int, int]]]) -> Any:
-            return await self.ask(node, "say", OffsetRequest(-1, 0, list(topics.items())))
+            return await self.ask(node, purpose, OffsetRequest(-1, 0, list(topics.items())))
 
         found: dict[Place, int] = {}
         for told in await asyncio.gather(*(ask(*each) for each in asked.items())):
@@ -296,6 +305,13 @@ class Link:
             moved, offset = part.next > offset, part.next
             if offset >= (part.end if until is None else min(until, part.end)) or not moved:
                 return found
+
+
+def _require_versions(found: dict[int, tuple[int, int]]) -> None:
+    for request, version in _NEEDED:
+        name, newest = request.__name__, found.get(request.API_KEY, (0, -1))[1]
+        if newest < version:
+            raise IncompatibleBrokerVersion(f"{name} of version {newest} where {version} is needed")
 
 
 def _records(data: bytes, start: int) -> tuple[list[Record], int]:

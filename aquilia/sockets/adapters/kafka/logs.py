@@ -11,16 +11,17 @@ partition, for those who begin to read behind that record.
 from __future__ import annotations
 
 import asyncio
-import json
+import contextlib
 import logging
 from secrets import token_urlsafe
-from typing import Any, NamedTuple
+from typing import Any
 
 from aquilia.clock import Clock
-from aquilia.sockets.adapters.kafka.connection import KafkaConnection
-from aquilia.sockets.adapters.kafka.dial import EPOCHS, LOG
+from aquilia.sockets.adapters.kafka.connection import CALL, KafkaConnection
+from aquilia.sockets.adapters.kafka.dial import LOG
+from aquilia.sockets.adapters.kafka.epochs import Epoch, Epochs
 from aquilia.sockets.adapters.kafka.partition import Partition, Take
-from aquilia.sockets.adapters.kafka.plain import SETTLE, WAIT, settled
+from aquilia.sockets.adapters.kafka.plain import SETTLE, SLICE, WAIT, settled
 from aquilia.sockets.adapters.kafka.records import Records
 from aquilia.sockets.adapters.kafka.replay import MARGIN
 from aquilia.sockets.adapters.kafka.writer import Writer
@@ -41,14 +42,6 @@ TEND = 30.0
 _LIFE_KEY = b"life"
 
 
-class _Life(NamedTuple):
-    """What the topic of epochs says of a partition."""
-
-    name: str
-    born: int
-    """The offset of the record in the log with which it began."""
-
-
 class Logs:
     """See the head of this module."""
 
@@ -58,8 +51,8 @@ class Logs:
         self._clock = clock
         self._take = take
         target = connection.target
-        self.topic, self._epochs = target.topic(LOG), target.topic(EPOCHS)
-        self._count = target.partitions
+        self.topic = target.topic(LOG)
+        self._epochs = Epochs(target, records.plain)
         self.writer = Writer(connection, self.topic)
         self._partitions: dict[int, Partition] = {}
         self._reading: set[int] = set()
@@ -80,26 +73,26 @@ class Logs:
         """A partition, which will be able to answer for entries of this age."""
         part = self._partitions.get(number)
         if part is None:
-            part = self._partitions[number] = Partition(number, self._records, self._take)
-            part.on_life = self._tell_life
+            part = self._partitions[number] = Partition(number, self._records, self._take, self._tell_life)
         part.used = self._clock.monotonic()
         if ttl > part.reach:
             part.reach = ttl
             if part.replay is not None:  # replay it again, from further back; nothing is delivered twice
-                live_from = max(part.live_from, part.next)
+                part.live_from = max(part.live_from or 0, part.next)
                 part.reset(None)
-                part.live_from = live_from
             self._open_soon(part)
         return part
 
-    async def opened(self, part: Partition, until: float) -> None:
-        """Wait until it is replayed, as long as that goes on."""
+    async def opened(self, part: Partition, until: float) -> float:
+        """Wait until it is replayed, which may take longer; until when there is time then for what has to be done."""
+        loop = asyncio.get_running_loop()
         if part.ready.is_set():
-            return
+            return until
         await self._connection.ready(until)
         try:
-            async with asyncio.timeout_at(max(until, asyncio.get_running_loop().time() + OPENING)):
+            async with asyncio.timeout_at(max(until, loop.time() + OPENING)):
                 await part.ready.wait()
+                return max(until, loop.time() + CALL)
         except TimeoutError:
             raise ws_adapter_unavailable(
                 f"the partition {part.number} of the topic {self.topic} is not replayed yet"
@@ -115,7 +108,7 @@ class Logs:
 
         place = (self.topic, part.number)
         while True:
-            await self.opened(part, until)
+            until = await self.opened(part, until)
             link = await self._connection.ready(until)
             waiting: asyncio.Future[None] | None = None
             try:
@@ -145,25 +138,21 @@ class Logs:
 
         place = (self.topic, part.number)
         try:
-            known = (await self._lives(link)).get(part.number)
+            known = (await self._epochs.known(link)).get(part.number)
             end = (await link.ends([place]))[place]
             since = self._clock.time() - reach - MARGIN
             start = (await link.offsets([place], max(0, round(since * 1000))))[place]
             if link.broken or part.reach != reach or part.replay is not None:
                 return
-            start = end if start < 0 else min(start, end)
-            part.begin(start, known.name if known else "", part.live_from if part.live_from else end)
+            replay = part.begin(end if start < 0 else min(start, end), end, known.name if known else "")
             self._read_soon(link)
             await part.wait_for(end)
-            replay = part.replay
-            if replay is None or part.reach != reach:
+            if link.broken or part.replay is not replay:
                 return
-            lost = known is None or end <= known.born or (part.forced or "") == replay.life
+            lost = known is None or end <= known.born or part.forced == replay.life
             if part.begun is None and lost:
                 await self._begin_life(link, part, replay.life)
-            if part.begun is not None or known is None:
-                await self._write_life(link, part)
-            if part.replay is replay:
+            if not link.broken and part.replay is replay:
                 part.forced = None
                 part.open()
         except LinkBrokenError:
@@ -172,44 +161,37 @@ class Logs:
             logger.error(
                 "the partition %d of the topic %s cannot be used: %s", part.number, self.topic, error
             )
+            link.end(str(error))
 
     async def _begin_life(self, link: Any, part: Partition, behind: str) -> None:
         value = self._records.life(_LIFE_KEY, token_urlsafe(9), behind)
         offset = await link.produce((self.topic, part.number), [(_LIFE_KEY, value)])
         await part.wait_for(offset + 1)
-        if behind:
+        if behind or part.forced:
             logger.error(
-                "the partition %d of the topic %s on Kafka is not the one that it was: what rooms remembered is gone",
+                "the partition %d of the topic %s on Kafka is not the one that it was: what its rooms remembered "
+                "is gone",
                 *(part.number, self.topic),
             )
 
-    def _tell_life(self, part: Partition) -> None:
-        if part.ready.is_set() and (link := self._connection.link) is not None:
-            self._connection.spawn(self._write_life(link, part))
+    def _tell_life(self, part: Partition, epoch: Epoch) -> None:
+        """Another life has begun, or somebody else says so."""
+        if (link := self._connection.link) is not None:
+            self._connection.spawn(self._tell(link, part, epoch))
 
-    async def _write_life(self, link: Any, part: Partition) -> None:
-        assert part.replay is not None
-        told = {"life": part.replay.life, "born": part.begun or 0, "partitions": self._count}
-        key = str(part.number).encode()
-        await link.produce((self._epochs, 0), [(key, json.dumps(told).encode())])
+    async def _tell(self, link: Any, part: Partition, epoch: Epoch) -> None:
+        from aquilia.sockets.adapters.kafka.link import LinkBrokenError
 
-    async def _lives(self, link: Any) -> dict[int, _Life]:
-        place = (self._epochs, 0)
-        start = (await link.offsets([place], -2))[place]
-        found = {}
-        for record in await link.read_from(place, max(0, start)):
-            try:
-                told = json.loads(record.value or b"")
-                found[int(record.key or b"")] = _Life(told["life"], told["born"])
-            except (ValueError, KeyError, TypeError) as error:
-                self._records.plain.ignore(ValueError(f"a record of the topic {self._epochs}: {error}"))
-        return found
+        with contextlib.suppress(LinkBrokenError):
+            await self._epochs.tell(link, part.number, epoch)
 
     # Reading
 
     async def prepare(self, link: Any, away: float) -> None:
         """See `Reader`. Whether each partition is still the one that we know."""
         self._reading.clear()
+        await self._epochs.require_partitions(link)
+        await link.ends([(self.topic, 0)])  # whether it may be read
         known = {
             (self.topic, part.number): part for part in self._partitions.values() if part.replay is not None
         }
@@ -224,7 +206,7 @@ class Logs:
                 part.reset(part.forced)
             elif part.next > ends[place] or not await self._same(link, place, part):
                 part.reset(replay.life)
-                part.live_from = 0
+                part.live_from = 0  # all of it is new
 
     async def _same(self, link: Any, place: tuple[str, int], part: Partition) -> bool:
         """Whether the last record that came stands where it was."""
@@ -287,8 +269,18 @@ class Logs:
                 if each.error or 0 <= each.end < part.next:
                     behind = True
                 elif each.next > part.next:
-                    part.feed(each.records, each.next)
-                    await asyncio.sleep(0)  # what comes is not all that this process has to do
+                    for start in range(0, len(each.records), SLICE):
+                        slice = each.records[start : start + SLICE]
+                        part.feed(slice, slice[-1].offset + 1)
+                        await asyncio.sleep(0)
+                        if link.broken is not None:
+                            return
+                        if part.replay is not replays[each.place]:
+                            break
+                    else:
+                        part.feed([], each.next)
+            if self.held > DATA + DATA // 8:
+                self.shed()
             if not behind:
                 fine = loop.time()
             elif loop.time() - fine > SETTLE:
@@ -312,8 +304,13 @@ class Logs:
 
     def shed(self) -> None:
         """Keep the data within its bound."""
-        replays = [part.replay for part in self._partitions.values() if part.replay is not None]
-        total = sum(replay.bytes for replay in replays)
+        total = self.held
         if total > DATA:
-            for replay in replays:
-                replay.shed(replay.bytes * DATA // total)
+            for part in self._partitions.values():
+                if part.replay is not None:
+                    part.replay.shed(part.replay.bytes * DATA // total)
+
+    @property
+    def held(self) -> int:
+        """The bytes of data that are held."""
+        return sum(part.replay.bytes for part in self._partitions.values() if part.replay is not None)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from zlib import crc32
 
+from aquilia.sockets.adapters.kafka.epochs import Epoch
 from aquilia.sockets.adapters.kafka.records import LIFE, MARK, Record, Records
 from aquilia.sockets.adapters.kafka.replay import Kept, Replay
 
@@ -23,7 +24,7 @@ class Expectation:
         self.outcomes: dict[int, int] = {}
         """By the offsets of all records with its id."""
         self.offset: int | None = None
-        self.future: asyncio.Future[int] | None = None
+        self.future: asyncio.Future[int | None] | None = None
 
     def came(self, offset: int, outcome: int) -> None:
         """A record with its id has come."""
@@ -31,14 +32,25 @@ class Expectation:
         if self.future is not None and offset == self.offset and not self.future.done():
             self.future.set_result(outcome)
 
+    def lost(self) -> None:
+        """What came does not hold any more: the log is another one, or is replayed again."""
+        self.outcomes.clear()
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
 
 class Partition:
-    """See the head of this module. `take` gets what is new, of rooms in `keys`, with the epoch."""
+    """See the head of this module. `take` gets what is new, of rooms in `keys`, with the epoch;
+    `on_life` is told of each epoch that begins.
+    """
 
-    def __init__(self, number: int, records: Records, take: Take) -> None:
+    def __init__(
+        self, number: int, records: Records, take: Take, on_life: Callable[[Partition, Epoch], None]
+    ) -> None:
         self.number = number
         self._records = records
         self._take = take
+        self._on_life = on_life
         self.keys: set[bytes] = set()
         """Of the rooms that are subscribed."""
         self.reach = 0.0
@@ -48,15 +60,14 @@ class Partition:
         self.replay: Replay | None = None
         self.next = 0
         """The offset of the next record."""
-        self.live_from = 0
-        """The first offset that is delivered."""
+        self.live_from: int | None = None
+        """The first offset that is delivered; None: that behind what there is when the replay begins."""
         self.begun: int | None = None
         """The offset at which the present life has begun, if that has been seen."""
         self.forced: str | None = None
         """The life that was lost: another one has to begin."""
         self.ready = asyncio.Event()
         """It has been replayed up to its end, and has a life."""
-        self.on_life: Callable[[Partition], None] | None = None
         self._last: tuple[int, int] | None = None
         """The offset of the last record, and a sum over it."""
         self._held: list[tuple[bytes, Kept]] = []
@@ -65,13 +76,15 @@ class Partition:
 
     # Its beginnings
 
-    def begin(self, start: int, life: str, live_from: int) -> None:
-        """Replay it from an offset on, in the life that is said to go on."""
-        self.replay = Replay(start, life)
+    def begin(self, start: int, end: int, life: str) -> Replay:
+        """Replay it from an offset on to `end` and further, in the life that is said to go on."""
+        replay = self.replay = Replay(start, life)
         self.next = start
-        self.live_from = live_from
+        if self.live_from is None:
+            self.live_from = end
         self.begun = None
         self._last = None
+        return replay
 
     def open(self) -> None:
         """It is replayed, and what was held is delivered."""
@@ -89,9 +102,7 @@ class Partition:
         self.ready.clear()
         for expectations in self._expected.values():
             for each in expectations:
-                each.outcomes.clear()
-                if each.future is not None and not each.future.done():
-                    each.future.cancel()
+                each.lost()
 
     # What comes
 
@@ -120,15 +131,14 @@ class Partition:
         if found.kind == LIFE:
             if replay.begin(place, record.at, found.id.decode(), found.data.decode()):
                 self.begun = offset
-                if self.on_life is not None:
-                    self.on_life(self)
+                self._on_life(self, Epoch(replay.life, offset))
             return
         if found.kind == MARK:
             outcome = replay.forget(place, record.at, key)
         elif found.history is not None:
             stored = replay.store(place, record.at, key, found.id, found.history, found.data)
             outcome = stored.place
-            if stored.entry is not None and offset >= self.live_from and key in self.keys:
+            if stored.entry is not None and offset >= (self.live_from or 0) and key in self.keys:
                 if self.ready.is_set():
                     self._deliver(key, stored.entry)
                 else:

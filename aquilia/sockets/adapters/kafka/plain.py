@@ -1,28 +1,45 @@
 """Plain rooms: all that is published to any of them, as it comes, of which each node takes what it is subscribed to.
 
-A node reads all partitions of their topic, from its start on: so a subscription needs no word with the broker, and
-misses nothing. What that costs is a look at the key of each record.
+A node reads all partitions of their topic, from its start on: so a subscription changes nothing in what is asked of
+the broker. What that costs is a look at the key of each record. What was said before a subscription may still be on
+its way to this node: so it asks for the end of the room's partition, and takes what is behind it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
 from aquilia.sockets.adapters.base import Deliver
 from aquilia.sockets.adapters.kafka.connection import KafkaConnection
 from aquilia.sockets.adapters.kafka.dial import PLAIN
-from aquilia.sockets.adapters.kafka.records import Records, key_of
+from aquilia.sockets.adapters.kafka.records import Records, key_of, partition_of
+from aquilia.sockets.faults import ws_adapter_unavailable
 
-__all__ = ["WAIT", "PlainRooms", "settled"]
+__all__ = ["SLICE", "WAIT", "PlainRooms", "settled"]
+
+logger = logging.getLogger("aquilia.sockets.kafka")
 
 WAIT = 0.1
 """Seconds that a broker may keep a question for records that has no answer yet."""
+SLICE = 100
+"""Records that are handled in one turn of the loop."""
 STALE = 30.0
 """Seconds of a loss behind which what was missed is passed over: nobody wants it any more."""
 SETTLE = 2.0
 """Seconds that a broker which has just come back may know of less than it has."""
+
+
+@dataclass(slots=True)
+class _Room:
+    namespace: str
+    room: str | None
+    place: tuple[str, int]
+    start: int
+    """The first offset that is delivered."""
 
 
 async def settled(link: Any, positions: dict[tuple[str, int], int]) -> dict[tuple[str, int], int]:
@@ -45,12 +62,34 @@ class PlainRooms:
         self._topic = connection.target.topic(PLAIN)
         self._places = [(self._topic, number) for number in range(connection.target.partitions)]
         self._positions: dict[tuple[str, int], int] = {}
-        self._rooms: dict[bytes, tuple[str, str | None]] = {}
+        self._rooms: dict[bytes, _Room] = {}
         self.deliver: Deliver | None = None
 
-    def listen(self, namespace: str, room: str | None) -> None:
-        """Deliver what comes for this room from now on."""
-        self._rooms[key_of(namespace, room)] = (namespace, room)
+    async def listen(self, namespace: str, room: str | None, until: float) -> None:
+        """Deliver what comes for this room from now on.
+
+        Raises:
+            SocketFault: WS_ADAPTER_UNAVAILABLE.
+        """
+        from aquilia.sockets.adapters.kafka.link import LinkBrokenError, RefusedError
+
+        place = self._places[partition_of(namespace, room, len(self._places))]
+        while True:
+            link = await self._connection.ready(until)
+            try:
+                async with asyncio.timeout_at(until):
+                    found = await link.at(place, self._positions[place], 4)
+            except TimeoutError:
+                raise ws_adapter_unavailable(
+                    f"the topic {self._topic} on Kafka does not answer in time"
+                ) from None
+            except RefusedError as error:
+                raise ws_adapter_unavailable(f"Kafka: {error}") from error
+            except LinkBrokenError:
+                continue
+            if link is self._connection.link:  # else that end may be one of another life of the topic
+                self._rooms[key_of(namespace, room)] = _Room(namespace, room, place, found.end)
+                return
 
     def unlisten(self, namespace: str, room: str | None) -> None:
         """The opposite."""
@@ -65,12 +104,17 @@ class PlainRooms:
         """See `Reader`."""
         if not self._positions or away > STALE:
             self._positions = await link.ends(self._places)
+            for room in self._rooms.values():
+                room.start = 0
             return
         ends = await settled(link, self._positions)
         starts = await link.offsets(self._places, -2)
         for place, position in self._positions.items():
             if not starts[place] <= position <= ends[place]:  # it is another one, or we lag too far behind
                 self._positions[place] = ends[place]
+                for room in self._rooms.values():
+                    if room.place == place:
+                        room.start = 0
 
     def run(self, link: Any) -> None:
         """See `Reader`."""
@@ -105,25 +149,41 @@ class PlainRooms:
                 if part.error or 0 <= part.end < self._positions[part.place]:
                     behind = True
                     continue
-                self._positions[part.place] = part.next
-                for record in part.records:
-                    if record.key in self._rooms and self.deliver is not None:
-                        self._receive(record.key, record.value)
+                if not await self._take(link, part):
+                    return
             if not behind:
                 fine = loop.time()
             elif loop.time() - fine > SETTLE:
                 link.end(f"the topic {self._topic} has lost records")
                 return
 
-    def _receive(self, key: bytes, value: bytes | None) -> None:
+    async def _take(self, link: Any, part: Any) -> bool:
+        """What came of one partition. Whether it is still to be read by this link."""
+        for start in range(0, len(part.records), SLICE):
+            slice = part.records[start : start + SLICE]
+            for record in slice:
+                room = self._rooms.get(record.key)
+                if room is not None and record.offset >= room.start and self.deliver is not None:
+                    self._receive(room, record.value)
+            self._positions[part.place] = slice[-1].offset + 1
+            await asyncio.sleep(0)  # what comes is not all that this process has to do
+            if self._connection.link is not link:
+                return False
+        self._positions[part.place] = part.next
+        return True
+
+    def _receive(self, room: _Room, value: bytes | None) -> None:
         try:
             if value is None:
                 raise ValueError("a record without value")
             publication = self._messages.read(value, None, None)
-            if (publication.namespace, publication.room) != self._rooms[key]:
+            if (publication.namespace, publication.room) != (room.namespace, room.room):
                 raise ValueError("a publication for another room")
         except ValueError as error:
             self._messages.ignore(error)
             return
         assert self.deliver is not None
-        self.deliver(publication)
+        try:
+            self.deliver(publication)
+        except Exception:  # it would end the reading
+            logger.exception("a publication from Kafka could not be delivered")
