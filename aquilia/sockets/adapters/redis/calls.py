@@ -14,6 +14,8 @@ MOVED = ("MOVED", "READONLY", "CLUSTERDOWN", "MASTERDOWN")
 """Codes with which a server has done nothing, as another one has the share, or nobody:"""
 BUSY = ("ASK", "TRYAGAIN", "LOADING", "NOSCRIPT", "NOREPLICAS", "BUSY")
 """or as it will do it in a moment."""
+DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
+"""What is said, since 7.2 and in 7.0, where the login of a script lacks something."""
 
 
 class Call:
@@ -67,7 +69,7 @@ def refused(refusal: Exception, where: str, prefix: str) -> Exception:
         return ws_publish_failed(
             f"{where} did not take it: its memory is full (maxmemory): give it more, or let rooms remember less"
         )
-    if code == "NOPERM" or "ACL failure in script" in words:
+    if code == "NOPERM" or any(said in words for said in DENIED_IN_SCRIPT):
         return ws_adapter_unavailable(not_allowed(words, where, prefix))
     if is_for_later(refusal):
         return ws_adapter_unavailable(f"{where} cannot do it now: {words}")
@@ -82,5 +84,6 @@ def not_allowed(words: str, where: str, prefix: str) -> str:
     """What a login lacks."""
     return (
         f"{where} does not allow it to this login ({words}): allow it what `ACL SETUSER app ~{prefix}:* &{prefix}:* "
-        "+@read +@write +@pubsub +@scripting +@connection +@fast +info +wait +cluster|slots` does"
+        "+@read +@write +@connection +@pubsub -@dangerous +evalsha +script|load +time +info +wait "
+        "+cluster|slots` does"
     )

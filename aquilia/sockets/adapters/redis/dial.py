@@ -45,7 +45,7 @@ async def dial(target: Target, address: Address, login: Login, *, replica: bool 
     link = await _connected(address, login.context, where)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            said = await _hello(link, login.user, login.password, f"aquilia-{target.prefix}")
+            said = await _hello(link, where, login.user, login.password, f"aquilia-{target.prefix}")
             _require(target, where, said, replica=replica)
             if target.db:
                 await link.ask("SELECT", target.db)
@@ -68,7 +68,7 @@ async def ask_sentinel(target: Target, address: Address, login: Login) -> Addres
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             said = await _hello(
-                link, login.sentinel_user, login.sentinel_password, f"aquilia-{target.prefix}"
+                link, where, login.sentinel_user, login.sentinel_password, f"aquilia-{target.prefix}"
             )
             if said.get(b"mode") != b"sentinel":
                 raise DialError(
@@ -99,7 +99,10 @@ async def _connected(address: Address, context: ssl.SSLContext | None, where: st
             refused=True,
         ) from error
     except TimeoutError as error:
-        raise DialError(f"{where}: no connection within {CONNECT_TIMEOUT:g} s") from error
+        words = f"{where}: no connection within {CONNECT_TIMEOUT:g} s"
+        if context is not None:  # a server without TLS waits for the rest of what it takes for a command
+            words += ": if it has no TLS, say redis in the place of rediss"
+        raise DialError(words) from error
     except OSError as error:
         raise DialError(f"{where} cannot be reached: {error.strerror or error}") from error
     return link
@@ -114,16 +117,20 @@ def _distrust(error: ssl.SSLCertVerificationError) -> str:
     return f"its certificate is not trusted ({error.verify_message}): name the CA that signed it with ca=FILE"
 
 
-async def _hello(link: Link, user: str | None, password: str | None, name: str) -> dict[bytes, Any]:
+async def _hello(
+    link: Link, where: str, user: str | None, password: str | None, name: str
+) -> dict[bytes, Any]:
     words: list[str] = ["HELLO", "3"]
     if password is not None:
         words += ["AUTH", user or "default", password]
-    said: dict[bytes, Any] = await link.ask(*words, "SETNAME", name)
+    said = await link.ask(*words, "SETNAME", name)
+    if not isinstance(said, dict) or not isinstance(said.get(b"version"), bytes):
+        raise DialError(f"{where}: it is no Redis server, by what it answers to HELLO", refused=True)
     return said
 
 
 def _require(target: Target, where: str, said: dict[bytes, Any], *, replica: bool) -> None:
-    version, mode = said.get(b"version", b"").decode(), said.get(b"mode")
+    version, mode = said[b"version"].decode("ascii", "replace"), said.get(b"mode")
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if numbers is not None and (int(numbers[1]), int(numbers[2])) < OLDEST:
         needed = ".".join(map(str, OLDEST))
@@ -153,6 +160,10 @@ def _explained(error: Exception, where: str, target: Target) -> DialError:
     if isinstance(error, Refusal):
         told = _advice(code, words, target)
         return DialError(f"{where}: {told}", refused=code not in ("LOADING", "MASTERDOWN", "BUSY"))
+    if isinstance(error, ssl.SSLError) and "CERTIFICATE_REQUIRED" in (error.reason or ""):
+        return DialError(
+            f"{where} wants a certificate of us: name it with cert=FILE and key=FILE", refused=True
+        )
     broken = f"{where} ended the connection"
     if not target.tls:
         broken += ": if it wants TLS, say rediss in the place of redis"
@@ -174,6 +185,10 @@ def _advice(code: str, words: str, target: Target) -> str:
         return f"it is too old: Aquilia needs version {'.'.join(map(str, OLDEST))} or later ({words})"
     if "AUTH" in words and "without any password" in words:
         return "it has no password for this user: leave the login out of the URL, or set one (requirepass)"
+    if "max number of clients" in words:
+        return (
+            "it has as many clients as its setting `maxclients` says: raise it, or see CLIENT LIST for them"
+        )
     if "DB index" in words:
         return f"it has no database {target.db}: there are as many as its setting `databases` says"
     return words

@@ -174,6 +174,10 @@ class OpenCalls:
             for call in waiting:
                 call.future.set_result(call.held)
             return
+        if isinstance(reply, Refusal) and not is_for_later(reply):
+            for call in waiting:
+                call.fail(refused(reply, self._way.where, self._way.target.prefix))
+            return
         for call in waiting:
             call.link, call.held = None, None
         if waiting and reply is not ENDED:
