@@ -38,7 +38,9 @@ from aquilia.sockets.open_namespace import Home
 __all__ = ["Administered", "Key", "Record", "Target", "Wanted", "key_of"]
 
 COUNTING = 3.0
-"""Seconds in which a publication is expected, behind the question how many it goes to."""
+"""Seconds in which a publication has to come, behind the question how many it goes to."""
+EXPECTED = 10.0
+"""Seconds for which one is expected about which nobody asks that."""
 AT_ONCE = 256
 """Members that leave a room together."""
 SLICE = 1024
@@ -85,6 +87,9 @@ class Administered:
         cluster.on("admin.namespaces", self._namespaces)
         cluster.on("admin.rooms", self._rooms)
         cluster.on("admin.connections", self._connections)
+        self._expected: dict[str, asyncio.Future[int]] = {}
+        """By the ids of publications that are to be counted."""
+        cluster.on("admin.expect", self._expect)
         cluster.on("admin.count", self._count)
         cluster.on("admin.kick", self._kick)
         cluster.on("admin.purge", self._purge)
@@ -135,23 +140,34 @@ class Administered:
 
     # Acting
 
-    async def _count(self, asked: Any) -> int:
-        # It runs up to its first wait when the question comes, and behind that comes the publication.
-        return await self.counted(self.expect(_read(asked, Target)))
-
-    def expect(self, target: Target) -> asyncio.Future[int]:
-        """To how many connections of this node a publication goes that is yet to come; for `counted`."""
+    def _expect(self, asked: Any) -> None:
+        target = _read(asked, Target)
         home = self._hub.homes.get(target.namespace)
-        if home is None:
-            return watch(None, target.id)
-        return watch(home.connections if target.room is None else home.rooms.get(target.room), target.id)
+        audience = None
+        if home is not None:
+            audience = home.connections if target.room is None else home.rooms.get(target.room)
+        self._expected[target.id] = watch(audience, target.id)
+        asyncio.get_running_loop().call_later(EXPECTED, self._give_up, target.id)
 
-    async def counted(self, going: asyncio.Future[int]) -> int:
-        """To how many it went.
+    def _give_up(self, id: str) -> None:
+        going = self._expected.pop(id, None)
+        if going is not None:
+            going.cancel()
+
+    async def _count(self, asked: Any) -> int:
+        return await self.count(_read(asked, Target).id)
+
+    async def count(self, id: str) -> int:
+        """To how many connections of this node a publication goes that was expected.
 
         Raises:
-            SocketFault: WS_ADAPTER_UNAVAILABLE: it has not come.
+            SocketFault: WS_ADAPTER_UNAVAILABLE: it has not come, or was not expected.
         """
+        going = self._expected.pop(id, None)
+        if going is None:
+            raise ws_adapter_unavailable(
+                "this node did not know in time of a publication that was to be counted"
+            )
         await asyncio.wait([going], timeout=COUNTING)
         if not going.done():
             going.cancel()

@@ -64,6 +64,8 @@ ORDER = "admin"
 """The verb of the control channel by which any node is asked to do an operation, over all of them."""
 PATIENCE_OF_GUESTS = 2 * PATIENCE
 """Seconds for its answer."""
+EXPECTING = 1.0
+"""Seconds that nodes have to expect a publication, before it is published."""
 
 Answer = TypeVar("Answer")
 Located = TypeVar("Located", Rooms, Connections, Kick)
@@ -204,15 +206,13 @@ class Admin:
         target = Target(uuid4().hex, path, room)
 
         async def publish() -> int:
-            going = self._here.expect(target)
-            try:
-                await self._hub.publish(
-                    path, event, payload, room=room, identity=identity, history=history, id=target.id
-                )
-                return await self._here.counted(going)
-            finally:
-                going.cancel()
+            await self._hub.publish(
+                path, event, payload, room=room, identity=identity, history=history, id=target.id
+            )
+            return await self._here.count(target.id)
 
+        # Not every broker keeps an order between what nodes ask and what they publish.
+        await self._cluster.ask("admin.expect", target, timeout=EXPECTING)
         return await self._done("count", target, here=publish)
 
     def _located(self, order: Located) -> Located:
