@@ -7,6 +7,8 @@ else. Anything else ends this with 1.
 
     python tests/soak/soak.py                 # 10 kills, 1,000,000 messages, two servers on NATS
     python tests/soak/soak.py --broker local  # the same on one server with local://; --workers 4: by four workers
+    python tests/soak/soak.py --broker redis  # on a Redis that writes all to its disk before it answers
+    python tests/soak/soak.py --broker redis-cluster  # on three masters, each with a replica that takes its place
     python tests/soak/soak.py --short         # 3 kills, 20,000 messages
     python tests/soak/soak.py --rolling       # a rolling restart of 4 workers with 2,000 clients: see rolling.py
 """
@@ -244,12 +246,12 @@ def asked(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--short", action="store_true", help="3 kills, 20,000 messages; with --rolling 60 clients"
     )
-    parser.add_argument("--broker", choices=["nats", "local"], default="nats")
+    parser.add_argument("--broker", choices=["nats", "local", "redis", "redis-cluster"], default="nats")
     parser.add_argument("--messages", type=int)
     parser.add_argument("--kills", type=int)
     parser.add_argument("--subscribers", type=int, default=20)
     parser.add_argument("--publishers", type=int, default=12)
-    parser.add_argument("--servers", type=int, default=2, help="with nats; local has one")
+    parser.add_argument("--servers", type=int, default=2, help="local has one")
     parser.add_argument("--workers", type=int, help="of each server; `aq serve` has them")
     parser.add_argument("--rooms", type=int, default=3)
     parser.add_argument("--batch", type=int, default=10, help="messages in a call")

@@ -17,6 +17,8 @@ from typing import Protocol
 from nats_server import NatsServer
 from ports import reserved_port
 from processes import descendants, gone
+from redis_cluster import RedisCluster
+from redis_servers import RedisServer
 
 HERE = Path(__file__).parent
 PATIENCE = 60.0
@@ -124,18 +126,45 @@ class Server:
         return found
 
 
+class RedisMasters:
+    """A Redis Cluster whose masters are killed in turn; each comes back as a replica of who has its place."""
+
+    def __init__(self, cluster: RedisCluster) -> None:
+        self._cluster = cluster
+        self._killed: RedisServer | None = None
+        self._turn = 0
+
+    def kill(self) -> None:
+        masters = self._cluster.masters()
+        self._killed = masters[self._turn % len(masters)]
+        self._turn += 1
+        self._cluster.kill(self._killed)
+
+    def start(self) -> None:
+        """Behind the failover: until then its replica alone has what it kept."""
+        assert self._killed is not None
+        self._cluster.promoted(self._killed)
+        self._cluster.restart(self._killed)
+
+
 @contextlib.contextmanager
 def broker(kind: str, folder: Path) -> Iterator[tuple[Broker, str]]:
     """What holds the logs, and its URL."""
     if kind == "local":
         local = LocalBroker(folder / "local")
         yield local, local.url
-        return
-    nats = NatsServer(folder / "nats")
-    try:
-        yield nats, nats.url("soak")
-    finally:
-        nats.kill()
+    elif kind == "redis":
+        with RedisServer(folder / "redis", "--appendonly", "yes", "--appendfsync", "always") as server:
+            yield server, server.url("soak")
+    elif kind == "redis-cluster":
+        with RedisCluster(folder / "redis", "--appendonly", "yes") as cluster:
+            yield RedisMasters(cluster), f"{cluster.url('soak')}&replicas=1"
+    else:
+        nats = NatsServer(folder / "nats")
+        try:
+            yield nats, nats.url("soak")
+        finally:
+            nats.kill()
 
 
 @contextlib.asynccontextmanager

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers import BROKERS, Broker, Make, broker_of, patience
 from door import Complaints, listening
 from kafka_server import KafkaServer
 from nats_server import NatsServer
@@ -42,6 +45,39 @@ def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer
     server = NatsServer(tmp_path_factory.mktemp("nats"))
     yield server
     server.kill()
+
+
+@pytest.fixture(params=BROKERS)
+def broker_kind(request: pytest.FixtureRequest) -> str:
+    """Each of those that several processes can share, one after the other."""
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def broker(request: pytest.FixtureRequest, broker_kind: str) -> Broker:
+    """A server of that kind which tests share, and leave alone."""
+    server: Broker = request.getfixturevalue(f"{broker_kind}_server")
+    return server
+
+
+@pytest.fixture
+def make_broker(broker_kind: str, tmp_path: Path) -> Make:
+    """Called with options: a server of that kind which is the test's own."""
+    return partial(broker_of, broker_kind, tmp_path / "broker")
+
+
+@pytest.fixture
+def own_broker(make_broker: Make) -> Iterator[Broker]:
+    """A server of that kind which the test may kill."""
+    with make_broker() as server:
+        yield server
+
+
+@pytest.fixture
+def soon_lost(broker_kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has nodes that start behind it take a server that stands still for lost after two seconds."""
+    monkeypatch.setattr(*patience(broker_kind))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import sysconfig
@@ -10,8 +9,9 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from redis_servers import fresh_prefix
+
 EXECUTABLE = Path(sysconfig.get_path("scripts")) / "nats-server"
-_prefixes = itertools.count()
 
 
 class NatsServer:
@@ -70,6 +70,6 @@ class NatsServer:
         self._process.kill()
         self._process.wait()
 
-    def url(self, prefix: str | None = None, login: str = "") -> str:
-        """Its URL, with a prefix of its own unless one is given."""
-        return f"nats://{login}127.0.0.1:{self.port}/{prefix or f't{next(_prefixes)}'}"
+    def url(self, prefix: str | None = None, login: str = "", *, port: int | None = None) -> str:
+        """Its URL, with a prefix of its own unless one is given; by another port, as that of a road to it."""
+        return f"nats://{login}127.0.0.1:{port or self.port}/{prefix or fresh_prefix()}"

@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+from brokers import Broker
 from hall_of_nodes import hall
-from nats_server import NatsServer
+from redis_servers import fresh_prefix
 from roads import Road
 from wire import Client, eventually, serving
 
@@ -15,10 +16,10 @@ from wire import Client, eventually, serving
 class Place:
     """A node, with the road to its broker."""
 
-    def __init__(self, road: Road, prefix: str, **settings: Any) -> None:
+    def __init__(self, server: Broker, road: Road, prefix: str, **settings: Any) -> None:
         self.road = road
         self.prefix = prefix
-        self.app = hall(adapter_url=road.url(prefix), **settings)
+        self.app = hall(adapter_url=server.url(prefix, port=road.port), **settings)
         self.base = ""
 
     @property
@@ -30,14 +31,14 @@ class Place:
 
 
 @contextlib.asynccontextmanager
-async def places(server: NatsServer, count: int = 2, **settings: Any) -> AsyncIterator[list[Place]]:
+async def places(server: Broker, count: int = 2, **settings: Any) -> AsyncIterator[list[Place]]:
     """Nodes that know each other."""
-    prefix = server.url().rpartition("/")[2]
+    prefix = fresh_prefix()
     async with contextlib.AsyncExitStack() as stack:
         found = []
         for _ in range(count):
             road = await stack.enter_async_context(Road.to(server.port))
-            found.append(Place(road, prefix, **settings))
+            found.append(Place(server, road, prefix, **settings))
         for place in found:
             place.base = await stack.enter_async_context(serving(place.app))
         await eventually(lambda: all(len(place.app.cluster.nodes()) == count for place in found))

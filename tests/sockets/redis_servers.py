@@ -240,6 +240,12 @@ class RedisServer:
         """As `HOST:PORT`."""
         return f"127.0.0.1:{self.port}"
 
-    def url(self, prefix: str | None = None, login: str = "", scheme: str = "redis") -> str:
-        """Its URL, with a prefix of its own unless one is given; a login ends in `@`."""
-        return f"{scheme}://{login}{self.address}/0?prefix={fresh_prefix() if prefix is None else prefix}"
+    def url(
+        self, prefix: str | None = None, login: str = "", scheme: str = "redis", *, port: int | None = None
+    ) -> str:
+        """Its URL, with a prefix of its own unless one is given; by another port, as that of a road to it.
+
+        A login ends in `@`.
+        """
+        prefix = fresh_prefix() if prefix is None else prefix
+        return f"{scheme}://{login}127.0.0.1:{port or self.port}/0?prefix={prefix}"

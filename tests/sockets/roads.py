@@ -31,10 +31,6 @@ class Road:
             finally:
                 await road.close()
 
-    def url(self, prefix: str) -> str:
-        """Where a node finds its broker."""
-        return f"nats://127.0.0.1:{self.port}/{prefix}"
-
     async def mend(self) -> None:
         """Let everything pass, also what was swallowed and has not been given up."""
         self._open.set()

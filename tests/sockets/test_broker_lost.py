@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from nats_server import NatsServer
-from processes import status
+from brokers import Broker, frozen
 from tokens import Passwords
 from wire import Client, eventually, serving
 
 from aquilia.aquilary import BootError, Registry
+from aquilia.clock import Clock
 from aquilia.manifest import AppManifest
 from aquilia.sockets import AquilaSockets, Connection, Event, History, Socket, SocketController, Subscribe
-from aquilia.sockets.adapters.nats import NatsAdapter, dial
+from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.metrics.recorder import Counters
 
 
@@ -45,10 +42,10 @@ class Hall(SocketController):
 class Two:
     """Two nodes of the hall, and their broker."""
 
-    def __init__(self, server: NatsServer) -> None:
+    def __init__(self, server: Broker) -> None:
         self.server = server
         url = server.url()
-        self.adapters = [NatsAdapter(url), NatsAdapter(url)]
+        self.adapters = [adapter_for(None, url, Clock()) for _ in range(2)]
         self.counts = [Counters(), Counters()]
         self.at: list[str] = []
 
@@ -67,13 +64,9 @@ class Two:
 
 
 @pytest.fixture
-async def two(tmp_path: Path) -> AsyncIterator[Two]:
-    server = NatsServer(tmp_path)
-    try:
-        async with Two(server).serving() as two:
-            yield two
-    finally:
-        server.kill()
+async def two(own_broker: Broker) -> AsyncIterator[Two]:
+    async with Two(own_broker).serving() as two:
+        yield two
 
 
 async def entered(client: Client, *rooms: str) -> None:
@@ -142,24 +135,16 @@ async def test_a_room_with_history_has_no_gap_and_takes_nothing_that_it_cannot_k
 
 
 async def test_a_broker_that_stands_still_fails_what_was_on_its_way_and_then_counts_as_lost(
-    two: Two, monkeypatch: pytest.MonkeyPatch
+    soon_lost: None, two: Two
 ) -> None:
-    monkeypatch.setattr(dial, "PING", 1)
-    two.server.kill()
-    two.server.start()
-    await two.reach(True)
     async with Client.connect(two.at[0], "v1.json") as ann:
         await entered(ann, "room")
-        os.kill(two.server.pid, signal.SIGSTOP)
-        await eventually(lambda: status(two.server.pid)[0] == "T")
-        try:
+        with frozen(two.server.pid):
             answer = await ann.request("say", ["room", "perhaps"])
             assert answer["error"]["code"] == "WS_ADAPTER_UNAVAILABLE"
             await two.reach(False)
             await ann.send("say", ["room", "certain"])
             assert (await ann.expect("said"))["payload"] == "certain"
-        finally:
-            os.kill(two.server.pid, signal.SIGCONT)
         frames = [await ann.receive()]
         if frames[0].get("event") == "said":  # it had arrived, and says so in the place of the loss
             frames = [await ann.receive()]
@@ -168,22 +153,18 @@ async def test_a_broker_that_stands_still_fails_what_was_on_its_way_and_then_cou
 
 @pytest.mark.parametrize(("said", "least", "most"), [(0, 0.0, 0.5), (0.6, 0.6, 2.0), (6.0, 6.0, 8.0)])
 async def test_a_room_with_history_waits_for_its_broker_as_long_as_the_setting_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: float, least: float, most: float
+    own_broker: Broker, monkeypatch: pytest.MonkeyPatch, said: float, least: float, most: float
 ) -> None:
-    server = NatsServer(tmp_path)
-    monkeypatch.setenv("AQ_WS_ADAPTER_URL", server.url())
+    monkeypatch.setenv("AQ_WS_ADAPTER_URL", own_broker.url())
     app = AquilaSockets.from_controllers([Hall], publish_timeout=said, health="/health")
-    try:
-        async with serving(app) as base, Client.connect(f"{base}/hall") as ann:
-            await entered(ann, "log")
-            server.kill()
-            await eventually(lambda: app.health.status == "broker_lost")
-            began = asyncio.get_running_loop().time()
-            answer = await ann.request("say", ["log", "lost"])
-            assert answer["error"]["code"] == "WS_ADAPTER_UNAVAILABLE"
-            assert least <= asyncio.get_running_loop().time() - began < most
-    finally:
-        server.kill()
+    async with serving(app) as base, Client.connect(f"{base}/hall") as ann:
+        await entered(ann, "log")
+        own_broker.kill()
+        await eventually(lambda: app.health.status == "broker_lost")
+        began = asyncio.get_running_loop().time()
+        answer = await ann.request("say", ["log", "lost"])
+        assert answer["error"]["code"] == "WS_ADAPTER_UNAVAILABLE"
+        assert least <= asyncio.get_running_loop().time() - began < most
 
 
 @pytest.mark.parametrize("said", [-1, "5", True, float("nan")])

@@ -223,30 +223,38 @@ class RedisBroker:
 
     async def _settle(self) -> None:
         """On a new way, whether each log still has what is known of it; else its epoch ends."""
-        known = [
-            (each.place, each.history, each.seen)
-            for each in self._listening.values()
+        known = {
+            key: (each.seen, each.history)
+            for key, each in self._listening.items()
             if each.history is not None and each.seen is not None
-        ]
-        known += [
-            (place_of(self._prefix, *key), history, seen) for key, (seen, history) in self._seen.items()
-        ]
+        }
+        known |= {key: value for key, value in self._seen.items() if key not in known}
         try:
-            await asyncio.gather(
-                *(
-                    self._connection.run_now(
-                        HEAD,
-                        place.share,
-                        (place.epoch, place.head),
-                        self._letters,
-                        _remembered(history),
-                        *seen,
-                    )
-                    for place, history, seen in known
-                )
+            found = await asyncio.gather(
+                *(self._confirm(key, seen, history) for key, (seen, history) in known.items())
             )
         except Refusal as error:
             raise ConnectionError(f"{self._connection.where}: {error}") from error
+        if lost := sum(found):
+            logger.error(
+                "%s has lost what rooms remembered, or the newest of it: %d known here begin a new epoch. "
+                "What is stored there besides may be gone too, such as the sessions of clients that were away",
+                *(self._connection.where, lost),
+            )
+
+    async def _confirm(self, key: tuple[str, str | None], seen: Position, history: History) -> bool:
+        """Have the epoch of a log end that lacks what was seen there; whether it has."""
+        place = place_of(self._prefix, *key)
+        words = self._letters, _remembered(history), *seen
+        head = _position(await self._connection.run_now(HEAD, place.share, (place.epoch, place.head), *words))
+        if head.epoch == seen.epoch:
+            return False
+        listening = self._listening.get(key)
+        if listening is not None and listening.seen == seen:
+            listening.seen = head
+        elif key in self._seen:
+            self._seen[key] = head, history
+        return True
 
     async def _refresh(self) -> None:
         """Where a node listens, the end of a log stays known."""

@@ -32,7 +32,7 @@ class _Channel:
         """Where the server was told."""
         self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.fresh = False
-        """It was begun anew since something was lost, and that is not told yet."""
+        """It was begun since something was lost, and that is not told yet."""
 
 
 class Channels:
@@ -55,7 +55,7 @@ class Channels:
             raise ws_adapter_unavailable(f"the connection to {way.where} is not open")
         channel = self._channels[name] = _Channel(name, share, receive)
         if self.open:
-            self._listen(channel, way.routes[share])
+            self._listen(channel, way.routes[share], fresh=way.cut)
         try:
             async with asyncio.timeout(OUTAGE):
                 await self._confirmed(channel)
@@ -109,9 +109,10 @@ class Channels:
                 lost = True
             if channel.confirmed.done():
                 channel.confirmed = asyncio.get_running_loop().create_future()
-            channel.fresh = lost
-            self._listen(channel, link)
+            self._listen(channel, link, fresh=lost)
             begun.append(channel)
+        # From here on no room waits for the way to be whole: who joins and leaves all the time would never see it so.
+        self.open = True
         waiting = [channel.confirmed for channel in begun]
         await asyncio.gather(*waiting, return_exceptions=True)
         for each in waiting:
@@ -124,10 +125,8 @@ class Channels:
 
     @property
     def settled(self) -> bool:
-        """Whether every server knows what is listened to there."""
-        return all(
-            channel.link is not None and channel.confirmed.done() for channel in self._channels.values()
-        )
+        """Whether every server was told what is listened to there."""
+        return all(channel.link is not None for channel in self._channels.values())
 
     def told(self) -> None:
         """What was lost has been told."""
@@ -155,8 +154,8 @@ class Channels:
             _fail(channel.confirmed, fault)
         self._channels.clear()
 
-    def _listen(self, channel: _Channel, link: Link) -> None:
-        channel.link = link
+    def _listen(self, channel: _Channel, link: Link, *, fresh: bool) -> None:
+        channel.link, channel.fresh = link, fresh
         confirmed = channel.confirmed
 
         def answered(reply: Any) -> None:

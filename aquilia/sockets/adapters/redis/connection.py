@@ -169,7 +169,7 @@ class RedisConnection:
         self._open()
 
     async def _mended(self) -> bool:
-        self._mend_again = False
+        self._mend_again = self.channels.open = False
         try:
             await self._align()
         except (DialError, ConnectionError, Refusal) as error:

@@ -30,6 +30,8 @@ class Way(Protocol):
     routes: Sequence[Link]
     """By share."""
     stopped: bool
+    cut: bool
+    """Something was lost, and that is not told yet."""
 
     @property
     def where(self) -> str:
