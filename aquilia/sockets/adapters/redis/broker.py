@@ -26,10 +26,11 @@ from typing import Any
 
 from aquilia.sockets.adapters.base import Deliver, Page, Publication
 from aquilia.sockets.adapters.messages import Messages
+from aquilia.sockets.adapters.redis.calls import is_on_its_way
 from aquilia.sockets.adapters.redis.connection import RedisConnection
 from aquilia.sockets.adapters.redis.link import Refusal, Word
 from aquilia.sockets.adapters.redis.names import Place, place_of, stored_at
-from aquilia.sockets.adapters.redis.scripts import FORGET, HEAD, PUBLISH, READ
+from aquilia.sockets.adapters.redis.scripts import CHECK, FORGET, HEAD, PUBLISH, READ
 from aquilia.sockets.adapters.signing import Signer
 from aquilia.sockets.faults import ws_adapter_unavailable
 from aquilia.sockets.history import History, Position
@@ -229,12 +230,9 @@ class RedisBroker:
             if each.history is not None and each.seen is not None
         }
         known |= {key: value for key, value in self._seen.items() if key not in known}
-        try:
-            found = await asyncio.gather(
-                *(self._confirm(key, seen, history) for key, (seen, history) in known.items())
-            )
-        except Refusal as error:
-            raise ConnectionError(f"{self._connection.where}: {error}") from error
+        found = await asyncio.gather(
+            *(self._confirm(key, seen, history) for key, (seen, history) in known.items())
+        )
         if lost := sum(found):
             logger.error(
                 "%s has lost what rooms remembered, or the newest of it: %d known here begin a new epoch. "
@@ -244,9 +242,16 @@ class RedisBroker:
 
     async def _confirm(self, key: tuple[str, str | None], seen: Position, history: History) -> bool:
         """Have the epoch of a log end that lacks what was seen there; whether it has."""
-        place = place_of(self._prefix, *key)
-        words = self._letters, _remembered(history), *seen
-        head = _position(await self._connection.run_now(HEAD, place.share, (place.epoch, place.head), *words))
+        place, run = place_of(self._prefix, *key), self._connection.run_now
+        keys, remembered = (place.epoch, place.head), _remembered(history)
+        try:
+            if not await run(CHECK, place.share, keys, remembered, *seen):
+                return False
+            head = _position(await run(HEAD, place.share, keys, self._letters, remembered, *seen))
+        except Refusal as error:
+            if is_on_its_way(error):  # its keys are, as they were: the others do not wait for that
+                return False
+            raise ConnectionError(f"{self._connection.where}: {error}") from error
         if head.epoch == seen.epoch:
             return False
         listening = self._listening.get(key)
@@ -315,8 +320,8 @@ class RedisBroker:
             if listening.seen is None or listening.seen < position:
                 listening.seen = position
             return
-        self._seen.pop(key, None)
-        self._seen[key] = position, history
+        before = self._seen.pop(key, (position, history))
+        self._seen[key] = max(before[0], position), history  # a repeat has the place of the first
         if len(self._seen) > SEEN:
             del self._seen[next(iter(self._seen))]
 
@@ -327,11 +332,15 @@ class RedisBroker:
     ) -> Page:
         """See `Broker`."""
         place = place_of(self._prefix, namespace, room)
-        words: list[Word] = [self._letters, _remembered(history), _milliseconds(history.ttl), limit]
+        words: list[Word] = [_milliseconds(history.ttl), limit]
         if since is not None:
             words += [since.epoch.encode("utf-8", "surrogatepass"), min(max(since.offset, 0), 1 << 53)]
         keys = (place.epoch, place.head, place.log)
-        epoch, head, complete, of, entries = await self._connection.run(READ, place.share, keys, *words)
+        until = self._connection.deadline()
+        while (told := await self._connection.run(READ, place.share, keys, *words, until=until)) is None:
+            begun = self._letters, _remembered(history)
+            await self._connection.run(HEAD, place.share, keys[:2], *begun, until=until)
+        epoch, head, complete, of, entries = told
         found = []
         for id, (_, previous, _, _, _, data) in entries:
             position = Position(of.decode(), int(id.partition(b"-")[0]))

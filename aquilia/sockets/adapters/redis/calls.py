@@ -8,12 +8,16 @@ from typing import Any
 from aquilia.sockets.adapters.redis.link import Link
 from aquilia.sockets.faults import ws_adapter_unavailable, ws_publish_failed
 
-__all__ = ["Call", "has_moved", "is_for_later", "not_allowed", "refused"]
+__all__ = ["Call", "has_moved", "is_for_later", "is_of_the_way", "is_on_its_way", "not_allowed", "refused"]
 
 MOVED = ("MOVED", "READONLY", "CLUSTERDOWN", "MASTERDOWN")
 """Codes with which a server has done nothing, as another one has the share, or nobody:"""
-BUSY = ("ASK", "TRYAGAIN", "LOADING", "NOSCRIPT", "NOREPLICAS", "BUSY")
-"""or as it will do it in a moment."""
+UNREADY = ("LOADING", "NOSCRIPT")
+"""or as it has to be told something first, or to read its files;"""
+ON_ITS_WAY = ("ASK", "TRYAGAIN")
+"""or as the share is on its way to another server;"""
+BUSY = (*ON_ITS_WAY, "NOREPLICAS", "BUSY")
+"""or for something else that concerns what was said alone, and will pass."""
 DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can't")
 """What is said, since 7.2 and in 7.0, where the login of a script lacks something."""
 
@@ -21,7 +25,7 @@ DENIED_IN_SCRIPT = ("ACL failure in script", "The user executing the script can'
 class Call:
     """What was said, and who waits for the answer."""
 
-    __slots__ = ("again", "began", "command", "future", "held", "link", "share", "synced", "until")
+    __slots__ = ("again", "began", "command", "future", "held", "link", "share", "synced", "until", "why")
 
     def __init__(self, share: int, command: bytes, until: float, *, again: bool, synced: bool) -> None:
         loop = asyncio.get_running_loop()
@@ -39,6 +43,8 @@ class Call:
         """The answer, while they have not."""
         self.link: Link | None = None
         """Where it was said; None while it waits."""
+        self.why: Exception | None = None
+        """With what it was last refused, if it may be said again."""
 
     def fail(self, error: Exception) -> None:
         """Tell who waits that nothing comes of it."""
@@ -49,7 +55,17 @@ class Call:
 
 def is_for_later(refusal: Exception) -> bool:
     """Whether it was not done, and may be said again."""
-    return _code(refusal) in MOVED + BUSY
+    return _code(refusal) in MOVED + UNREADY + BUSY
+
+
+def is_of_the_way(refusal: Exception) -> bool:
+    """Whether something has to be mended, so that it is done."""
+    return _code(refusal) in MOVED + UNREADY
+
+
+def is_on_its_way(refusal: Exception) -> bool:
+    """Whether the share is between two servers."""
+    return _code(refusal) in ON_ITS_WAY
 
 
 def has_moved(refusal: Exception) -> bool:

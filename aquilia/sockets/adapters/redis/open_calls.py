@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from aquilia.sockets.adapters.redis.calls import Call, has_moved, is_for_later, refused
+from aquilia.sockets.adapters.redis.calls import Call, has_moved, is_for_later, is_of_the_way, refused
 from aquilia.sockets.adapters.redis.link import ENDED, Link, Refusal, packed
 from aquilia.sockets.adapters.redis.scripts import Script
 from aquilia.sockets.adapters.redis.url import Target
@@ -21,6 +21,8 @@ FAILOVER = 15.0
 """The same where another server may take over, for what may be said twice."""
 SYNC = 1000
 """Milliseconds that replicas have, each time."""
+AGAIN = 0.1
+"""Seconds after which what a server will do later is said again."""
 
 
 class Way(Protocol):
@@ -50,6 +52,7 @@ class OpenCalls:
         self._number = 0
         self._unsynced: list[Call] = []
         self._syncing: asyncio.Handle | None = None
+        self._again: asyncio.TimerHandle | None = None
         self.open = False
 
     async def run(
@@ -96,8 +99,12 @@ class OpenCalls:
         now = asyncio.get_running_loop().time()
         for call in list(self._calls.values()):
             if now >= call.until:
-                took = round(now - call.began, 1)
-                call.fail(ws_adapter_unavailable(f"{self._way.where} did not answer within {took:g} s"))
+                call.fail(self._too_late(call, now - call.began))
+
+    def _too_late(self, call: Call, took: float) -> Exception:
+        if call.why is not None:
+            return refused(call.why, self._way.where, self._way.target.prefix)
+        return ws_adapter_unavailable(f"{self._way.where} did not answer within {round(took, 1):g} s")
 
     def stop(self, fault: SocketFault) -> None:
         """End all of them."""
@@ -106,6 +113,9 @@ class OpenCalls:
             self._syncing.cancel()
             self._syncing = None
         self._unsynced.clear()
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         for call in list(self._calls.values()):
             call.fail(fault)
 
@@ -153,8 +163,21 @@ class OpenCalls:
         if not is_for_later(refusal):
             call.fail(refused(refusal, self._way.where, self._way.target.prefix))
             return
-        call.link = None
-        self._way.mend(lost=has_moved(refusal))
+        call.link, call.why = None, refusal
+        if is_of_the_way(refusal):
+            self._way.mend(lost=has_moved(refusal))
+        else:
+            self._say_later()
+
+    def _say_later(self) -> None:
+        """The others go on: what one waits for is none of theirs."""
+        if self._again is None:
+            self._again = asyncio.get_running_loop().call_later(AGAIN, self._say_again)
+
+    def _say_again(self) -> None:
+        self._again = None
+        if self.open:
+            self.say_waiting()
 
     # Replicas
 
@@ -182,5 +205,7 @@ class OpenCalls:
             return
         for call in waiting:
             call.link, call.held = None, None
+            if isinstance(reply, int):
+                call.why = Refusal(f"NOREPLICAS {reply} of {self._way.target.replicas} replicas have it")
         if waiting and reply is not ENDED:
-            self._way.mend(lost=False)
+            self._say_later()
