@@ -60,6 +60,10 @@ test-all: ## Run the tests on every Python from 3.11 that is here, each in .venv
 	done; \
 	echo "== passed on:$${passed:- none}; failed on:$${failed:- none}"; test -z "$$failed"; }
 
+.PHONY: promises
+promises: $(INSTALLED)-test ## Write the table of promises by adapter into docs/BROKERS.md
+	@$(PY) tests/promises.py
+
 .PHONY: check
 check: $(INSTALLED)-check ## Check style and types: ruff, and mypy --strict
 	@'$(VENV)/bin/ruff' check

@@ -46,6 +46,10 @@ TESTED = {
     "One of three servers of a NATS cluster is killed": (
         "sockets/test_nats_cluster.py::test_nothing_acknowledged_is_lost_or_doubled_when_the_leader_is_killed"
     ),
+    "The master of a Redis Cluster, or of sentinels, is killed": (
+        "sockets/test_redis_failover.py::"
+        "test_what_one_replica_has_is_kept_and_stored_once_when_its_master_is_killed"
+    ),
 }
 
 

@@ -20,7 +20,7 @@ def names(cell: str) -> list[str]:
 
 
 def settings() -> set[str]:
-    listed = [*table("Settings", "key", "where", "default"), *table("Settings", "key", "where", "accepted")]
+    listed = table("Settings", "key", "where", "default")
     options = table("Commands", "option of `aq serve`")
     return {name for row in listed for name in names(row["key"])} | {
         name for row in options for name in names(next(iter(row.values())))

@@ -8,8 +8,16 @@ import pytest
 
 from aquilia.sockets.faults import SocketFault
 from aquilia.testing.adapters.contract import Contract, MakeAdapter, running
+from aquilia.testing.adapters.promises import keeps
 
 __all__ = ["BrokerContract", "NamespaceOrderContract", "SharedBrokerContract"]
+
+_ARRIVES = "In a plain room, each publication arrives once, and those of one publisher in their order"
+_AS_IT_WAS = "It arrives as it was, up to half a mebibyte, and whatever its room is called"
+_NOTHING_ELSE = "Nothing arrives but what was asked for"
+_STARTS = "A broker that does not run says so; it stops, and starts again"
+_ONE_ORDER = "The rooms of one namespace share one order"
+_ON_ALL_NODES = "All nodes that ask for a room get what is said there, and no others do"
 
 STRANGE = [
     "a b",
@@ -35,6 +43,7 @@ STRANGE = [
 class BrokerContract(Contract):
     """Plain rooms, on one node."""
 
+    @keeps(_ARRIVES)
     async def test_what_is_published_to_a_subscribed_room_arrives_in_order(
         self, make_adapter: MakeAdapter
     ) -> None:
@@ -44,6 +53,7 @@ class BrokerContract(Contract):
                 await node.publish(n)
             assert await node.payloads(100) == list(range(100))
 
+    @keeps(_ARRIVES)
     async def test_what_is_published_at_once_arrives_once_and_in_the_order_of_the_calls(
         self, make_adapter: MakeAdapter
     ) -> None:
@@ -53,6 +63,7 @@ class BrokerContract(Contract):
             await node.publish("end")
             assert await node.payloads(301) == [*range(300), "end"]
 
+    @keeps(_AS_IT_WAS)
     async def test_a_publication_arrives_as_it_was(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             await node.subscribe(None)
@@ -68,6 +79,7 @@ class BrokerContract(Contract):
             await node.payloads(3)
             assert sorted(node.got, key=lambda found: found.id) == sorted(sent, key=lambda told: told.id)
 
+    @keeps(_NOTHING_ELSE)
     async def test_other_rooms_and_namespaces_do_not_arrive(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             await node.subscribe()
@@ -78,6 +90,7 @@ class BrokerContract(Contract):
             await node.publish("own")
             assert await node.payloads(1) == ["own"]
 
+    @keeps(_NOTHING_ELSE)
     async def test_what_goes_to_a_namespace_is_not_for_its_rooms(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             await node.subscribe(None)
@@ -85,6 +98,7 @@ class BrokerContract(Contract):
             await node.publish(3, room=None)
             assert await node.payloads(1) == [3]
 
+    @keeps(_NOTHING_ELSE)
     async def test_after_unsubscribe_nothing_arrives(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             await node.subscribe("r")
@@ -98,6 +112,7 @@ class BrokerContract(Contract):
             await node.publish(3, "r")
             assert await node.payloads(2) == [2, 3]
 
+    @keeps(_AS_IT_WAS)
     async def test_rooms_and_namespaces_may_have_any_name(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             places = [(namespace, room) for namespace in ("", "/a b", "/*/>", "/ü") for room in STRANGE]
@@ -111,6 +126,7 @@ class BrokerContract(Contract):
                 place = (found.namespace.removeprefix(node.namespace), found.room)
                 assert place == places[found.payload]
 
+    @keeps(_AS_IT_WAS)
     async def test_a_payload_of_half_a_mebibyte_arrives(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             await node.subscribe()
@@ -119,6 +135,7 @@ class BrokerContract(Contract):
             await node.payloads(1)
             assert node.got == [large]
 
+    @keeps(_STARTS)
     async def test_a_broker_that_does_not_run_says_so(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             await node.broker.stop()
@@ -127,10 +144,12 @@ class BrokerContract(Contract):
                     await broker.publish(node.publication(1))
                 assert refused.value.code == "WS_ADAPTER_UNAVAILABLE"
 
+    @keeps(_STARTS)
     async def test_it_is_connected_once_it_has_started(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             assert node.broker.connected is True
 
+    @keeps(_STARTS)
     async def test_stop_may_be_called_twice_and_nothing_is_delivered_behind_it(
         self, make_adapter: MakeAdapter
     ) -> None:
@@ -146,6 +165,7 @@ class BrokerContract(Contract):
                 await asyncio.sleep(0.01)
             assert len(node.got) == got
 
+    @keeps(_STARTS)
     async def test_it_starts_again_after_it_was_stopped_and_has_no_subscription(
         self, make_adapter: MakeAdapter
     ) -> None:
@@ -162,6 +182,7 @@ class BrokerContract(Contract):
 class NamespaceOrderContract(Contract):
     """One order for all rooms of a namespace, of what one node publishes there."""
 
+    @keeps(_ONE_ORDER)
     async def test_rooms_of_one_namespace_share_the_order_of_the_calls(
         self, make_adapter: MakeAdapter
     ) -> None:
@@ -175,6 +196,7 @@ class NamespaceOrderContract(Contract):
 class SharedBrokerContract(BrokerContract):
     """Plain rooms, on several nodes."""
 
+    @keeps(_ON_ALL_NODES)
     async def test_every_subscribed_node_gets_each_publication_once_and_each_publishers_in_order(
         self, make_adapter: MakeAdapter
     ) -> None:
@@ -189,6 +211,7 @@ class SharedBrokerContract(BrokerContract):
                     own = [found.payload[1] for found in node.got if found.payload[0] == number]
                     assert own == list(range(60))
 
+    @keeps(_ON_ALL_NODES)
     async def test_a_subscription_is_in_effect_on_all_nodes_when_it_returns(
         self, make_adapter: MakeAdapter
     ) -> None:
@@ -198,6 +221,7 @@ class SharedBrokerContract(BrokerContract):
                 await one.publish(n, f"room {n}")
             assert sorted(await other.payloads(50)) == list(range(50))
 
+    @keeps(_ON_ALL_NODES)
     async def test_a_node_gets_nothing_of_a_room_that_only_others_have(
         self, make_adapter: MakeAdapter
     ) -> None:
@@ -211,6 +235,7 @@ class SharedBrokerContract(BrokerContract):
             assert await other.payloads(1) == [2]
             assert await one.payloads(1) == [1]
 
+    @keeps(_ON_ALL_NODES)
     async def test_whom_a_publication_is_for_and_not_for_is_told_to_other_nodes(
         self, make_adapter: MakeAdapter
     ) -> None:
@@ -226,6 +251,7 @@ class SharedBrokerContract(BrokerContract):
             await other.payloads(3)
             assert other.got == sent
 
+    @keeps(_ON_ALL_NODES)
     async def test_a_node_that_stops_gets_nothing_more_and_the_others_go_on(
         self, make_adapter: MakeAdapter
     ) -> None:

@@ -13,9 +13,16 @@ import pytest
 
 from aquilia.sockets.publisher import Publisher
 from aquilia.testing.adapters.contract import until
+from aquilia.testing.adapters.promises import keeps
 from aquilia.testing.adapters.visitors import NodeProcess, Visitor
 
 __all__ = ["ClusterContract"]
+
+_TOGETHER = "Clients of all nodes hear, count, ask and kick one another"
+_FROM_AFAR = "Another program publishes, and is told how many connections on which nodes that reached"
+_PRESENCE = "Presence is that of all nodes, and who was on a killed one has left"
+_COMES_BACK = "Who comes back to another node has missed nothing that is kept"
+_ONE_EFFECT = "What takes effect once does so on whatever node it is repeated"
 
 
 @dataclass
@@ -72,6 +79,7 @@ class ClusterContract:
         name = uuid4().hex
         return [f"{node.url}/hall/{name}" for node in cluster.nodes]
 
+    @keeps(_TOGETHER)
     @pytest.mark.parametrize("room", ["plain", "kept"])
     async def test_every_member_gets_each_message_once_and_each_speakers_in_order(
         self, urls: list[str], room: str
@@ -94,6 +102,7 @@ class ClusterContract:
                 for member in members:
                     assert await member.request("remembered", room) == [*heard[0], "end"]
 
+    @keeps(_TOGETHER)
     async def test_who_has_left_and_who_is_excluded_hears_nothing(self, urls: list[str]) -> None:
         async with _visitors(urls, "ann", "bob", "cem", "dora", room="r") as (ann, bob, cem, dora):
             await dora.request("exit", "r")
@@ -105,6 +114,7 @@ class ClusterContract:
             await ann.say("call", "end")
             assert [await each.heard(1) for each in (ann, bob, cem, dora)] == [["end"]] * 4
 
+    @keeps(_TOGETHER)
     async def test_a_namespace_and_an_identity_are_reached_on_all_nodes(self, urls: list[str]) -> None:
         async with (
             _visitors(urls, "ann", "bob", "cem", "ann") as everybody,
@@ -121,6 +131,7 @@ class ClusterContract:
             for each in elsewhere:
                 assert await each.heard(1) == ["end"]
 
+    @keeps(_TOGETHER)
     async def test_the_members_of_a_room_are_those_on_all_nodes(self, urls: list[str]) -> None:
         async with _visitors(urls, "ann", "bob") as (ann, bob):
             assert await ann.request("members", "r") == []
@@ -132,6 +143,7 @@ class ClusterContract:
             await bob.request("exit", "r")
             await until(lambda: ann.request("members", "r"), ids[:1])
 
+    @keeps(_PRESENCE)
     async def test_members_on_all_nodes_see_who_comes_and_goes(self, urls: list[str]) -> None:
         async with _visitors(urls, "ann", "bob", "bob", room="r") as (ann, bob, bob_too):
             await ann.sees("r", "ann", "bob")
@@ -149,6 +161,7 @@ class ClusterContract:
             told = await ann.expect("presence")
             assert list(told["payload"]["leaves"]) == ["bob"]
 
+    @keeps(_TOGETHER)
     async def test_a_connection_is_kicked_on_whatever_node(self, urls: list[str]) -> None:
         async with _visitors(urls, "ann", "bob", room="r") as (ann, bob):
             id = bob.welcome["connection"]
@@ -157,6 +170,7 @@ class ClusterContract:
             assert await bob.closed() == 4409
             assert await ann.request("kick", id) is False
 
+    @keeps(_TOGETHER)
     async def test_members_on_all_nodes_answer_one_question(self, urls: list[str]) -> None:
         async with _visitors(urls, "ann", "bob", "cem", room="r") as (ann, bob, cem):
             asking = asyncio.create_task(ann.request("ask", "r"))
@@ -168,6 +182,7 @@ class ClusterContract:
             ids = [member.welcome["connection"] for member in (bob, cem)]
             assert told == {"answers": {ids[0]: 0, ids[1]: 1}, "missing": 0, "silent": 0}
 
+    @keeps(_COMES_BACK)
     async def test_who_comes_back_to_another_node_has_missed_nothing_of_a_room_that_remembers(
         self, urls: list[str]
     ) -> None:
@@ -186,6 +201,7 @@ class ClusterContract:
                 await bob.say("say", {"room": "kept", "said": 300})
                 assert await ann.heard(1) == [300]
 
+    @keeps(_COMES_BACK)
     async def test_what_is_durable_reaches_a_client_that_comes_back_to_another_node(
         self, urls: list[str]
     ) -> None:
@@ -200,6 +216,7 @@ class ClusterContract:
                 await ann.say("book", 3)
                 assert (await ann.expect("booked"))["payload"] == 3
 
+    @keeps(_ONE_EFFECT)
     async def test_what_takes_effect_once_does_so_once_whichever_node_gets_the_repeat(
         self, urls: list[str]
     ) -> None:
@@ -210,6 +227,7 @@ class ClusterContract:
                 assert await ann.request("sell", id="s1") == sold
                 assert await ann.request("sell", id="s2") != sold
 
+    @keeps(_FROM_AFAR)
     async def test_another_program_reaches_the_members_on_all_nodes(
         self, urls: list[str], cluster: _Cluster
     ) -> None:
@@ -223,6 +241,7 @@ class ClusterContract:
             for member in members:
                 assert await member.heard(1) == ["from afar"]
 
+    @keeps(_PRESENCE)
     async def test_who_was_on_a_node_that_is_killed_has_left(
         self, urls: list[str], cluster: _Cluster
     ) -> None:

@@ -33,6 +33,9 @@ class Node:
         self.namespace = namespace
         self.got: list[Publication] = []
         self._arrived = asyncio.Event()
+        self.lost = asyncio.Event()
+        """It was told of a loss."""
+        self.broker.on_lost = self.lost.set
 
     def deliver(self, publication: Publication) -> None:
         """What the broker calls."""

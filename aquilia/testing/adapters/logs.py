@@ -9,13 +9,22 @@ import pytest
 from aquilia.sockets.faults import SocketFault
 from aquilia.sockets.history import History, Position
 from aquilia.testing.adapters.contract import HISTORY, LONG, Contract, MakeAdapter, running, until
+from aquilia.testing.adapters.promises import keeps
 
 __all__ = ["LogContract", "SharedLogContract"]
+
+_LOG = "A room with history is a log: one order, and each entry knows the one before"
+_ONCE = "An id is stored once, and delivered once"
+_ALL_OR_TOLD = "Who reads a log gets all that is behind a position, or is told that something is missing"
+_FORGOTTEN = "A log is forgotten on demand, and goes on without a hole"
+_OUTLIVES = "A log outlives a stop of its node"
+_ONE_LOG = "All nodes have one log: one order, each id once, read and gone on with on any of them"
 
 
 class LogContract(Contract):
     """Rooms with history, on one node."""
 
+    @keeps(_LOG)
     async def test_a_log_numbers_what_is_published_in_order(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             head = await node.subscribe("r", HISTORY)
@@ -28,6 +37,7 @@ class LogContract(Contract):
             assert [found.position for found in node.got] == places
             assert [found.previous for found in node.got][1:] == [place.offset for place in places][:-1]
 
+    @keeps(_ALL_OR_TOLD)
     async def test_an_empty_log_has_a_head_and_is_complete_from_there(
         self, make_adapter: MakeAdapter
     ) -> None:
@@ -38,6 +48,7 @@ class LogContract(Contract):
             page = await node.broker.read(node.namespace, "r", HISTORY, since=page.head)
             assert ([found.payload for found in page.publications], page.complete) == ([0, 1], True)
 
+    @keeps(_ONCE)
     async def test_a_repeat_is_neither_stored_nor_delivered_again(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             await node.subscribe("r", HISTORY)
@@ -50,6 +61,7 @@ class LogContract(Contract):
             page = await node.broker.read(node.namespace, "r", HISTORY)
             assert [found.payload for found in page.publications] == [1, 2, 3]
 
+    @keeps(_ONCE)
     async def test_the_same_id_in_another_room_is_another_publication(
         self, make_adapter: MakeAdapter
     ) -> None:
@@ -60,6 +72,7 @@ class LogContract(Contract):
                 page = await node.broker.read(node.namespace, room, HISTORY)
                 assert [found.payload for found in page.publications] == [1]
 
+    @keeps(_LOG)
     async def test_a_log_has_a_publication_as_it_was(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             await node.subscribe("r*.>", HISTORY)
@@ -72,6 +85,7 @@ class LogContract(Contract):
                 assert (found.position, found.payload) == (place, payload)
                 assert (found.id, found.exclude, found.ts, found.room) == ("x", "c1", sent.ts, "r*.>")
 
+    @keeps(_ALL_OR_TOLD)
     async def test_a_log_is_read_in_pages_behind_a_position(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             places = await node.fill(5)
@@ -84,6 +98,7 @@ class LogContract(Contract):
             end = await node.broker.read(node.namespace, "r", HISTORY, since=places[4])
             assert (list(end.publications), end.complete) == ([], True)
 
+    @keeps(_ALL_OR_TOLD)
     async def test_without_a_position_the_newest_are_read(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             await node.fill(5)
@@ -93,6 +108,7 @@ class LogContract(Contract):
             every = await node.broker.read(node.namespace, "r", HISTORY)
             assert [found.payload for found in every.publications] == [0, 1, 2, 3, 4]
 
+    @keeps(_ALL_OR_TOLD)
     async def test_what_the_size_let_go_of_is_missed(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             places = await node.fill(8)
@@ -101,6 +117,7 @@ class LogContract(Contract):
             kept = await node.broker.read(node.namespace, "r", HISTORY, since=places[3])
             assert ([found.payload for found in kept.publications], kept.complete) == ([4, 5, 6, 7], True)
 
+    @keeps(_ALL_OR_TOLD)
     async def test_what_expired_is_missed_but_not_by_who_had_it_all(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             brief = History(size=5, ttl=0.3)
@@ -117,6 +134,7 @@ class LogContract(Contract):
             await node.publish(9, "other", brief)
             assert (await node.broker.read(node.namespace, "r", brief, since=places[2])).complete
 
+    @keeps(_ALL_OR_TOLD)
     async def test_a_position_of_the_future_or_of_another_life_is_not_complete(
         self, make_adapter: MakeAdapter
     ) -> None:
@@ -127,6 +145,7 @@ class LogContract(Contract):
                 page = await node.broker.read(node.namespace, "r", HISTORY, since=since)
                 assert (list(page.publications), page.complete, page.head) == ([], False, places[1])
 
+    @keeps(_FORGOTTEN)
     async def test_what_was_forgotten_is_read_by_nobody_and_who_had_less_is_told(
         self, make_adapter: MakeAdapter
     ) -> None:
@@ -145,6 +164,7 @@ class LogContract(Contract):
             kept = await node.broker.read(node.namespace, "other", HISTORY)
             assert [found.payload for found in kept.publications] == [0, 1]
 
+    @keeps(_FORGOTTEN)
     async def test_what_is_published_behind_the_forgotten_follows_it_without_a_hole(
         self, make_adapter: MakeAdapter
     ) -> None:
@@ -163,12 +183,14 @@ class LogContract(Contract):
             assert not (await node.broker.read(node.namespace, "r", HISTORY, since=places[1])).complete
             assert (await node.broker.read(node.namespace, "r", HISTORY, since=late)).complete
 
+    @keeps(_LOG)
     async def test_a_payload_that_cannot_be_written_is_refused(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             with pytest.raises(SocketFault) as refused:
                 await node.broker.publish(node.publication(object(), id="x"), HISTORY)
             assert refused.value.code == "WS_PUBLISH_FAILED"
 
+    @keeps(_OUTLIVES)
     async def test_a_log_outlives_a_stop_and_a_start_of_its_node(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             places = await node.fill(3)
@@ -182,6 +204,7 @@ class LogContract(Contract):
 class SharedLogContract(LogContract):
     """Rooms with history, on several nodes."""
 
+    @keeps(_ONE_LOG)
     async def test_all_nodes_see_one_order(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter, 2) as nodes:
             for node in nodes:
@@ -194,6 +217,7 @@ class SharedLogContract(LogContract):
                 offsets = [found.position.offset for found in node.got if found.position is not None]
                 assert [found.previous for found in node.got[1:]] == offsets[:-1]
 
+    @keeps(_ONE_LOG)
     async def test_an_id_is_stored_once_whichever_nodes_publish_it(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter, 3) as nodes:
             for node in nodes:
@@ -204,6 +228,7 @@ class SharedLogContract(LogContract):
             for node in nodes:
                 assert await node.payloads(2) == [1, 2]
 
+    @keeps(_ONE_LOG)
     async def test_a_log_is_read_on_any_node(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter, 2) as (one, other):
             places = await one.fill(4)
@@ -214,6 +239,7 @@ class SharedLogContract(LogContract):
             assert (page.complete, page.head) == (True, places[3])
             assert await other.publish(4, "r", HISTORY) > places[3]  # type: ignore[operator]
 
+    @keeps(_ONE_LOG)
     async def test_what_comes_behind_the_head_of_a_subscription_arrives(
         self, make_adapter: MakeAdapter
     ) -> None:
@@ -230,6 +256,7 @@ class SharedLogContract(LogContract):
                 got = await other.payloads(len(got) + 1)
             assert [payload for payload in got[:-1] if payload in behind] == behind
 
+    @keeps(_ONE_LOG)
     async def test_of_a_log_a_node_gets_only_what_it_is_subscribed_to(
         self, make_adapter: MakeAdapter
     ) -> None:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import asyncio
 
 from aquilia.testing.adapters.contract import Contract, MakeAdapter, Node, running, until
+from aquilia.testing.adapters.promises import keeps
 
 __all__ = ["SharedStoreContract", "StoreContract"]
+
+_KEEPS = "The store keeps, swaps and takes; of several at once, one wins"
+_EXPIRES = "What is stored expires after its time to live"
+_ONE_STORE = "The store is one for all nodes"
 
 
 def _key(node: Node, name: str) -> str:
@@ -17,6 +22,7 @@ def _key(node: Node, name: str) -> str:
 class StoreContract(Contract):
     """The store, on one node."""
 
+    @keeps(_KEEPS)
     async def test_the_store_keeps_swaps_and_forgets(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             store, key = node.store, _key(node, "a key, with: anything? *.> ü\n")
@@ -34,6 +40,7 @@ class StoreContract(Contract):
             await store.put(key, b"over it")
             assert await store.get(key) == b"over it"
 
+    @keeps(_KEEPS)
     async def test_a_value_may_be_empty_or_large(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             store, large = node.store, bytes(range(256)) * 1000
@@ -43,12 +50,14 @@ class StoreContract(Contract):
             assert await store.compare_and_swap(_key(node, "empty"), b"", large)
             assert await store.get_and_delete(_key(node, "empty")) == large
 
+    @keeps(_KEEPS)
     async def test_of_concurrent_takers_one_gets_the_value(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             await node.store.put(_key(node, "k"), b"v")
             taken = await asyncio.gather(*(node.store.get_and_delete(_key(node, "k")) for _ in range(10)))
             assert [value for value in taken if value is not None] == [b"v"]
 
+    @keeps(_KEEPS)
     async def test_of_concurrent_swaps_one_succeeds(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             swaps = [node.store.compare_and_swap(_key(node, "k"), None, b"%d" % n) for n in range(10)]
@@ -56,6 +65,7 @@ class StoreContract(Contract):
             assert sorted(won) == [False] * 9 + [True]
             assert await node.store.get(_key(node, "k")) == b"%d" % won.index(True)
 
+    @keeps(_KEEPS)
     async def test_keys_do_not_mix(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             keys = [_key(node, name) for name in ("a", "A", "a ", "a.b", "a*", "ä", "a/b", "%61", "x" * 300)]
@@ -63,6 +73,7 @@ class StoreContract(Contract):
             found = await asyncio.gather(*(node.store.get(key) for key in keys))
             assert found == [key.encode() for key in keys]
 
+    @keeps(_EXPIRES)
     async def test_a_value_expires_after_its_time_to_live(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter) as (node,):
             store = node.store
@@ -84,6 +95,7 @@ class StoreContract(Contract):
 class SharedStoreContract(StoreContract):
     """The store, on several nodes."""
 
+    @keeps(_ONE_STORE)
     async def test_a_store_heeds_what_another_node_has_written(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter, 2) as (first, second):
             one, other, key = first.store, second.store, _key(first, "k")
@@ -103,6 +115,7 @@ class SharedStoreContract(StoreContract):
             assert await other.compare_and_swap(key, b"7", b"8")
             assert await one.get(key) == b"8"
 
+    @keeps(_ONE_STORE)
     async def test_of_swaps_and_takes_on_several_nodes_one_wins(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter, 2) as nodes:
             key = _key(nodes[0], "k")
@@ -112,6 +125,7 @@ class SharedStoreContract(StoreContract):
             assert len([value for value in taken if value is not None]) == 1
             assert await nodes[0].store.get(key) is None
 
+    @keeps(_ONE_STORE)
     async def test_no_swap_of_many_on_several_nodes_is_lost(self, make_adapter: MakeAdapter) -> None:
         async with running(make_adapter, 3) as nodes:
             key = _key(nodes[0], "count")
