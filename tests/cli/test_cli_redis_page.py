@@ -11,6 +11,8 @@ from redis_servers import RedisServer
 from websockets.asyncio.client import connect
 from workspaces import TIMEOUT, Workspace
 
+from aquilia.sockets.adapters.redis.calls import not_allowed
+
 PAGE = ROOT / "docs" / "REDIS.md"
 
 
@@ -19,6 +21,11 @@ def written(language: str) -> Block:
         each for each in blocks(PAGE) if each.section == "in-five-minutes" and each.language == language
     ]
     return found
+
+
+def test_the_login_of_the_page_is_that_of_the_advice_where_one_lacks_something() -> None:
+    (line,) = re.findall(r"ACL SETUSER app on >PASSWORD (.*)", PAGE.read_text())
+    assert f"`ACL SETUSER app {line}`" in not_allowed("", "", "aquilia")
 
 
 async def test_two_processes_serve_one_lobby_and_redis_has_what_was_said(
