@@ -68,6 +68,8 @@ class Channels:
 
     async def _confirmed(self, channel: _Channel) -> None:
         while True:
+            if self._channels.get(channel.name) is not channel:  # stopped meanwhile
+                raise ws_adapter_unavailable(f"the connection to {self._way.where} was closed")
             try:
                 return await asyncio.shield(channel.confirmed)
             except ConnectionError:

@@ -212,22 +212,20 @@ class RedisConnection:
 
     async def _connect(self, addresses: set[Address], login: Login) -> None:
         opened = await asyncio.gather(
-            *(dial(self.target, address, login) for address in addresses), return_exceptions=True
+            *(self._connect_to(address, login) for address in addresses), return_exceptions=True
         )
-        failures: list[BaseException] = []
-        for address, link in zip(addresses, opened, strict=True):
-            if isinstance(link, BaseException):
-                failures.append(link)
-                continue
-            self._links[address] = link
-            link.on_message = self.channels.heard
-            link.on_taken = partial(self._taken, link)
-            link.on_end = partial(self._ended, link)
-            if link.ended:
-                failures.append(ConnectionResetError("the connection was lost again"))
+        failures = [each for each in opened if each is not None]
         refusals = [each for each in failures if isinstance(each, DialError) and each.refused]
         if failures:
             raise (refusals or failures)[0]
+
+    async def _connect_to(self, address: Address, login: Login) -> None:
+        link = self._links[address] = await dial(self.target, address, login)
+        link.on_message = self.channels.heard
+        link.on_taken = partial(self._taken, link)
+        link.on_end = partial(self._ended, link)
+        if link.ended:
+            raise ConnectionResetError("the connection was lost again")
 
     async def _teach(self, address: Address, link: Link) -> None:
         where = f"Redis at {shown(address)}"

@@ -21,6 +21,7 @@ packed: Callable[[tuple[Word, ...]], bytes] = cast("Any", hiredis.pack_command)
 """A command's words as bytes on the wire."""
 
 _SUBSCRIBE, _UNSUBSCRIBE = b"ssubscribe", b"sunsubscribe"
+_HELLO = packed((b"HELLO",))
 
 
 class Refusal(Exception):
@@ -124,7 +125,7 @@ class Link(asyncio.Protocol):
 
     def unlisten(self, channel: bytes) -> None:
         """The opposite."""
-        self._say(packed((b"SUNSUBSCRIBE", channel)), _ignore, channel)
+        self._say(packed((b"SUNSUBSCRIBE", channel)) + _HELLO, self._unlistened, channel)
 
     async def ask(self, *words: bytes | str | int) -> Any:
         """The answer to one command.
@@ -170,12 +171,21 @@ class Link(asyncio.Protocol):
 
     def _told(self, told: Sequence[Any]) -> None:
         kind, channel = told[0], told[1] if len(told) > 1 else None
-        if kind not in (_SUBSCRIBE, _UNSUBSCRIBE):
-            return
-        if self._waiting and self._waiting[0][1] == channel:
+        answered, due = self._waiting[0] if self._waiting else (None, None)
+        if kind == _SUBSCRIBE and due == channel:
             self._waiting.popleft()[0](True)
-        elif kind == _UNSUBSCRIBE and channel is not None:
+            return
+        ours = due == channel and answered == self._unlistened
+        if kind == _UNSUBSCRIBE and channel is not None and not ours:
             self.on_taken(channel)
+
+    def _unlistened(self, reply: Any) -> None:
+        """What HELLO answers, which stands behind SUNSUBSCRIBE and is never refused.
+
+        That one is answered by a word beside, as it comes from the server by itself too, or by a refusal.
+        """
+        if isinstance(reply, Refusal):
+            self._waiting.appendleft((self._unlistened, None))
 
 
 ENDED: Final = object()
@@ -194,7 +204,3 @@ def _nobody(channel: bytes, data: bytes) -> None:
 
 def _nobody_either(channel: bytes) -> None:
     """The same."""
-
-
-def _ignore(reply: Any) -> None:
-    """Nobody waits for it."""
