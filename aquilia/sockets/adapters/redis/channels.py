@@ -135,6 +135,10 @@ class Channels:
         for channel in self._channels.values():
             channel.fresh = False
 
+    def has(self, link: Link) -> bool:
+        """Whether anything is listened to on this link."""
+        return any(channel.link is link for channel in self._channels.values())
+
     def ended(self, link: Link) -> None:
         """A link is over."""
         for channel in self._channels.values():

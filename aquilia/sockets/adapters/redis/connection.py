@@ -142,12 +142,16 @@ class RedisConnection:
         if self.stopped or self._starting:
             return
         self._calls.open = self.channels.open = False
-        if lost and not self.cut:
+        if lost:
+            self._lose()
+        if self._mending is None or self._mending.done():
+            self._mending = asyncio.get_running_loop().create_task(self._mend())
+
+    def _lose(self) -> None:
+        if not self.cut:
             self.cut = True
             self.trouble = UNREACHABLE
             logger.warning("the connection to %s is lost, or rooms have moved; connecting again", self.where)
-        if self._mending is None or self._mending.done():
-            self._mending = asyncio.get_running_loop().create_task(self._mend())
 
     async def _mend(self) -> None:
         loop = asyncio.get_running_loop()
@@ -201,6 +205,10 @@ class RedisConnection:
             if address not in wanted or not link.alive:
                 del self._links[address]
                 self._silent.pop(link, None)
+                if self.channels.has(
+                    link
+                ):  # another server was put in its place, and its end was not noticed
+                    self._lose()
                 link.end()
         await self._connect(wanted - self._links.keys(), login)
         self.routes = [self._links[address] for address in addresses]
