@@ -3,12 +3,52 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from typing import NamedTuple
 from urllib.parse import unquote
 
-__all__ = ["LONGEST_PREFIX", "options_of", "prefix_of", "server_of"]
+__all__ = ["LONGEST_PREFIX", "Parts", "options_of", "parts_of", "prefix_of", "servers_of"]
 
 LONGEST_PREFIX = 100
 """Characters. JetStream bounds the name of a stream, which begins with it, to 255."""
+
+
+class Parts(NamedTuple):
+    """What stands behind the scheme of a URL, undecoded."""
+
+    login: str
+    hosts: str
+    path: str
+    query: str
+
+
+def parts_of(rest: str) -> Parts:
+    """The parts of `[login@]host[,host…][/path][?query]`.
+
+    Raises:
+        ValueError: an `@` stands where none is accepted. What may be a part of a password is not shown.
+    """
+    rest, _, query = rest.partition("?")
+    authority, _, path = rest.partition("/")
+    login, at, hosts = authority.rpartition("@")
+    if "@" in login or "@" in path:
+        raise ValueError("one login is accepted, before the first host; write / as %2F in it, and @ as %40")
+    if "@" in query:
+        raise ValueError("write ? as %3F and @ as %40 in a login, and @ as %40 in an option")
+    if at and not login:
+        raise ValueError("there is no login before the @: take it away, or write one")
+    return Parts(login, hosts, path.strip("/"), query)
+
+
+def servers_of(scheme: str, hosts: str, port_by_default: int) -> tuple[tuple[str, int], ...]:
+    """The names and ports of hosts; an IPv6 address keeps its brackets.
+
+    Raises:
+        ValueError: one is none, or named twice. What may be a part of a password is not shown.
+    """
+    servers = tuple(_server(scheme, host, port_by_default) for host in hosts.split(","))
+    if repeated := [server for server in servers if servers.count(server) > 1]:
+        raise ValueError("{}:{} is named twice".format(*repeated[0]))
+    return servers
 
 
 def options_of(query: str, accepted: tuple[str, ...]) -> dict[str, str]:
@@ -33,12 +73,7 @@ def options_of(query: str, accepted: tuple[str, ...]) -> dict[str, str]:
     return options
 
 
-def server_of(scheme: str, host: str, port_by_default: int) -> tuple[str, int]:
-    """The name and port of one host; an IPv6 address keeps its brackets.
-
-    Raises:
-        ValueError: it is none. What may be a part of a password is not shown.
-    """
+def _server(scheme: str, host: str, port_by_default: int) -> tuple[str, int]:
     name, colon, port = host.rpartition(":")
     if not colon or host.endswith("]"):
         name, port = host, str(port_by_default)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import unquote
 
-from aquilia.sockets.adapters.urls import options_of, prefix_of, server_of
+from aquilia.sockets.adapters.urls import options_of, parts_of, prefix_of, servers_of
 
 __all__ = ["SCHEMES", "Target"]
 
@@ -53,18 +53,8 @@ class Target:
         scheme, _, rest = url.partition("://")
         if scheme not in SCHEMES:
             raise ValueError("it begins with kafka:// or kafka+ssl://")
-        rest, _, query = rest.replace(f",{scheme}://", ",").partition("?")
-        authority, _, path = rest.partition("/")
-        login, _, hosts = authority.rpartition("@")
-        if "@" in login or "@" in path:  # never shown: it may be a part of a password
-            raise ValueError(
-                "one login is accepted, before the first host; write / as %2F in it, and @ as %40"
-            )
-        if "@" in query:
-            raise ValueError("write ? as %3F and @ as %40 in a login, and @ as %40 in an option")
-        servers = tuple(server_of(scheme, host, 9092) for host in hosts.split(","))
-        if repeated := {server for server in servers if servers.count(server) > 1}:
-            raise ValueError("{}:{} is named twice".format(*repeated.pop()))
+        login, hosts, path, query = parts_of(rest.replace(f",{scheme}://", ","))
+        servers = servers_of(scheme, hosts, 9092)
         options = options_of(query, _OPTIONS)
         numbers = {name: _number(name, options.pop(name)) for name in _NUMBERS if name in options}
         mechanism = options.pop("mechanism", None)
@@ -76,7 +66,7 @@ class Target:
             raise ValueError("the option key belongs to a certificate: name it with cert=FILE")
         return cls(
             servers,
-            prefix_of(path.strip("/"), "kafka://host/my-app", "the prefix, behind the host,"),
+            prefix_of(path, "kafka://host/my-app", "the prefix, behind the host,"),
             tls=scheme == "kafka+ssl",
             mechanism=mechanism or MECHANISMS[0],
             user=user,

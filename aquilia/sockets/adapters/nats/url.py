@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import unquote
 
-from aquilia.sockets.adapters.urls import options_of, prefix_of, server_of
+from aquilia.sockets.adapters.urls import options_of, parts_of, prefix_of, servers_of
 
 __all__ = ["Target"]
 
@@ -46,20 +46,8 @@ class Target:
         scheme, _, rest = url.partition("://")
         if scheme not in ("nats", "tls"):
             raise ValueError("it begins with nats:// or tls://")
-        rest, _, query = rest.replace(f",{scheme}://", ",").partition("?")
-        authority, _, path = rest.partition("/")
-        login, _, hosts = authority.rpartition("@")
-        if "@" in login or "@" in path:  # never shown: it may be a part of a password
-            raise ValueError(
-                "one login is accepted, before the first host; write / as %2F in it, and @ as %40"
-            )
-        if "@" in query:
-            raise ValueError("write ? as %3F and @ as %40 in a login, and @ as %40 in an option")
-        servers = tuple(
-            "{}://{}:{}".format(scheme, *server_of(scheme, host, 4222)) for host in hosts.split(",")
-        )
-        if repeated := {server for server in servers if servers.count(server) > 1}:
-            raise ValueError(f"{repeated.pop()} is named twice")
+        login, hosts, path, query = parts_of(rest.replace(f",{scheme}://", ","))
+        servers = tuple(f"{scheme}://{host}:{port}" for host, port in servers_of(scheme, hosts, 4222))
         options = options_of(query, _OPTIONS)
         replicas = options.pop("replicas", "1")
         if replicas not in ("1", "3", "5"):
@@ -69,7 +57,7 @@ class Target:
         user, password, token = _login(login, files)
         return cls(
             servers,
-            prefix_of(path.strip("/"), "nats://host/my-app", "the prefix, behind the host,"),
+            prefix_of(path, "nats://host/my-app", "the prefix, behind the host,"),
             int(replicas),
             scheme == "tls",
             user,

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal
 from urllib.parse import unquote
 
-from aquilia.sockets.adapters.urls import options_of, prefix_of, server_of
+from aquilia.sockets.adapters.urls import Parts, options_of, parts_of, prefix_of, servers_of
 
 __all__ = ["Mode", "Target"]
 
@@ -68,7 +68,7 @@ class Target:
             raise ValueError(f"it begins with {', '.join(accepted[:-1])} or {accepted[-1]}")
         base, _, kind = scheme.partition("+")
         mode = _MODES[kind]
-        parts = _Parts.of(scheme, rest)
+        parts = _parts(scheme, rest)
         hosts = _hosts(scheme, mode, parts)
         options = options_of(parts.query, _OPTIONS)
         files = {name: Path(options.pop(name)) for name in _FILES if name in options}
@@ -97,39 +97,17 @@ class Target:
 _NO_SOCKET = "a Unix socket is not accepted: name a host and its port, as in redis://127.0.0.1:6379"
 
 
-class _Parts(NamedTuple):
-    """Undecoded."""
-
-    login: str
-    hosts: str
-    path: str
-    query: str
-
-    @classmethod
-    def of(cls, scheme: str, rest: str) -> _Parts:
-        """What stands behind the scheme, in parts."""
-        if f",{scheme}://" in rest:
-            raise ValueError(f"{scheme}:// is written once, before the first of the hosts")
-        rest, _, query = rest.partition("?")
-        authority, _, path = rest.partition("/")
-        login, at, hosts = authority.rpartition("@")
-        if "@" in login or "@" in path:  # never shown: it may be a part of a password
-            raise ValueError(
-                "one login is accepted, before the first host; write / as %2F in it, and @ as %40"
-            )
-        if "@" in query:
-            raise ValueError("write ? as %3F and @ as %40 in a login, and @ as %40 in an option")
-        if at and not login:
-            raise ValueError("there is no login before the @: take it away, or write :password@")
-        if hosts in ("", "unix:") and "/" in path:
-            raise ValueError(_NO_SOCKET)
-        return cls(login, hosts, path.strip("/"), query)
+def _parts(scheme: str, rest: str) -> Parts:
+    if f",{scheme}://" in rest:
+        raise ValueError(f"{scheme}:// is written once, before the first of the hosts")
+    parts = parts_of(rest)
+    if parts.hosts in ("", "unix:") and "/" in parts.path:
+        raise ValueError(_NO_SOCKET)
+    return parts
 
 
-def _hosts(scheme: str, mode: Mode, parts: _Parts) -> tuple[tuple[str, int], ...]:
-    hosts = tuple(server_of(scheme, host, _PORTS[mode]) for host in parts.hosts.split(","))
-    if repeated := [host for host in hosts if hosts.count(host) > 1]:
-        raise ValueError("{}:{} is named twice".format(*repeated[0]))
+def _hosts(scheme: str, mode: Mode, parts: Parts) -> tuple[tuple[str, int], ...]:
+    hosts = servers_of(scheme, parts.hosts, _PORTS[mode])
     if mode == "single" and len(hosts) > 1:
         raise ValueError(
             f"{scheme}:// has one host, and {len(hosts)} are named: a cluster's are written {scheme}+cluster://, and "
