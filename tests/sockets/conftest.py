@@ -13,6 +13,7 @@ from door import Complaints, listening
 from kafka_server import KafkaServer
 from nats_server import NatsServer
 from redis_cluster import RedisCluster
+from redis_sentinels import RedisSentinels
 from redis_servers import RedisServer, debian_redis
 from wire import TRANSPORTS, serving
 
@@ -91,6 +92,19 @@ def redis_70(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """The oldest that is tested: that of Debian 12."""
     with RedisServer(tmp_path_factory.mktemp("redis"), executable=debian_redis()) as server:
         yield server
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """One whose settings a test changes."""
+    with RedisServer(tmp_path / "own") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSentinels]:
+    with RedisSentinels(tmp_path_factory.mktemp("sentinels")) as sentinels:
+        yield sentinels
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,26 +19,14 @@ from redis_starting import SECRET, refusal, told_by, works
 from aquilia.sockets import SocketFault
 from aquilia.sockets.adapters.redis import RedisAdapter
 
-
-@pytest.fixture(scope="module")
-def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSentinels]:
-    with RedisSentinels(tmp_path_factory.mktemp("sentinels")) as sentinels:
-        yield sentinels
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """One whose settings a test changes."""
-    with RedisServer(tmp_path / "own") as server:
-        yield server
-
-
 # Which server it is
 
 
-async def test_a_server_that_is_not_there_is_named(server: RedisServer) -> None:
-    server.stop()
-    assert f"Redis at {server.address} cannot be reached: Connect call failed" in await refusal(server.url())
+async def test_a_server_that_is_not_there_is_named(own_redis: RedisServer) -> None:
+    own_redis.stop()
+    assert f"Redis at {own_redis.address} cannot be reached: Connect call failed" in await refusal(
+        own_redis.url()
+    )
 
 
 async def test_a_node_of_a_cluster_is_no_single_server_and_a_single_server_none(
@@ -51,48 +39,50 @@ async def test_a_node_of_a_cluster_is_no_single_server_and_a_single_server_none(
 
 
 async def test_a_sentinel_is_no_server_and_a_server_no_sentinel(
-    sentinels: RedisSentinels, redis_server: RedisServer
+    redis_sentinels: RedisSentinels, redis_server: RedisServer
 ) -> None:
-    told = await refusal(sentinels.sentinels[0].url())
+    told = await refusal(redis_sentinels.sentinels[0].url())
     assert "is a sentinel: write redis+sentinel://…?service=NAME" in told
     told = await refusal(f"redis+sentinel://{redis_server.address}/?service=main")
     assert "is a Redis server, and no sentinel: redis:// is for servers" in told
 
 
-async def test_a_service_that_no_sentinel_knows_is_named(sentinels: RedisSentinels) -> None:
-    told = await refusal(sentinels.url().replace("service=main", "service=other"))
+async def test_a_service_that_no_sentinel_knows_is_named(redis_sentinels: RedisSentinels) -> None:
+    told = await refusal(redis_sentinels.url().replace("service=main", "service=other"))
     assert "watches no master called 'other': see service=NAME" in told
 
 
-async def test_the_login_of_the_sentinels_is_their_own(sentinels: RedisSentinels, tmp_path: Path) -> None:
-    for sentinel in sentinels.sentinels:
+async def test_the_login_of_the_sentinels_is_their_own(
+    redis_sentinels: RedisSentinels, tmp_path: Path
+) -> None:
+    for sentinel in redis_sentinels.sentinels:
         sentinel.command("ACL", "SETUSER", "default", "off")
         sentinel.command("ACL", "SETUSER", "watcher", "on", f">{SECRET}", "~*", "&*", "+@all")
     try:
-        assert "it wants a login" in await refusal(sentinels.url())
+        assert "it wants a login" in await refusal(redis_sentinels.url())
         file = tmp_path / "password"
         file.write_text("wrong")
-        url = f"{sentinels.url()}&sentinel_user=watcher&sentinel_password_file={file}"
+        url = f"{redis_sentinels.url()}&sentinel_user=watcher&sentinel_password_file={file}"
         assert "the login is refused: the user or the password is wrong" in await refusal(url)
         file.write_text(f"{SECRET}\n")
         await works(url)
     finally:
-        for sentinel in sentinels.sentinels:
+        for sentinel in redis_sentinels.sentinels:
             sentinel.command("ACL", "SETUSER", "default", "on", "nopass", "~*", "&*", "+@all")
 
 
-async def test_a_replica_takes_no_writes(sentinels: RedisSentinels) -> None:
-    told = await refusal(sentinels.replica().url())
+async def test_a_replica_takes_no_writes(redis_sentinels: RedisSentinels) -> None:
+    told = await refusal(redis_sentinels.replica().url())
     assert "is a replica, which takes no writes: name its master, or write redis+sentinel://…" in told
 
 
 async def test_replicas_that_are_not_there_are_missed(
-    sentinels: RedisSentinels, redis_server: RedisServer
+    redis_sentinels: RedisSentinels, redis_server: RedisServer
 ) -> None:
     told = await refusal(f"{redis_server.url()}&replicas=1")
     assert "has 0 replicas, and replicas=1 in the URL wants each publication on so many: add some" in told
-    assert "has 1 replicas, and replicas=2" in await refusal(f"{sentinels.url()}&replicas=2")
-    await works(f"{sentinels.url()}&replicas=1")
+    assert "has 1 replicas, and replicas=2" in await refusal(f"{redis_sentinels.url()}&replicas=2")
+    await works(f"{redis_sentinels.url()}&replicas=1")
 
 
 async def test_a_database_is_used_and_one_that_is_not_there_is_told(redis_server: RedisServer) -> None:
@@ -145,31 +135,31 @@ async def test_who_answers_as_no_redis_of_today_is_told(reply: bytes, words: str
 # What state it is in
 
 
-async def test_a_server_with_too_many_clients_is_told(server: RedisServer) -> None:
-    server.command("CONFIG", "SET", "maxclients", "1")
-    with redis.Redis(port=server.port) as client:
+async def test_a_server_with_too_many_clients_is_told(own_redis: RedisServer) -> None:
+    own_redis.command("CONFIG", "SET", "maxclients", "1")
+    with redis.Redis(port=own_redis.port) as client:
         client.ping()
-        told = await refusal(server.url())
+        told = await refusal(own_redis.url())
     assert "it has as many clients as its setting `maxclients` says" in told
 
 
 async def test_a_server_that_throws_keys_away_is_warned_of(
-    server: RedisServer, caplog: pytest.LogCaptureFixture
+    own_redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "aquilia.sockets.redis")
-    await works(server.url())
+    await works(own_redis.url())
     assert [each for each in caplog.messages if "writes no log of its own (appendonly no)" in each]
     assert told_by(caplog, logging.WARNING) == []
-    server.command("CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
-    await works(server.url())
+    own_redis.command("CONFIG", "SET", "maxmemory", "100mb", "maxmemory-policy", "allkeys-lru")
+    await works(own_redis.url())
     [warning] = told_by(caplog, logging.WARNING)
     assert "throws keys away when its memory is full (maxmemory-policy allkeys-lru)" in warning
     assert "set noeviction" in warning
 
 
-async def test_a_full_server_is_told(server: RedisServer) -> None:
-    server.command("CONFIG", "SET", "maxmemory", "1")
-    adapter = RedisAdapter(server.url())
+async def test_a_full_server_is_told(own_redis: RedisServer) -> None:
+    own_redis.command("CONFIG", "SET", "maxmemory", "1")
+    adapter = RedisAdapter(own_redis.url())
     with pytest.raises(SocketFault, match="its memory is full"):
         await adapter.broker.start(lambda publication: None)
 

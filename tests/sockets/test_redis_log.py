@@ -286,3 +286,29 @@ async def test_plain_rooms_and_reading_go_on_where_a_server_takes_no_writes(
             assert (await room.say("c")).epoch == place.epoch
         finally:
             await room.broker.stop()
+
+
+async def test_a_server_that_cannot_write_its_files_is_named_and_read(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        room = Room(server, "disk")
+        await room.broker.start(room.got.put_nowait)
+        try:
+            place = await room.say("a")
+            (tmp_path / "dump.rdb" / "in the way").mkdir(parents=True)
+            server.command("CONFIG", "SET", "save", "3600 1")
+            server.command("BGSAVE")
+            async with asyncio.timeout(10):
+                while server.info("persistence")["rdb_last_bgsave_status"] != "err":
+                    await asyncio.sleep(0.02)
+            with pytest.raises(SocketFault, match="cannot write to its disk: see its log") as refused:
+                await room.say("b")
+            assert refused.value.code == "WS_PUBLISH_FAILED"
+            lost = asyncio.Event()
+            room.broker.on_lost = lost.set
+            server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await asyncio.wait_for(lost.wait(), 5)
+            assert await room.ids() == ["a"]
+            server.command("CONFIG", "SET", "save", "")
+            assert (await room.say("b")).epoch == place.epoch
+        finally:
+            await room.broker.stop()

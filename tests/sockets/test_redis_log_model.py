@@ -189,19 +189,20 @@ class Machine:
         certain = self.certain(since + SLACK)
         page = await self.broker.read("/a", "r", self.history, limit=limit)
         self.told(page)
-        got = [each.id for each in page.publications]
-        possible = [
-            entry.id
+        got = [each.position.offset for each in page.publications if each.position]
+        assert page.complete
+        assert got == sorted(set(got))
+        possible = {
+            entry.place.offset: entry
             for entry in self.entries
             if (not entry.gone or entry.maybe) and since - entry.until < self.history.ttl + SLACK
-        ]
-        assert page.complete
-        assert not got or possible[-len(got) :] == got
+        }
+        assert set(got) <= set(possible)
+        between = [entry for offset, entry in possible.items() if got and offset > got[0]]
+        assert all(entry.maybe or entry.place.offset in got for entry in between), "one between is missing"
         lasting = [entry for entry in certain if self.now - entry.since < self.history.ttl - SLACK]
         assert len(got) >= min(limit, len(lasting))
         assert len(got) <= self.history.size * 17 // 16 or any(entry.maybe for entry in self.entries)
-        offsets = [each.position.offset for each in page.publications if each.position]
-        assert offsets == sorted(set(offsets))
 
     def told(self, page: Page) -> None:
         self.heads.append((page.head, len(self.entries)))

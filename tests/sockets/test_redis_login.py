@@ -17,30 +17,16 @@ from aquilia.sockets import Publication
 from aquilia.sockets.adapters.redis import RedisAdapter
 from aquilia.sockets.adapters.redis.calls import not_allowed
 
-
-@pytest.fixture(scope="module")
-def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSentinels]:
-    with RedisSentinels(tmp_path_factory.mktemp("sentinels")) as sentinels:
-        yield sentinels
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """One whose settings a test changes."""
-    with RedisServer(tmp_path / "own") as server:
-        yield server
-
-
 # Logins
 
 
-async def test_a_wrong_password_and_one_that_is_missing_are_told(server: RedisServer) -> None:
-    server.command("CONFIG", "SET", "requirepass", "of the server")
-    told = await refusal(server.url(login=f":{SECRET}@"))
+async def test_a_wrong_password_and_one_that_is_missing_are_told(own_redis: RedisServer) -> None:
+    own_redis.command("CONFIG", "SET", "requirepass", "of the server")
+    told = await refusal(own_redis.url(login=f":{SECRET}@"))
     assert "the login is refused: the user or the password is wrong" in told
-    told = await refusal(server.url())
+    told = await refusal(own_redis.url())
     assert "it wants a login: write it before the host, as in redis://user:password@host" in told
-    await works(server.url(login=":of%20the%20server@"))
+    await works(own_redis.url(login=":of%20the%20server@"))
 
 
 async def test_a_user_whom_nobody_knows_is_told(redis_server: RedisServer) -> None:
@@ -56,13 +42,13 @@ def words_of_the_advice() -> list[str]:
 @pytest.fixture(scope="module", params=["newest", "oldest"])
 def login(request: pytest.FixtureRequest) -> Callable[..., str]:
     """Gives a login these rights, and the URL with it."""
-    server: RedisServer = request.getfixturevalue(
+    own_redis: RedisServer = request.getfixturevalue(
         {"newest": "redis_server", "oldest": "redis_70"}[request.param]
     )
 
     def allow(*words: str) -> str:
-        server.command("ACL", "SETUSER", "limited", "reset", "on", f">{SECRET}", *words)
-        return server.url("app", f"limited:{SECRET}@")
+        own_redis.command("ACL", "SETUSER", "limited", "reset", "on", f">{SECRET}", *words)
+        return own_redis.url("app", f"limited:{SECRET}@")
 
     return allow
 
@@ -72,19 +58,19 @@ async def test_what_the_advice_allows_is_enough(login: Callable[..., str]) -> No
 
 
 async def test_what_the_advice_allows_is_enough_in_a_cluster_and_with_replicas(
-    redis_cluster: RedisCluster, sentinels: RedisSentinels
+    redis_cluster: RedisCluster, redis_sentinels: RedisSentinels
 ) -> None:
     rights = ("ACL", "SETUSER", "limited", "reset", "on", f">{SECRET}", *words_of_the_advice())
-    for server in (*redis_cluster.servers, *sentinels.servers):
+    for server in (*redis_cluster.servers, *redis_sentinels.servers):
         server.command(*rights)
     await works(redis_cluster.url("app", f"limited:{SECRET}@"))
-    await works(sentinels.url("app", f"limited:{SECRET}@") + "&replicas=1")
+    await works(redis_sentinels.url("app", f"limited:{SECRET}@") + "&replicas=1")
     for server in redis_cluster.servers:
         server.command("ACL", "SETUSER", "limited", "-cluster|slots")
     told = await refusal(redis_cluster.url("app", f"limited:{SECRET}@"))
     assert "allow this login +cluster|slots" in told
-    sentinels.master().command("ACL", "SETUSER", "limited", "-wait")
-    told = await refusal(sentinels.url("app", f"limited:{SECRET}@") + "&replicas=1")
+    redis_sentinels.master().command("ACL", "SETUSER", "limited", "-wait")
+    told = await refusal(redis_sentinels.url("app", f"limited:{SECRET}@") + "&replicas=1")
     assert "'wait' command" in told
     assert "ACL SETUSER" in told
 
@@ -114,20 +100,20 @@ async def test_a_login_that_lacks_something_is_told_what_to_be_given(
 
 
 async def test_a_password_in_a_file_is_replaced_while_it_runs(
-    server: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    own_redis: RedisServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "password"
-    url = f"{server.url()}&password_file={file}"
+    url = f"{own_redis.url()}&password_file={file}"
     assert f"password_file={file}: the file cannot be read" in await refusal(url)
     file.write_text("first\n")
-    server.command("CONFIG", "SET", "requirepass", "first")
+    own_redis.command("CONFIG", "SET", "requirepass", "first")
     adapter = RedisAdapter(url)
     got: asyncio.Queue[Publication] = asyncio.Queue()
     await adapter.broker.start(got.put_nowait)
     try:
         await adapter.broker.subscribe("/a", "plain")
-        server.command("CONFIG", "SET", "requirepass", "second")
-        server.command("CLIENT", "KILL", "TYPE", "pubsub")
+        own_redis.command("CONFIG", "SET", "requirepass", "second")
+        own_redis.command("CLIENT", "KILL", "TYPE", "pubsub")
         async with asyncio.timeout(5):
             while adapter.broker.trouble != "refused":
                 await asyncio.sleep(0.01)
