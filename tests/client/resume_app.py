@@ -42,8 +42,7 @@ def hall(**options: Any) -> AquilaSockets:
 
 def chosen() -> AquilaSockets:
     """With the adapter that the environment names."""
-    url = os.environ.get("RESUME_ADAPTER", "memory://")
-    return hall(adapter="nats" if url.startswith("nats") else "inmemory", adapter_url=url)
+    return hall(adapter_url=os.environ.get("RESUME_ADAPTER", "memory://"))
 
 
 app = chosen()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nats_server import NatsServer
+from brokers import Broker, broker_of
 from ports import reserved_port
 from relay import Relay, ServerProcess
 from resume_app import hall
@@ -32,10 +32,9 @@ async def relay(base: str) -> AsyncIterator[Relay]:
 
 
 @pytest.fixture
-def nats(tmp_path: Path) -> Iterator[NatsServer]:
-    server = NatsServer(tmp_path)
-    yield server
-    server.kill()
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
+    with broker_of(request.param, tmp_path / "broker") as server:
+        yield server
 
 
 def client(base: str, codec: str = "json", **options: Any) -> Client:
@@ -222,11 +221,11 @@ async def test_after_the_death_of_a_server_that_kept_all_in_memory_it_begins_ane
             server.kill()
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
-async def test_over_nats_it_comes_back_after_the_death_of_its_server(
-    nats: NatsServer, elsewhere: bool
+@pytest.mark.parametrize(("broker", "elsewhere"), [("nats", False), ("redis", True)], indirect=["broker"])
+async def test_over_a_broker_it_comes_back_after_the_death_of_its_server(
+    broker: Broker, elsewhere: bool
 ) -> None:
-    url = nats.url()
+    url = broker.url()
     with reserved_port() as port, reserved_port() as other:
         one, two = ServerProcess(port, url), ServerProcess(other, url)
         try:

@@ -63,7 +63,7 @@ async def admin_of(base: str, secret: str | None = SECRET) -> AsyncIterator[http
 async def halls(url: str, count: int, **settings: Any) -> AsyncIterator[list[tuple[AquilaSockets, str]]]:
     """So many nodes that know each other, with their addresses."""
     async with contextlib.AsyncExitStack() as stack:
-        apps = [hall(adapter="nats", adapter_url=url, **settings) for _ in range(count)]
+        apps = [hall(adapter_url=url, **settings) for _ in range(count)]
         bases = [await stack.enter_async_context(serving(app)) for app in apps]
         await eventually(lambda: all(len(app.cluster.nodes()) == count for app in apps))
         yield list(zip(apps, bases, strict=True))

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule
 from kafka_server import KafkaServer
+from loops import all_on_uvloop
 from nats_server import NatsServer
 from redis_cluster import RedisCluster
 from redis_servers import RedisServer
@@ -56,6 +57,16 @@ class TestRedis(AdapterContract, NamespaceOrderContract):
     @pytest.fixture
     def make_adapter(self, redis_server: RedisServer) -> MakeAdapter:
         url = redis_server.url("contract")
+        return lambda: RedisAdapter(url)
+
+
+@all_on_uvloop(AdapterContract)
+class TestRedisOnUvloop:
+    """As `aq serve` has it."""
+
+    @pytest.fixture
+    def make_adapter(self, redis_server: RedisServer) -> MakeAdapter:
+        url = redis_server.url("contract-on-uvloop")
         return lambda: RedisAdapter(url)
 
 

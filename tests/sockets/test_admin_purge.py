@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from admins import SECRET, admin_of, done, hall, halls
-from nats_server import NatsServer
+from brokers import BROKERS, Broker
 from wire import Client, eventually, serving
 
 ROOM = "log:a"
@@ -18,14 +18,14 @@ def secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AQ_ADMIN_SECRET", SECRET)
 
 
-@pytest.fixture(params=["inmemory", "nats"])
+@pytest.fixture(params=["inmemory", *BROKERS])
 async def bases(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, str]]:
     """The addresses of two nodes; in memory it is the same one."""
     if request.param == "inmemory":
         async with serving(hall()) as base:
             yield base, base
         return
-    server: NatsServer = request.getfixturevalue("nats_server")
+    server: Broker = request.getfixturevalue(f"{request.param}_server")
     async with halls(server.url(), 2) as ((_, one), (_, other)):
         yield one, other
 
@@ -128,9 +128,9 @@ async def test_who_entered_it_again_behind_the_purge_comes_back_into_it(bases: t
             assert (await ann.expect("notice"))["payload"] == {"text": "three"}
 
 
-async def test_a_node_that_did_not_hear_of_it_says_that_something_is_missing(nats_server: NatsServer) -> None:
-    url = nats_server.url()
-    async with serving(hall(adapter="nats", adapter_url=url)) as one, admin_of(one) as admin:
+async def test_a_node_that_did_not_hear_of_it_says_that_something_is_missing(broker: Broker) -> None:
+    url = broker.url()
+    async with serving(hall(adapter_url=url)) as one, admin_of(one) as admin:
         await say(admin, "older", room="log:older")
         async with Client.connect(f"{one}/hall/a", "v1.json") as ann:
             await ann.request("enter", ROOM)
@@ -140,7 +140,7 @@ async def test_a_node_that_did_not_hear_of_it_says_that_something_is_missing(nat
             ann.socket.transport.abort()
         await say(admin, "two")
         await purge(admin)
-        later = hall(adapter="nats", adapter_url=url)
+        later = hall(adapter_url=url)
         async with serving(later) as other:
             await eventually(lambda: len(later.cluster.nodes()) == 2)
             async with Client.connect(f"{other}/hall/a", "v1.json", hello=False) as ann:

@@ -118,6 +118,7 @@ async def test_a_namespace_and_an_identity_are_served_among_those_of_the_node(tw
         await ann.send("whisper", "psst")
         for client in (ann, other):
             assert (await client.expect("whispered"))["payload"] == "psst"
+        two.server.start()
 
 
 async def test_a_room_with_history_has_no_gap_and_takes_nothing_that_it_cannot_keep(two: Two) -> None:

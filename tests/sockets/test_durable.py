@@ -1,18 +1,19 @@
-"""Durable events, and rooms with history, for clients that come back to another node: on a real NATS."""
+"""Durable events, and rooms with history, for clients that come back to another node: on real brokers."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from brokers import Broker
 from hypothesis import given
 from hypothesis import strategies as st
-from nats_server import NatsServer
 from wire import Client, serving
 
 from aquilia.aquilary import Registry
+from aquilia.clock import Clock
 from aquilia.manifest import AppManifest
 from aquilia.sockets import (
     AquilaSockets,
@@ -24,7 +25,7 @@ from aquilia.sockets import (
     SocketController,
     Subscribe,
 )
-from aquilia.sockets.adapters.nats import NatsAdapter
+from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.history import Position
 from aquilia.sockets.resume.durable_events import DurableEvent, unseen
 
@@ -51,23 +52,17 @@ class Bank(SocketController):
         await self.publish_room("hall", "said", payload)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    server = NatsServer(tmp_path_factory.mktemp("nats"))
-    yield server
-    server.kill()
-
-
 @pytest.fixture
-async def nodes(server: NatsServer) -> AsyncIterator[list[str]]:
+async def nodes(broker: Broker) -> AsyncIterator[list[str]]:
     """Three nodes of one application."""
-    url = server.url()
+    url = broker.url()
     async with contextlib.AsyncExitStack() as stack:
         yield [await stack.enter_async_context(serving(node(url))) for _ in range(3)]
 
 
 def node(url: str) -> AquilaSockets:
-    return AquilaSockets(Registry.build([AppManifest("bank", controllers=[Bank])]), adapter=NatsAdapter(url))
+    registry = Registry.build([AppManifest("bank", controllers=[Bank])])
+    return AquilaSockets(registry, adapter=adapter_for(None, url, Clock()))
 
 
 @contextlib.asynccontextmanager

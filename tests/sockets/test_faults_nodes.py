@@ -80,7 +80,11 @@ async def acquainted(*clients: Client) -> None:
             here |= (await client.expect("presence"))["payload"]["joins"]
 
 
-@pytest.mark.parametrize("how", ["frozen", "busy"])
+@pytest.mark.parametrize(
+    ("broker_kind", "how"),
+    [("nats", "frozen"), ("nats", "busy"), ("redis", "frozen")],
+    indirect=["broker_kind"],
+)
 async def test_a_node_that_stands_still_for_three_seconds_loses_no_member_and_no_message(
     own_broker: Broker, tmp_path: Path, how: str
 ) -> None:

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from nats_server import NatsServer
+from brokers import BROKERS, Broker
 
+from aquilia.clock import Clock
 from aquilia.sockets import Adapter, InMemoryAdapter, Publication
-from aquilia.sockets.adapters.nats import NatsAdapter
+from aquilia.sockets.adapters import adapter_for
 from aquilia.sockets.history import History, Position
 
 
@@ -17,12 +18,12 @@ def publication(n: int, room: str | None = "r", namespace: str = "/a") -> Public
     return Publication(id=f"p{n}", namespace=namespace, event="e", payload=n, ts=n, room=room)
 
 
-@pytest.fixture(params=["inmemory", "nats"])
+@pytest.fixture(params=["inmemory", *BROKERS])
 def adapter(request: pytest.FixtureRequest) -> Adapter:
     if request.param == "inmemory":
         return InMemoryAdapter()
-    server: NatsServer = request.getfixturevalue("nats_server")
-    return NatsAdapter(server.url())
+    server: Broker = request.getfixturevalue(f"{request.param}_server")
+    return adapter_for(None, server.url(), Clock())
 
 
 @pytest.fixture
@@ -114,10 +115,10 @@ async def test_a_room_that_remembers_nothing_is_forgotten_all_the_same(
 
 
 async def test_a_node_without_members_there_proves_nothing_of_what_was_forgotten(
-    nats_server: NatsServer,
+    broker: Broker,
 ) -> None:
-    url = nats_server.url()
-    one, other = NatsAdapter(url), NatsAdapter(url)
+    url = broker.url()
+    one, other = (adapter_for(None, url, Clock()) for _ in range(2))
     for each in (one, other):
         await each.broker.start(lambda publication: None)
     try:

@@ -1,4 +1,4 @@
-"""Rates of identities over nodes: two processes at one NATS server, and what they do without it."""
+"""Rates of identities over nodes: two processes at one broker, and what they do without it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
-from nats_server import NatsServer
+from brokers import Broker
 from nodes import node
 from ports import reserved_port
+from redis_servers import RedisServer
 from websockets import ConnectionClosed
 from wire import Client
 
@@ -37,13 +37,6 @@ app = Application(Registry.build([AppManifest(
     "desk", controllers=[Desk], auth=JWTAuthManager({KEY!r}), websockets={{"identity_rate_limit": {RATE}}},
 )]))
 """
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[NatsServer]:
-    server = NatsServer(tmp_path)
-    yield server
-    server.kill()
 
 
 @contextlib.asynccontextmanager
@@ -85,9 +78,9 @@ async def modest(places: list[str], rate: float, until: float) -> list[str]:
 
 
 async def test_who_floods_both_nodes_is_held_to_one_limit_and_nobody_else_is_touched(
-    server: NatsServer, tmp_path: Path
+    redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    url = server.url()
+    url = redis_server.url()
     async with serving(tmp_path, url) as a, serving(tmp_path, url) as b:
         seconds, began = 4.0, time.monotonic()
         until = began + seconds
@@ -104,11 +97,11 @@ async def test_who_floods_both_nodes_is_held_to_one_limit_and_nobody_else_is_tou
 
 
 async def test_without_the_store_each_node_holds_the_limit_by_itself(
-    server: NatsServer, tmp_path: Path
+    own_broker: Broker, tmp_path: Path
 ) -> None:
-    async with serving(tmp_path, server.url()) as a, visiting(a, "ann") as ann:
+    async with serving(tmp_path, own_broker.url()) as a, visiting(a, "ann") as ann:
         assert (await ann.request("hit"))["status"] == "ok"
-        server.kill()
+        own_broker.kill()
         seconds, began = 4.0, time.monotonic()
         told = await flood(a, began + seconds)
         lasted = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""Presence over nodes, at one NATS server: who is where, what a death, a stop and a lost broker make of it."""
+"""Presence over nodes, over real brokers: who is where, what a death, a stop and a lost broker make of it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from brokers import Broker, broker_of
 from nats_server import NatsServer
 from nodes import node
 from ports import reserved_port
+from redis_servers import RedisServer
 from wire import Client as WireClient
 from wire import eventually, serving
 
@@ -141,7 +143,7 @@ async def eventually_here(found: Member, *names: str) -> None:
 
 def team(url: str, **options: Any) -> AquilaSockets:
     controller = Socket("/team", presence=True, **options)(type("AnyTeam", (Team,), {}))
-    return AquilaSockets.from_controllers([controller], adapter="nats", adapter_url=url)
+    return AquilaSockets.from_controllers([controller], adapter_url=url)
 
 
 @contextlib.asynccontextmanager
@@ -192,9 +194,9 @@ async def test_members_on_all_nodes_see_each_other_come_and_go(nats_server: Nats
         await eventually_told(outside, {"ann": 2})
 
 
-async def test_the_first_frame_has_those_of_all_nodes(nats_server: NatsServer) -> None:
+async def test_the_first_frame_has_those_of_all_nodes(broker: Broker) -> None:
     async with (
-        town(nats_server.url(), 3) as (one, other, third),
+        town(broker.url(), 3) as (one, other, third),
         member(one, "ann") as ann,
         member(other, "bob") as bob,
     ):
@@ -206,9 +208,9 @@ async def test_the_first_frame_has_those_of_all_nodes(nats_server: NatsServer) -
 
 
 async def test_who_comes_back_to_a_node_that_did_not_know_the_room_sees_all_at_once(
-    nats_server: NatsServer,
+    broker: Broker,
 ) -> None:
-    async with town(nats_server.url(), 2) as (one, other), member(one, "ann") as ann:
+    async with town(broker.url(), 2) as (one, other), member(one, "ann") as ann:
         async with arriving(one) as client:
             await client.request("enter")
             id = client.welcome["connection"]
@@ -219,8 +221,8 @@ async def test_who_comes_back_to_a_node_that_did_not_know_the_room_sees_all_at_o
                 assert (await back.expect("presence"))["payload"]["joins"] == {"ann": {}, id: {}}
 
 
-async def test_who_was_on_a_node_that_is_killed_has_left(nats_server: NatsServer, tmp_path: Path) -> None:
-    url = nats_server.url()
+async def test_who_was_on_a_node_that_is_killed_has_left(redis_server: RedisServer, tmp_path: Path) -> None:
+    url = redis_server.url()
     with reserved_port() as port:
         async with town(url, 1) as (base,), node(tmp_path, APP, url, port) as killed:
             async with member(base, "ann") as ann, Client(f"ws://{killed}/team") as client:
@@ -290,8 +292,8 @@ async def arriving(base: str, token: str | None = None) -> AsyncIterator[WireCli
         yield client
 
 
-async def test_a_rolling_restart_is_no_flood_of_leaves_and_joins(nats_server: NatsServer) -> None:
-    url = nats_server.url()
+async def test_a_rolling_restart_is_no_flood_of_leaves_and_joins(redis_server: RedisServer) -> None:
+    url = redis_server.url()
     async with town(url, 1) as (base,), member(base, "ann") as ann, contextlib.AsyncExitStack() as stack:
         stopping = team(url)
         async with serving(stopping) as other:
@@ -347,9 +349,9 @@ async def test_who_enters_elsewhere_while_a_node_leaves_does_not_see_its_clients
 
 
 async def test_who_comes_back_elsewhere_before_its_node_knew_has_its_metadata(
-    nats_server: NatsServer,
+    broker: Broker,
 ) -> None:
-    async with town(nats_server.url(), 2) as (one, other), arriving(one) as client:
+    async with town(broker.url(), 2) as (one, other), arriving(one) as client:
         await client.request("enter")
         await client.request("set", {"at": 1})
         async with arriving(other, client.welcome["resume"]), Client(f"{other}/team") as outside:
@@ -361,8 +363,7 @@ async def test_who_comes_back_elsewhere_before_its_node_knew_has_its_metadata(
 async def test_what_is_missed_while_the_broker_is_away_is_known_once_it_is_back(
     tmp_path: Path,
 ) -> None:
-    server = NatsServer(tmp_path)
-    try:
+    with broker_of("redis", tmp_path) as server:
         async with (
             town(server.url(), 2, resume=False) as (one, other),
             member(one, "ann") as ann,
@@ -382,8 +383,6 @@ async def test_what_is_missed_while_the_broker_is_away_is_known_once_it_is_back(
                     await asyncio.sleep(0.02)
             assert ann.left == ["cem"]
             assert bob.left == ["cem"]
-    finally:
-        server.kill()
 
 
 @contextlib.asynccontextmanager

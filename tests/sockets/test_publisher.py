@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from admins import Notice, hall, halls
+from brokers import Broker
 from nats_server import NatsServer
 from wire import Client, serving
 
@@ -30,9 +31,9 @@ async def town(url: str) -> AsyncIterator[tuple[Client, Client]]:
 
 
 async def test_what_a_program_publishes_arrives_on_all_nodes_and_it_has_the_report(
-    nats_server: NatsServer,
+    broker: Broker,
 ) -> None:
-    url = nats_server.url()
+    url = broker.url()
     async with town(url) as (ann, bob), Publisher(url) as publisher:
         report = await publisher.publish_room("/hall/a", "stage", "notice", Notice("hi"))
         assert (report.connections, len(report.nodes), report.silent) == (2, 2, [])
@@ -49,8 +50,8 @@ async def test_what_a_program_publishes_arrives_on_all_nodes_and_it_has_the_repo
         assert (await ann.request("remembered", "log:x"))["data"] == [{"text": "kept"}]
 
 
-async def test_a_program_without_a_loop_does_the_same(nats_server: NatsServer) -> None:
-    url = nats_server.url()
+async def test_a_program_without_a_loop_does_the_same(broker: Broker) -> None:
+    url = broker.url()
 
     def job() -> list[int]:
         with SyncPublisher(url) as publisher:

@@ -1,4 +1,4 @@
-"""Rooms over nodes: who is in one, one question to all of them, and the end of a connection, at one NATS server."""
+"""Rooms over nodes: who is in one, one question to all of them, and the end of a connection, over real brokers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brokers import Broker
 from nats_server import NatsServer
 from nodes import node
 from ports import reserved_port
+from redis_servers import RedisServer
 from wire import Client, eventually, serving
 
 from aquilia.sockets import AquilaSockets, Connection, Event, Socket, SocketController
@@ -69,7 +71,7 @@ class Jury(SocketController):
 
 
 def jury(url: str) -> AquilaSockets:
-    return AquilaSockets.from_controllers([Jury], adapter="nats", adapter_url=url)
+    return AquilaSockets.from_controllers([Jury], adapter_url=url)
 
 
 async def acquainted(*apps: AquilaSockets) -> None:
@@ -86,9 +88,9 @@ async def town(url: str, count: int) -> AsyncIterator[list[tuple[AquilaSockets, 
         yield [(app, f"{base}/jury") for app, base in zip(apps, bases, strict=True)]
 
 
-async def test_members_on_all_nodes_answer_one_question(nats_server: NatsServer) -> None:
+async def test_members_on_all_nodes_answer_one_question(broker: Broker) -> None:
     async with (
-        town(nats_server.url(), 2) as ((_, one), (_, other)),
+        town(broker.url(), 2) as ((_, one), (_, other)),
         Client.connect(one) as judge,
         Client.connect(one) as ann,
         Client.connect(other, "v1.msgpack") as bob,
@@ -116,9 +118,9 @@ async def test_members_on_all_nodes_answer_one_question(nats_server: NatsServer)
         }
 
 
-async def test_an_answer_that_cannot_be_told_costs_nobody_else_s(nats_server: NatsServer) -> None:
+async def test_an_answer_that_cannot_be_told_costs_nobody_else_s(broker: Broker) -> None:
     async with (
-        town(nats_server.url(), 2) as ((_, one), (_, other)),
+        town(broker.url(), 2) as ((_, one), (_, other)),
         Client.connect(one) as judge,
         Client.connect(other, "v1.cbor") as ann,
         Client.connect(other) as bob,
@@ -159,10 +161,10 @@ async def neighbours(folder: Path, url: str) -> AsyncIterator[tuple[str, str, li
 
 
 async def test_a_node_that_dies_in_the_midst_is_silent_and_its_members_are_gone(
-    nats_server: NatsServer, tmp_path: Path
+    redis_server: RedisServer, tmp_path: Path
 ) -> None:
     async with (
-        neighbours(tmp_path, nats_server.url()) as (near, far, happened),
+        neighbours(tmp_path, redis_server.url()) as (near, far, happened),
         Client.connect(near) as judge,
         Client.connect(near) as ann,
         Client.connect(far) as bob,
@@ -237,24 +239,20 @@ async def test_where_a_node_lives_and_does_not_answer_nobody_pretends_to_know(
         end.set()
 
 
-async def test_without_its_broker_a_node_asks_nobody_and_says_so(tmp_path: Path) -> None:
-    server = NatsServer(tmp_path)
-    try:
-        async with (
-            town(server.url(), 2) as ((_, one), _),
-            Client.connect(one) as ann,
-            Client.connect(one) as bob,
-            Client.connect(one) as cem,
-        ):
-            await ann.request("enter")
-            server.kill()
-            refused = await asyncio.gather(
-                ann.request("members"), bob.request("ask", 5.0), cem.request("kick", "nobody")
-            )
-            assert {each["error"]["code"] for each in refused} == {"WS_ADAPTER_UNAVAILABLE"}
-            server.start()
-    finally:
-        server.kill()
+async def test_without_its_broker_a_node_asks_nobody_and_says_so(own_broker: Broker) -> None:
+    async with (
+        town(own_broker.url(), 2) as ((_, one), _),
+        Client.connect(one) as ann,
+        Client.connect(one) as bob,
+        Client.connect(one) as cem,
+    ):
+        await ann.request("enter")
+        own_broker.kill()
+        refused = await asyncio.gather(
+            ann.request("members"), bob.request("ask", 5.0), cem.request("kick", "nobody")
+        )
+        assert {each["error"]["code"] for each in refused} == {"WS_ADAPTER_UNAVAILABLE"}
+        own_broker.start()
 
 
 @pytest.mark.parametrize("event", ["members", "ask"])

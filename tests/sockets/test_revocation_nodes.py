@@ -1,4 +1,4 @@
-"""Revocation over nodes: two processes at one NATS server."""
+"""Revocation over nodes: two processes at one broker."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from httpx import AsyncClient
 from nats_server import NatsServer
 from nodes import node
 from ports import reserved_port
+from redis_servers import RedisServer, fresh_prefix
+from roads import Road
 from websockets import ConnectionClosed
 from wire import Client
 
@@ -145,64 +147,26 @@ def by_session(at: str, http: AsyncClient) -> contextlib.AbstractAsyncContextMan
     return Client.connect(f"ws://{at}/desk", additional_headers={"cookie": cookie})
 
 
-class Wire:
-    """The way of one node to its NATS server, which can be cut."""
-
-    def __init__(self, port: int) -> None:
-        self._to = port
-        self._writers: list[asyncio.StreamWriter] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server
-        self.port = 0
-
-    async def open(self) -> None:
-        self._server = await asyncio.start_server(self._join, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def cut(self) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
-        self._writers += [writer, far_writer]
-        for source, sink in ((reader, far_writer), (far_reader, writer)):
-            task = asyncio.create_task(self._carry(source, sink))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(1 << 16):
-                writer.write(data)
-        writer.close()
-
-
 async def test_a_node_that_was_cut_off_ends_what_was_revoked_meanwhile_when_it_is_back(
-    server: NatsServer, tmp_path: Path
+    redis_server: RedisServer, tmp_path: Path
 ) -> None:
-    wire = Wire(server.port)
-    await wire.open()
-    near = server.url()
-    far = near.replace(str(server.port), str(wire.port))
+    prefix = fresh_prefix()
+    near = redis_server.url(prefix)
     with reserved_port() as first, reserved_port() as second:
         async with (
+            Road.to(redis_server.port) as road,
             node(tmp_path, APP, near, first) as a,
-            node(tmp_path, APP, far, second) as b,
+            node(tmp_path, APP, redis_server.url(prefix, port=road.port), second) as b,
             AsyncClient() as http,
             visiting(b, token("ann", "x")) as ann,
             visiting(b, token("ben", "y")) as ben,
         ):
-            await wire.cut()
+            await road.close()
             assert (await http.post(f"http://{a}/revoke/token_id/x")).is_success
             assert (await http.post(f"http://{b}/revoke/token_id/y", timeout=30)).status_code == 503
             assert (await ann.request("whoami"))["data"] == "ann"
 
-            await wire.open()
+            await road.mend()
 
             assert await ann.closed() == REVOKED
             assert (await ben.request("whoami"))["data"] == "ben"
-    await wire.cut()

@@ -12,7 +12,7 @@ SOAK = Path(__file__).parent.parent / "soak" / "soak.py"
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("broker", ["nats", "local"])
+@pytest.mark.parametrize("broker", ["nats", "local", "redis"])
 async def test_nothing_is_lost_or_doubled_when_servers_and_broker_are_killed(broker: str) -> None:
     await succeeds(str(SOAK), "--short", "--broker", broker, seconds=PATIENCE)
 

@@ -54,6 +54,12 @@ local function open_epoch(said)
   end
   if not birth then begin_epoch() end
 end
+-- The head of a log of which nothing is known: the end of a log is remembered for longer than a minute, so in a young
+-- epoch it has had nothing yet.
+local function unknown_head()
+  if now - birth < 60000000 then return birth end
+  return math.max(now, birth + 1)
+end
 """
 
 # Where a log ends and begins, what it holds, and when its keys were last given time: five numbers.
@@ -126,7 +132,7 @@ while count > 0 and (first <= oldest or count >= most or bytes + #data > max_byt
   chunk = math.min(chunk * 2, 64)
 end
 if not kept then call('HSET', KEYS[4], id, at) end
-local previous = text(head == 0 and offset - 1 or head)
+local previous = text(head > 0 and head or math.min(unknown_head(), offset - 1))
 local told = redis.pcall('SPUBLISH', ARGV[8], epoch .. ' ' .. at .. ' ' .. previous .. '\\n' .. data)
 if type(told) == 'table' and told.err then return refused(told) end
 local function add(...) return redis.pcall('XADD', KEYS[3], ...) end
@@ -185,7 +191,7 @@ open_epoch(said[1])
 local head = state_of(said[2])
 if seen > epoch or (seen == epoch and is_lost(head, behind, ARGV[2])) then begin_epoch() end
 if head == 0 then
-  head = math.max(now, birth + 1)
+  head = unknown_head()
   call('SET', KEYS[2], state(head, 0, 0, 0, 0), 'PX', ARGV[2])
 end
 call('PEXPIRE', KEYS[2], ARGV[2], 'GT')
