@@ -99,10 +99,10 @@ class RedisConnection:
         self.trouble = None
         try:
             await self._align()
-            if not self._settled():
-                raise DialError(f"the connection to {self.where} was lost again")
             for address, link in self._links.items():
                 await look_at(self.target, address, link)
+            if not self._settled():
+                raise DialError(f"the connection to {self.where} was lost again")
         except BaseException as error:
             await self.stop()
             if isinstance(error, DialError | ConnectionError | Refusal):
