@@ -54,11 +54,9 @@ local function open_epoch(said)
   end
   if not birth then begin_epoch() end
 end
--- The head of a log of which nothing is known: the end of a log is remembered for longer than a minute, so in a young
--- epoch it has had nothing yet.
+-- The head of a log of which nothing is known. In an epoch that begins now it has had nothing; later it may have.
 local function unknown_head()
-  if now - birth < 60000000 then return birth end
-  return math.max(now, birth + 1)
+  return birth == now and birth or math.max(now, birth + 1)
 end
 """
 
