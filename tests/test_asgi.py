@@ -194,12 +194,12 @@ def test_everything_that_is_wrong_is_reported_at_once() -> None:
     with pytest.raises(BootError) as refused:
         application(
             controllers=[First, Second, Sync],
-            websockets={"adapter": "redis", "heartbeet": 1},
+            websockets={"adapter": "reddis", "heartbeet": 1},
             middleware=["json:loads"],
         )
     told = str(refused.value)
     for part in (
-        "'redis'",
+        "'reddis'",
         "'/a'",
         "(self, conn, payload)",
         "Stranger",

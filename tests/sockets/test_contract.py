@@ -266,5 +266,5 @@ def test_settings_of_the_process_that_differ_are_refused() -> None:
 
 def test_what_is_wrong_is_raised_as_one_error() -> None:
     with pytest.raises(BootError) as refused:
-        AquilaSockets.from_controllers([One, Another], adapter="redis", store_url="redis://h")
+        AquilaSockets.from_controllers([One, Another], adapter="reddis", store_url="reddis://h")
     assert len(refused.value.problems) == 3

@@ -159,7 +159,7 @@ FORMS = (
     "redis+cluster://ada:{}@a,a",
     "redis+cluster://ada:{}@a,b/1",
     "redis+sentinel://ada:{}@a,b?service=m",
-    "redis+sentinel://ada:{}@a,b?service=m&sentinel_user={}",
+    "redis+sentinel://ada:{}@a,b?service=m&sentinel_user=eve",
     "redis://a?password={}",
     "unix://:{}@host",
     "{}",
