@@ -1,15 +1,15 @@
 """Measure several nodes: `python benchmarks/cluster.py [--quick] [--only PART] [--out FILE]`.
 
 Clients publish on one node, and a message is followed until its last member, on any node, has it: `rooms.c` is the
-load. The nodes, nats-server and the load share two processors, whoever of them needs one. Parts:
+load. The nodes, their broker and the load share two processors, whoever of them needs one. Parts:
 
-- rate: two nodes, 100 rooms that have as many members on either: messages a second with 400 in flight, and how long
-  one takes at half of that rate;
+- rate: two nodes, by broker, with history and without, 100 rooms that have as many members on either: messages a
+  second with 400 in flight, and how long one takes at half of that rate;
 - workers: one room of 10,000 over the four processes of `aq serve --workers 4`, one message at a time;
 - growth: what a message costs the processor, as nodes and rooms become more: each room has a member on every node, or
   on one other alone;
-- added: the same for one node, in memory and on NATS, signed and not, without history and with it; and how long a
-  single message takes.
+- added: the same for one node, in memory and on each broker, without history and with it; and how long a single
+  message takes.
 
 What a message costs is what the processes have used, as the system counts it, at a steady rate. It hardly depends on
 what else the machine does; all else does.
@@ -29,9 +29,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+from brokers import BROKERS, command_of
 from peers import BUILD, HERE
 from run import Failed, build, message, problem_of, raise_file_limit
 from wire import free_port
@@ -68,21 +70,25 @@ class Nodes:
 
     ports: Sequence[int]
     pids: Sequence[int]
-    nats: int | None
+    bus: int | None
+    """The process of the broker."""
 
 
 @contextmanager
-def nodes(count: int, *, bus: bool = True, variant: str = "usual", **environment: str) -> Iterator[Nodes]:
-    """So many nodes, on one NATS or each in its memory."""
+def nodes(
+    count: int, bus: str | None = "nats", *, variant: str = "usual", **environment: str
+) -> Iterator[Nodes]:
+    """So many nodes, on one broker or each in its memory."""
     with ExitStack() as stack:
         broker = None
-        if bus:
-            port = free_port()
-            binary = str(Path(sysconfig.get_path("scripts")) / "nats-server")
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            command = [binary, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", folder]
+        if bus is not None:
+            port, command, url = stack.enter_context(command_of(bus))
             broker = stack.enter_context(running(port, command)).pid
-            environment["AQ_WS_ADAPTER_URL"] = f"nats://127.0.0.1:{port}/benchmark"
+            environment["AQ_WS_ADAPTER_URL"] = url
+            if (store := BROKERS[bus].store) is not None:
+                port, command, url = stack.enter_context(command_of(store))
+                stack.enter_context(running(port, command))
+                environment["AQ_WS_STORE_URL"] = url
         ports = [free_port() for _ in range(count)]
         app = [sys.executable, str(HERE / "servers" / "aquilia_app.py")]
         started = [
@@ -100,6 +106,7 @@ def running(
     process = subprocess.Popen(
         ["taskset", "-c", CORES, *command],
         env={**os.environ, **(environment or {})},
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd=cwd,
     )
@@ -136,7 +143,7 @@ def load(
     words += ["--join", JOIN, "--message", SAY]
     for port in members_on or on.ports:
         words += ["--at", port]
-    for pid in (*on.pids, *([on.nats] if on.nats is not None else [])):
+    for pid in (*on.pids, *([on.bus] if on.bus is not None else [])):
         words += ["--pid", pid]
     seen = generated("rooms", [str(word) for word in words])
     if seen["unexpected"] or seen["closed"]:
@@ -155,10 +162,10 @@ def generated(program: str, words: Sequence[str]) -> Figures:
 
 
 def cost(on: Nodes, seen: Figures) -> Figures:
-    """What a publication cost the processor: in all nodes, and in nats-server. µs."""
+    """What a publication cost the processor: in all nodes, and in the broker. µs."""
     each = [1e6 * seconds / max(1, seen["count"]) for seconds in seen["cpu"]]
     count = len(on.pids)
-    return {"nodes": round(sum(each[:count]), 1), "nats": round(sum(each[count:]), 1)}
+    return {"nodes": round(sum(each[:count]), 1), "bus": round(sum(each[count:]), 1)}
 
 
 def latency(seen: Figures) -> Figures:
@@ -171,22 +178,27 @@ def latency(seen: Figures) -> Figures:
 
 
 def rate(size: Size) -> list[Figures]:
-    """Two nodes, by members of a room."""
+    """Two nodes, by broker, kind of room and members of a room."""
     found = []
-    for each in [100, 500] * size.rounds:
-        with nodes(2) as on:
+    shapes = [
+        (bus, variant, each) for bus in BROKERS for variant in ("usual", "history") for each in (100, 500)
+    ]
+    for bus, variant, each in shapes * size.rounds:
+        with nodes(2, bus, variant=variant) as on:
             full = load(on, size.seconds, rooms=100, each=each, depth=4)
-        with nodes(2) as on:
+        with nodes(2, bus, variant=variant) as on:
             steady = full["rate"] / 2
             half = load(on, size.seconds, rooms=100, each=each, rate=steady)
         found.append(
             {
+                "bus": bus,
+                "room": "history" if variant == "history" else "plain",
                 "members": full["members"],
                 "publications": round(full["rate"]),
                 "deliveries": round(full["rate"] * full["members"]),
                 "steady": round(steady),
                 **latency(half),
-                **cost(on, full),
+                "cpu": cost(on, full),
                 "busy": full["busy"],
             }
         )
@@ -228,7 +240,7 @@ def workers(size: Size) -> list[Figures]:
 
 
 def growth(size: Size) -> list[Figures]:
-    """By nodes and rooms: members on all of the nodes, or on the second alone."""
+    """By nodes and rooms: members on all of the nodes, or on the second alone. On NATS."""
     found = []
     shapes = [(count, rooms, count) for count in (1, 2, 4) for rooms in (1, 100, size.most_rooms)]
     for count, rooms, homes in [*shapes, (2, 100, 1), (4, 100, 1)]:
@@ -248,27 +260,21 @@ def growth(size: Size) -> list[Figures]:
 
 
 def added(size: Size) -> list[Figures]:
-    """One node, in memory and on NATS."""
+    """One node, in memory and on each broker."""
     found = []
-    ways: list[tuple[str, str, bool, Mapping[str, str]]] = [
-        ("plain", "memory", False, {}),
-        ("plain", "NATS", True, {}),
-        ("plain", "NATS, signed", True, SECRET),
-        ("history", "memory", False, {}),
-        ("history", "NATS", True, {}),
-        ("history", "NATS, signed", True, SECRET),
-    ]
-    for kind, way, bus, environment in ways:
-        variant = "history" if kind == "history" else "usual"
-        with nodes(1, bus=bus, variant=variant, **environment) as on:
+    ways: list[tuple[str | None, Mapping[str, str]]] = [(None, {}), *((bus, {}) for bus in BROKERS)]
+    ways.insert(2, ("nats", SECRET))
+    for variant, (bus, environment) in product(("usual", "history"), ways):
+        with nodes(1, bus, variant=variant, **environment) as on:
             alone = load(on, size.seconds / 2, publishers=1)
-        with nodes(1, bus=bus, variant=variant, **environment) as on:
+        with nodes(1, bus, variant=variant, **environment) as on:
             steady = load(on, size.seconds, rooms=100, each=100, rate=2 * size.steady)
             full = load(on, size.seconds, rooms=100, each=100, depth=4)
+        way = "memory" if bus is None else BROKERS[bus].shown
         found.append(
             {
-                "room": kind,
-                "way": way,
+                "room": "history" if variant == "history" else "plain",
+                "way": f"{way}, signed" if environment else way,
                 **latency(alone),
                 "steady": cost(on, steady),
                 "full": cost(on, full),

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from brokers import BROKERS
+
 __all__ = ["OCCASIONS", "observe", "sections"]
 
 HERE = Path(__file__).resolve().parent
@@ -103,9 +105,9 @@ def _spool(seen: Result) -> Iterator[str]:
 
 def _cluster(seen: Result) -> Iterator[str]:
     yield (
-        "Nodes, nats-server and the load share two processors. A message is published on one node, to a room with "
+        "Nodes, broker and load share two processors. A message is published on one node, to a room with "
         "members on every node, and is there when the last of them has it. What a message costs is the processor's "
-        "time of all nodes, and of nats-server: unlike the times, it depends little on what else is done there."
+        "time of all nodes, and of the broker: unlike the times, it depends little on what else is done there."
     )
     for part, (title, lines) in _CLUSTER.items():
         if part in seen:
@@ -121,15 +123,20 @@ def _cluster_rate(seen: Result) -> Iterator[str]:
         "rate, from when a message was due."
     )
     yield ""
-    yield "| members | messages/s | deliveries/s | p50, ms | p99, ms | nodes, µs | nats-server, µs | load busy |"
-    yield "|---|---:|---:|---:|---:|---:|---:|---:|"
-    for members in sorted({run["members"] for run in seen["rate"]}):
-        runs = [run for run in seen["rate"] if run["members"] == members]
+    head = (
+        "| broker | room | members | messages/s | deliveries/s | p50, ms | p99, ms | nodes, µs | broker, µs |"
+    )
+    yield f"{head} load busy |"
+    yield "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|"
+    shapes = dict.fromkeys((run["bus"], run["room"], run["members"]) for run in seen["rate"])
+    for shape in shapes:
+        runs = [run for run in seen["rate"] if (run["bus"], run["room"], run["members"]) == shape]
         whole = [_whole([run[key] for run in runs]) for key in ("publications", "deliveries")]
         times = [_spread([run[key] for run in runs]) for key in ("p50", "p99")]
-        costs = [f"{median(run[key] for run in runs):.0f}" for key in ("nodes", "nats")]
+        costs = [f"{median(run['cpu'][key] for run in runs):.0f}" for key in ("nodes", "bus")]
         busy = f"{median(run['busy'] for run in runs):.0%}"
-        yield f"| {members} | {' | '.join([*whole, *times, *costs, busy])} |"
+        bus, room, members = shape
+        yield f"| {BROKERS[bus].shown} | {room} | {members} | {' | '.join([*whole, *times, *costs, busy])} |"
     yield from _late(seen["rate"])
 
 
@@ -162,8 +169,8 @@ def _cluster_added(seen: Result) -> Iterator[str]:
     )
     yield ""
     yield (
-        "| room | way | single: p50, ms | p99, ms | steady: µs of the node | of nats-server | full: µs of the node | "
-        "of nats-server | messages/s |"
+        "| room | way | single: p50, ms | p99, ms | steady: µs of the node | of the broker | full: µs of the node | "
+        "of the broker | messages/s |"
     )
     yield "|---|---|---:|---:|---:|---:|---:|---:|---:|"
     for run in seen["added"]:
