@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from aquilia.sockets.adapters.kafka.dial import DENIED, LOG, MISSING, PLAIN, DialError, allow, dial
 from aquilia.sockets.adapters.kafka.url import Target
+from aquilia.sockets.adapters.outages import UNREACHABLE, Outage
 from aquilia.sockets.faults import ws_adapter_unavailable
 
 __all__ = ["KafkaConnection", "Reader"]
 
 logger = logging.getLogger("aquilia.sockets.kafka")
 
-UNREACHABLE, REFUSED = "unreachable", "refused"
-"""What `trouble` says."""
-BACKOFF = (0.05, 2.0)
-"""Seconds between attempts to connect: the first, and the longest; each is cut by chance to half of it at most."""
 PULSE = 1.0
 """Seconds between two questions to each broker whether it is there."""
 SILENCE = 3.0
@@ -211,21 +207,14 @@ class KafkaConnection:
     async def _come_back(self, old: Any) -> None:
         await old.close()
         loop = asyncio.get_running_loop()
-        wait, longest = BACKOFF
-        told = ""
+        outage = Outage("Kafka", logger)
         while True:
             try:
                 await self._take(loop.time() - self._lost_at)
             except Exception as error:  # whatever it was, the next attempt may go well
                 refused = isinstance(error, DialError) and error.weight > 0
-                self.trouble = REFUSED if refused else UNREACHABLE
-                news = refused and str(error) != told
-                told = str(error) if news else told
-                logger.log(
-                    logging.WARNING if news else logging.DEBUG, "no connection to Kafka yet: %s", error
-                )
+                self.trouble = outage.failed(error, refused=refused)
             else:
                 logger.warning("connected to Kafka at %s again", self.target)
                 return
-            await asyncio.sleep(wait * random.uniform(0.5, 1))
-            wait = min(longest, wait * 2)
+            await outage.pause()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import re
 from collections.abc import Callable
 from typing import Any
@@ -16,16 +15,12 @@ from typing import Any
 from aquilia.sockets.adapters.nats.dial import MISSING, DialError, close, dial
 from aquilia.sockets.adapters.nats.open_calls import OpenCalls
 from aquilia.sockets.adapters.nats.url import Target
+from aquilia.sockets.adapters.outages import UNREACHABLE, Outage
 from aquilia.sockets.faults import ws_adapter_unavailable
 
 __all__ = ["NatsConnection"]
 
 logger = logging.getLogger("aquilia.sockets.nats")
-
-UNREACHABLE, REFUSED = "unreachable", "refused"
-"""What `trouble` says."""
-BACKOFF = (0.05, 2.0)
-"""Seconds between attempts to connect: the first, and the longest; each is cut by chance to half of it at most."""
 
 
 _DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE)
@@ -129,18 +124,14 @@ class NatsConnection:
 
     async def _come_back(self, old: Any) -> None:
         await close(old)
-        wait, longest = BACKOFF
-        told = ""
+        outage = Outage("NATS", logger)
         while True:
             try:
                 await self._restore(await dial(self.target, self._complaint))
                 await self.confirm()  # only then does the server know what we listen to
             except Exception as error:  # whatever it was, the next attempt may go well
                 refused = isinstance(error, DialError) and error.weight > 0
-                self.trouble = REFUSED if refused else UNREACHABLE
-                news = refused and str(error) != told
-                told = str(error) if news else told
-                logger.log(logging.WARNING if news else logging.DEBUG, "no connection to NATS yet: %s", error)
+                self.trouble = outage.failed(error, refused=refused)
                 broken = self.client
                 if broken is not None:
                     self.lost(broken)
@@ -150,8 +141,7 @@ class NatsConnection:
                     break
             if self.stopped:  # while it waits for a server to read, nats-py swallows a cancellation
                 return
-            await asyncio.sleep(wait * random.uniform(0.5, 1))
-            wait = min(longest, wait * 2)
+            await outage.pause()
         logger.warning("connected to NATS at %s again", self.target)
         for words in self._denied.values():  # since the connection before
             logger.warning("%s", words)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
+from aquilia.sockets.adapters.outages import FIRST, LONGEST, UNREACHABLE, Outage
 from aquilia.sockets.adapters.redis.calls import is_for_later, not_allowed
 from aquilia.sockets.adapters.redis.channels import Channels
 from aquilia.sockets.adapters.redis.dial import Address, DialError, dial, shown
@@ -30,10 +30,6 @@ __all__ = ["RedisConnection"]
 
 logger = logging.getLogger("aquilia.sockets.redis")
 
-UNREACHABLE, REFUSED = "unreachable", "refused"
-"""What `trouble` says."""
-BACKOFF = (0.05, 2.0)
-"""Seconds between attempts: the first, and the longest; each is cut by chance to half of it at most."""
 CALM = 1.0
 """Seconds after which what goes wrong again is no repeat."""
 LOOK = 0.25
@@ -72,8 +68,6 @@ class RedisConnection:
         self._mend_again = False
         self._mended_at = -CALM
         self._pause = 0.0
-        self._told = ""
-        """What was last said in the log of why it is refused."""
         self._looking: asyncio.TimerHandle | None = None
 
     @property
@@ -155,13 +149,11 @@ class RedisConnection:
 
     async def _mend(self) -> None:
         loop = asyncio.get_running_loop()
-        wait, longest = BACKOFF
-        self._pause = min(longest, self._pause * 2 or wait) if loop.time() - self._mended_at < CALM else 0.0
+        self._pause = min(LONGEST, self._pause * 2 or FIRST) if loop.time() - self._mended_at < CALM else 0.0
         await asyncio.sleep(self._pause)
-        self._told = ""
-        while not await self._mended():
-            await asyncio.sleep(wait * random.uniform(0.5, 1))
-            wait = min(longest, wait * 2)
+        outage = Outage("Redis", logger)
+        while not await self._mended(outage):
+            await outage.pause()
         self._mended_at = loop.time()
         self.trouble = None
         if self.cut:
@@ -172,16 +164,12 @@ class RedisConnection:
             self.channels.told()
         self._open()
 
-    async def _mended(self) -> bool:
+    async def _mended(self, outage: Outage) -> bool:
         self._mend_again = self.channels.open = False
         try:
             await self._align()
         except (DialError, ConnectionError, Refusal) as error:
-            refusal = isinstance(error, DialError) and error.refused
-            self.trouble = REFUSED if refusal else UNREACHABLE
-            news = refusal and str(error) != self._told
-            self._told = str(error) if news else self._told
-            logger.log(logging.WARNING if news else logging.DEBUG, "no way to Redis yet: %s", error)
+            self.trouble = outage.failed(error, refused=isinstance(error, DialError) and error.refused)
             return False
         except Exception:  # whatever it was, the next attempt may go well
             logger.exception("the way to %s cannot be made, and is tried again", self.where)
