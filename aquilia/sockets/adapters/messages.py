@@ -12,7 +12,7 @@ from aquilia.sockets.adapters.signing import BUS_SECRET, HEAD, SignatureError, S
 from aquilia.sockets.adapters.stored import decode, encode
 from aquilia.sockets.history import Position
 
-__all__ = ["FORGOTTEN", "Messages"]
+__all__ = ["FORGOTTEN", "Messages", "OfMessages"]
 
 FORGOTTEN = "\0forgotten"
 """The event of the mark with which a log begins that was emptied; no user's event has such a name."""
@@ -90,3 +90,18 @@ class Messages:
                 self._where,
                 error,
             )
+
+
+class OfMessages:
+    """A broker that hears of what is foreign from its messages."""
+
+    _messages: Messages
+
+    @property
+    def on_foreign(self) -> Callable[[], None] | None:
+        """See `Broker`."""
+        return self._messages.on_foreign
+
+    @on_foreign.setter
+    def on_foreign(self, heard: Callable[[], None] | None) -> None:
+        self._messages.on_foreign = heard

@@ -28,6 +28,7 @@ from aquilia.sockets.adapters.kafka.plain import PlainRooms
 from aquilia.sockets.adapters.kafka.records import Records, key_of, partition_of
 from aquilia.sockets.adapters.kafka.replay import Kept, Part
 from aquilia.sockets.adapters.kafka.writer import Lost
+from aquilia.sockets.adapters.messages import OfMessages
 from aquilia.sockets.adapters.signing import Signer
 from aquilia.sockets.faults import ws_adapter_unavailable, ws_publish_failed
 from aquilia.sockets.history import History, Position
@@ -37,7 +38,7 @@ __all__ = ["KafkaBroker"]
 logger = logging.getLogger("aquilia.sockets.kafka")
 
 
-class KafkaBroker:
+class KafkaBroker(OfMessages):
     """See `Broker`, and the head of this module for what differs.
 
     A publication into a room with history waits for a lost broker for `publish_timeout` seconds, 5 with None. With a
@@ -58,6 +59,7 @@ class KafkaBroker:
         self._count = connection.target.partitions
         self._plain_topic = connection.target.topic(PLAIN)
         self._records = Records(connection.target.prefix, signer, logger)
+        self._messages = self._records.plain
         self._plain = PlainRooms(connection, self._records)
         self._logs = Logs(connection, self._records, clock, self._take)
         self._writer = self._logs.writer
@@ -67,15 +69,6 @@ class KafkaBroker:
         """Those with history that are subscribed."""
         self.on_lost: Callable[[], None] | None = None
         """See `Broker`."""
-
-    @property
-    def on_foreign(self) -> Callable[[], None] | None:
-        """See `Broker`."""
-        return self._records.plain.on_foreign
-
-    @on_foreign.setter
-    def on_foreign(self, heard: Callable[[], None] | None) -> None:
-        self._records.plain.on_foreign = heard
 
     @property
     def connected(self) -> bool:
@@ -169,7 +162,7 @@ class KafkaBroker:
         try:
             return self._records.publication(data or b"", *room, Position(life, entry.place), entry.previous)
         except ValueError as error:
-            self._records.plain.ignore(error)
+            self._messages.ignore(error)
             return None
 
     # Publishing
@@ -181,7 +174,7 @@ class KafkaBroker:
         namespace, room = publication.namespace, publication.room
         key = key_of(namespace, room)
         if history is None or room is None:
-            data = self._records.plain.write(publication, logged=False)
+            data = self._messages.write(publication, logged=False)
             put = self._writer.put(self._plain_topic, partition_of(namespace, room, self._count), key, data)
             await self._stored(put, self._connection.deadline())
             return None

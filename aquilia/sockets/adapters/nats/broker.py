@@ -32,7 +32,7 @@ from functools import partial
 from typing import Any
 
 from aquilia.sockets.adapters.base import Deliver, Page, Publication
-from aquilia.sockets.adapters.messages import FORGOTTEN, Messages
+from aquilia.sockets.adapters.messages import FORGOTTEN, Messages, OfMessages
 from aquilia.sockets.adapters.names import message_id, token
 from aquilia.sockets.adapters.nats.connection import NatsConnection
 from aquilia.sockets.adapters.nats.jetstream import Failure, refused
@@ -62,7 +62,7 @@ class _Listening:
     """The newest mark that arrived that the log was emptied, and the offset before it."""
 
 
-class NatsBroker:
+class NatsBroker(OfMessages):
     """See `Broker`, and the head of this module for what differs.
 
     A publication into a room with history waits for a lost server for `publish_timeout` seconds; for one that does
@@ -93,15 +93,6 @@ class NatsBroker:
         self._held_link = 0
         self.on_lost: Callable[[], None] | None = None
         """See `Broker`."""
-
-    @property
-    def on_foreign(self) -> Callable[[], None] | None:
-        """See `Broker`."""
-        return self._messages.on_foreign
-
-    @on_foreign.setter
-    def on_foreign(self, heard: Callable[[], None] | None) -> None:
-        self._messages.on_foreign = heard
 
     @property
     def connected(self) -> bool:

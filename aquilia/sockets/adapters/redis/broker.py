@@ -19,13 +19,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from secrets import token_urlsafe
 from typing import Any
 
 from aquilia.sockets.adapters.base import Deliver, Page, Publication
-from aquilia.sockets.adapters.messages import Messages
+from aquilia.sockets.adapters.messages import Messages, OfMessages
 from aquilia.sockets.adapters.redis.calls import is_on_its_way
 from aquilia.sockets.adapters.redis.connection import RedisConnection
 from aquilia.sockets.adapters.redis.link import Refusal, Word
@@ -60,7 +61,7 @@ class _Listening:
     """The newest that was in the log, as far as is known here."""
 
 
-class RedisBroker:
+class RedisBroker(OfMessages):
     """See `Broker`, and the head of this module for what differs.
 
     A publication into a room with history waits for a lost server for `publish_timeout` seconds. With None that is 5
@@ -86,17 +87,8 @@ class RedisBroker:
         """Of rooms that nobody here listens to; the newest last."""
         self._held: deque[Publication] = deque(maxlen=HELD)
         self._refreshing: asyncio.Task[None] | None = None
-        self.on_lost: Any = None
+        self.on_lost: Callable[[], None] | None = None
         """See `Broker`."""
-
-    @property
-    def on_foreign(self) -> Any:
-        """See `Broker`."""
-        return self._messages.on_foreign
-
-    @on_foreign.setter
-    def on_foreign(self, heard: Any) -> None:
-        self._messages.on_foreign = heard
 
     @property
     def connected(self) -> bool:
